@@ -1,0 +1,31 @@
+# Two commands set everything up on a machine with Python 3.11, pip and make:
+#   make demo   installs and runs the main job: train the embedded policy, evaluate it, draw the report
+#   make test   installs and runs the tests
+
+PYTHON ?= python3
+VENV := .venv
+PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo
+	$(VENV)/bin/calibrant train $(ARGS)
+
+test: $(VENV)/test
+	$(VENV)/bin/ruff check src tests examples benchmarks
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -n 2 $(ARGS)
+
+$(VENV)/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) -e '.[offline]'
+	touch $@
+
+$(VENV)/test: $(VENV)/demo
+	$(PIP_INSTALL) -e '.[offline,test,tensorboard,demo-build]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
