@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from calibrant.errors import CalibrantError
+
+
+def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
+    """Lets `write` fill a temporary file beside `path`, then renames it into place.
+
+    A reader sees the old file or the new one; a killed process leaves at most a hidden temporary file.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes UTF-8 text, whole or not at all."""
+    return write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """Writes JSON with two spaces of indent; NaN is refused, because JSON has none."""
+    return write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_yaml(path: str | Path, data: dict[str, Any]) -> Path:
+    """Writes plain YAML in the order given."""
+    return write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping safely: no tags, no objects.
+
+    Raises:
+        CalibrantError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CalibrantError(f"cannot read '{path}': {error.strerror}; give a YAML file of options") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise CalibrantError(f"'{path}' is not valid YAML ({reason}); write one 'option: value' a line") from None
+    if not isinstance(data, dict):
+        raise CalibrantError(f"'{path}' holds no mapping; write one 'option: value' a line")
+    return data
+
+
+def append_json_line(path: str | Path, row: dict[str, Any]) -> None:
+    """Appends one JSON object as a line, in a single write."""
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSON Lines file; a last line cut short by a kill is left out."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

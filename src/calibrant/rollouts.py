@@ -1,0 +1,81 @@
+"""The rollout file: one row a rollout, the same from training, evaluation and the user's own tools."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calibrant.errors import CalibrantError
+from calibrant.files import read_json_lines, write_text, write_with
+
+COLUMNS: dict[str, pa.DataType] = {
+    "prompt_id": pa.string(),
+    "rollout": pa.int32(),
+    "step": pa.int64(),
+    "prompt": pa.string(),
+    "completion": pa.string(),
+    "answer": pa.string(),
+    "references": pa.list_(pa.string()),
+    "reward": pa.float64(),
+    "correct": pa.bool_(),
+    "logprob": pa.float64(),
+    "num_tokens": pa.int32(),
+    "ref_logprob": pa.float64(),
+    "token_entropy": pa.float64(),
+    "cluster": pa.int64(),
+    "advantage_base": pa.float64(),
+    "weight": pa.float64(),
+    "advantage": pa.float64(),
+}
+"""The columns that every rollout file has, null where nothing was computed; further float columns are scores.
+
+`logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` the mean over them.
+"""
+
+
+def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes rows as Parquet, or as JSON Lines where the name ends in `.jsonl`, whole or not at all.
+
+    Args:
+        path: the file.
+        rows: one mapping a rollout, at least `prompt_id` and `completion`, and `reward` or `correct`; a key that
+            is not in `COLUMNS` becomes a float column of its own.
+    """
+    rows = [dict(row) for row in rows]
+    if str(path).endswith(".jsonl"):
+        return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    scores = sorted({key for row in rows for key in row} - set(COLUMNS))
+    schema = pa.schema([*COLUMNS.items(), *((name, pa.float64()) for name in scores)])
+    table = pa.Table.from_pylist(rows, schema=schema)
+    return write_with(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def read_rollouts(path: str | Path) -> pd.DataFrame:
+    """Reads a rollout file (Parquet or JSON Lines) into a frame, one row a rollout.
+
+    A NaN reward stays NaN: unscorable.
+
+    Raises:
+        CalibrantError: no such file, not a rollout file, or a required column is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CalibrantError(f"no rollout file at '{path}'; give a .parquet or .jsonl file, one row a rollout")
+    try:
+        lines = path.suffix == ".jsonl"
+        frame = pd.DataFrame(list(read_json_lines(path))) if lines else pq.read_table(path).to_pandas()
+    except (ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise CalibrantError(f"'{path}' is not a rollout file ({reason}); write Parquet or JSON Lines") from None
+    missing = [name for name in ("prompt_id", "completion") if name not in frame]
+    missing += [] if {"reward", "correct"} & set(frame) else ["reward (or correct)"]
+    if missing:
+        raise CalibrantError(
+            f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, "
+            "completion, and reward or correct"
+        )
+    return frame
