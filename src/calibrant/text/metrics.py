@@ -1,0 +1,50 @@
+"""Answer metrics of question answering, with the normalisation of SQuAD."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_answer(text: str) -> str:
+    """Lower-cases, drops ASCII punctuation and English articles, and squeezes white space.
+
+    Reference: the official evaluation script of SQuAD 1.1 (Rajpurkar et al., 2016).
+
+    >>> normalise_answer("The  Eiffel Tower!")
+    'eiffel tower'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def token_f1(answer: str, references: Sequence[str]) -> float:
+    """Harmonic mean of token precision and recall, the best over the references.
+
+    `F1 = 2 P R / (P + R)` on the bags of normalised tokens; two empty bags agree (1), one empty bag does not (0).
+
+    Returns:
+        A number in [0, 1]; 0 without references.
+
+    >>> token_f1("Paris and Lyon", ["Paris, Lyon, Nice"])
+    0.6666666666666666
+    """
+    return max((_f1(normalise_answer(answer).split(), normalise_answer(r).split()) for r in references), default=0.0)
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """1 if the normalised answer equals a normalised reference, else 0.
+
+    >>> exact_match("the Euro.", ["Euro"])
+    1.0
+    """
+    return float(any(normalise_answer(answer) == normalise_answer(r) for r in references))
+
+
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    common = (Counter(predicted) & Counter(gold)).total()
+    return 2 * common / (len(predicted) + len(gold))
