@@ -1,0 +1,196 @@
+"""`places`: reading comprehension over fact sheets of countries, made from GeoNames data.
+
+A sheet is a few sentences in random order about one country; a question asks for one of its facts. Answers are free
+text; lists of neighbours or cities earn partial credit by token F1, so that there are near and far misses.
+
+Splits are by country. Training sheets invent countries from real place names (so that the policy has to read, not to
+recall) or describe real countries of the training side; a test country is named in none of them.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from calibrant.demo import load_places
+from calibrant.errors import CalibrantError
+from calibrant.tasks.base import Row, Task
+from calibrant.text.metrics import exact_match, normalise_answer, token_f1
+
+INVENTED_SHARE = 0.75
+TRAIN_ROWS = 4000
+FACTS_BESIDE = (3, 4)
+LISTED = 4
+
+SENTENCES: dict[str, tuple[str, ...]] = {
+    "capital": ("The capital of {name} is {value}.", "{value} is the capital of {name}.", "{name} is ruled from {value}."),
+    "currency": ("People in {name} pay with the {value}.", "The currency of {name} is the {value}."),
+    "continent": ("{name} lies in {value}.", "{name} is a country in {value}."),
+    "population": ("About {value} people live in {name}.", "{name} has {value} inhabitants."),
+    "area": ("{name} covers {value}.", "The area of {name} is {value}."),
+    "neighbours": ("{name} borders {value}.", "The neighbours of {name} are {value}."),
+    "cities": ("Large cities of {name} are {value}.", "{name} has the cities {value}."),
+}
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "capital": ("What is the capital of {name}?", "Which city is the capital of {name}?"),
+    "currency": ("What is the currency of {name}?", "What do people in {name} pay with?"),
+    "continent": ("In which continent does {name} lie?", "Which continent is {name} in?"),
+    "population": ("How many people live in {name}?", "What is the population of {name}?"),
+    "area": ("How large is {name}?", "What is the area of {name}?"),
+    "neighbours": ("Which countries border {name}?", "What are the neighbours of {name}?"),
+    "cities": ("Which large cities does {name} have?", "Name large cities of {name}."),
+}
+
+Facts = dict[str, str]
+
+
+def load(split: str, size: int | None, seed: int) -> list[Row]:
+    """Questions of a split; the same arguments give the same rows.
+
+    Args:
+        split: "train" or "test".
+        size: number of rows; when None 4000 for "train", and every question about a test country once for "test".
+        seed: of the generator.
+
+    Raises:
+        CalibrantError: another split.
+    """
+    if split not in ("train", "test"):
+        raise CalibrantError(f"places has no split '{split}'; it has train and test")
+    rng = random.Random(f"places {split} {seed}")
+    if split == "train":
+        return [_row(f"train-{seed}-{i}", rng, *train_item(rng)) for i in range(TRAIN_ROWS if size is None else size)]
+    pairs = [(facts_of(c, rng), kind) for c in countries("test") for kind in QUESTIONS]
+    pairs = [(facts, kind) for facts, kind in pairs if kind in facts]
+    rng.shuffle(pairs)
+    count = len(pairs) if size is None else size
+    return [_row(f"test-{seed}-{i}", rng, *pairs[i % len(pairs)]) for i in range(count)]
+
+
+def train_item(rng: random.Random) -> tuple[Facts, str]:
+    """The facts of an invented or a real training country, and the kind to ask for."""
+    facts = invented(rng) if rng.random() < INVENTED_SHARE else facts_of(rng.choice(countries("train")), rng)
+    return facts, rng.choice([kind for kind in QUESTIONS if kind in facts])
+
+
+@cache
+def countries(split: str) -> tuple[dict[str, Any], ...]:
+    """The countries of a split, with what they share with the other side left out of their lists."""
+    everything = load_places()["countries"]
+    test = {c["name"] for c in everything if c["split"] == "test"}
+    unseen = test | {city for c in everything if c["split"] == "test" for city in (c["capital"], *c["cities"])}
+    if split == "test":
+        return tuple(c for c in everything if c["split"] == "test")
+    own = (c for c in everything if c["split"] == "train" and not unseen & {c["name"], c["capital"]})
+    return tuple(
+        c | {key: [name for name in c[key] if name not in unseen] for key in ("neighbours", "cities")} for c in own
+    )
+
+
+def facts_of(country: dict[str, Any], rng: random.Random) -> Facts:
+    """The facts of a country as texts; lists are a few names in random order, and left out where empty."""
+    facts = {key: country[key] for key in ("name", "capital", "currency", "continent")}
+    facts["population"] = people(country["population"])
+    facts["area"] = f"{country['area']} square kilometres"
+    for key in ("neighbours", "cities"):
+        names = [name for name in country[key] if name != country["capital"]]
+        if names:
+            facts[key] = listed(rng.sample(names, min(len(names), rng.randint(2, LISTED))))
+    return facts
+
+
+def invented(rng: random.Random, names: Callable[[], str] | None = None) -> Facts:
+    """Facts of a country that does not exist, from real names of places of the training side.
+
+    Args:
+        rng: the generator.
+        names: draws a name of a place; a known city or training country when None.
+    """
+    own, cities = countries("train"), load_places()["cities"]
+    place = names or (lambda: rng.choice(cities) if rng.random() < 0.8 else rng.choice(own)["name"])
+    several = lambda: listed(list(dict.fromkeys(place() for _ in range(rng.randint(2, LISTED)))))  # noqa: E731
+    return {
+        "name": place(),
+        "capital": place(),
+        "currency": rng.choice(own)["currency"],
+        "continent": rng.choice(load_places()["continents"]),
+        "population": people(int(10 ** rng.uniform(4.5, 8.5))),
+        "area": f"{int(10 ** rng.uniform(2.5, 6.5))} square kilometres",
+        "neighbours": several(),
+        "cities": several(),
+    }
+
+
+def people(number: int) -> str:
+    """A rounded number of people.
+
+    >>> people(66_987_244), people(383_071)
+    ('67 million', '383 thousand')
+    """
+    if number < 1_000_000:
+        return f"{max(1, round(number / 1000))} thousand"
+    millions = number / 1e6
+    return f"{millions:.1f} million" if millions < 10 else f"{millions:.0f} million"
+
+
+def listed(names: list[str]) -> str:
+    """Names joined as in a sentence.
+
+    >>> listed(["Lyon", "Nice", "Paris"])
+    'Lyon, Nice and Paris'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def sheet_of(facts: Facts, kind: str, rng: random.Random, also: Sequence[str] = ()) -> str:
+    """A few sentences in random order, the facts that are asked for among them."""
+    asked = [kind, *also]
+    others = [key for key in SENTENCES if key in facts and key not in asked]
+    shown = [*asked, *rng.sample(others, min(len(others), max(0, rng.randint(*FACTS_BESIDE) - len(also))))]
+    rng.shuffle(shown)
+    return " ".join(rng.choice(SENTENCES[k]).format(name=facts["name"], value=facts[k]) for k in shown)
+
+
+def question_of(facts: Facts, kind: str, rng: random.Random) -> str:
+    """A question for one fact."""
+    return rng.choice(QUESTIONS[kind]).format(name=facts["name"])
+
+
+def prompt_of(sheet: str, question: str) -> str:
+    """The text that a policy continues with its answer."""
+    return f"{sheet}\nQuestion: {question}\nAnswer:"
+
+
+def extract(completion: str) -> str:
+    """The first line of a completion.
+
+    >>> extract(" Paris\\nQuestion: ...")
+    'Paris'
+    """
+    return completion.strip().partition("\n")[0].strip()
+
+
+def reward(answer: str, references: Sequence[str]) -> float:
+    """Twice the token F1, in [0, 2] (GCPO, table 5)."""
+    return 2.0 * token_f1(answer, references)
+
+
+def _row(prompt_id: str, rng: random.Random, facts: Facts, kind: str) -> Row:
+    prompt = prompt_of(sheet_of(facts, kind, rng), question_of(facts, kind, rng))
+    return {"prompt_id": prompt_id, "prompt": prompt, "references": [facts[kind]]}
+
+
+TASK = Task(
+    name="places",
+    summary="reading comprehension over fact sheets of countries (GeoNames), embedded; reward 2 x token F1",
+    splits=("train", "test"),
+    load=load,
+    extract=extract,
+    reward=reward,
+    reward_range=(0.0, 2.0),
+    metrics={"f1": token_f1, "em": exact_match},
+    correct=lambda answer, references: token_f1(answer, references) > 0.5,
+    key=normalise_answer,
+    meaning="answer",
+    max_completion_length=32,
+)
