@@ -1,0 +1,110 @@
+"""Base advantages: how much better each rollout did than its group.
+
+All of them are exactly 0 for a rollout without a finite reward, in a group with fewer than two scorable rollouts, and
+in a group without reward spread (`max - min <= tol`). All are finite, detached, computed in float64 and returned in
+the type of the rewards.
+"""
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_non_negative, check_shapes
+from calibrant.groups import group_mean, group_std, has_spread, like_input, masked
+
+
+def standardised(
+    rewards: Tensor, where: Tensor | None = None, *, ddof: int = 1, eps: float = 1e-4, tol: float = 1e-6
+) -> Tensor:
+    """The advantage of GRPO: reward minus group mean, in units of the group's standard deviation.
+
+    `A_i = (r_i - mean) / (std + eps)`. Defaults are TRL's: unbiased deviation, `eps = 1e-4`. verl: `eps=1e-6`.
+
+    Args:
+        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[..., N, G]`, boolean; which rollouts count.
+        ddof: 1 for the unbiased deviation, 0 for the population's.
+        eps: added to the deviation.
+        tol: the largest `max - min` that counts as no spread.
+
+    Returns:
+        `[..., N, G]`, finite, mean 0 over the rollouts that count.
+
+    Raises:
+        CalibrantError: shapes differ, or an argument is out of its range.
+
+    Reference: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1; conventions as in TRL's GRPOTrainer (a).
+
+    >>> standardised(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 1.4997, -0.4999, -0.4999, -0.4999]])
+    >>> standardised(torch.full((1, 3), 0.3))
+    tensor([[0., 0., 0.]])
+    """
+    check_shapes("standardised", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    check_non_negative("standardised", eps=eps, tol=tol)
+    values, mask = masked(rewards, where)
+    deviation = values - group_mean(values, mask)[..., None]
+    std = group_std(values, mask, ddof=ddof)[..., None]
+    return _informative(deviation / (std + eps), rewards, mask, tol)
+
+
+def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = 1e-6) -> Tensor:
+    """The advantage of Dr. GRPO: reward minus group mean.
+
+    `A_i = r_i - mean`, in units of the reward: easy and hard prompts keep the size of their differences.
+
+    Args:
+        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[..., N, G]`, boolean; which rollouts count.
+        tol: the largest `max - min` that counts as no spread.
+
+    Returns:
+        `[..., N, G]`, finite, mean 0 over the rollouts that count.
+
+    Raises:
+        CalibrantError: shapes differ, or tol is negative.
+
+    Reference: Liu et al. 2025, Understanding R1-Zero-Like Training (arXiv:2503.20783) (a, as in TRL with
+    `scale_rewards="none"`).
+
+    >>> centred(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
+    """
+    check_shapes("centred", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    check_non_negative("centred", tol=tol)
+    values, mask = masked(rewards, where)
+    return _informative(values - group_mean(values, mask)[..., None], rewards, mask, tol)
+
+
+def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 1e-6) -> Tensor:
+    """The advantage of RLOO: reward minus the mean of the other rollouts.
+
+    `A_i = r_i - sum_{j != i} r_j / (n - 1) = (r_i - mean) n / (n - 1)`, `n` the rollouts that count.
+
+    Args:
+        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[..., N, G]`, boolean; which rollouts count.
+        tol: the largest `max - min` that counts as no spread.
+
+    Returns:
+        `[..., N, G]`, finite, mean 0 over the rollouts that count.
+
+    Raises:
+        CalibrantError: shapes differ, or tol is negative.
+
+    Reference: Ahmadian et al. 2024, Back to Basics (arXiv:2402.14740) (a, as in TRL's and verl's RLOO).
+
+    >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 1.0000, -0.3333, -0.3333, -0.3333]])
+    """
+    check_shapes("leave_one_out", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    check_non_negative("leave_one_out", tol=tol)
+    values, mask = masked(rewards, where)
+    count = mask.sum(-1, keepdim=True)
+    deviation = values - group_mean(values, mask)[..., None]
+    return _informative(deviation * count / (count - 1).clamp(min=1), rewards, mask, tol)
+
+
+def _informative(advantages: Tensor, rewards: Tensor, mask: Tensor, tol: float) -> Tensor:
+    """Exactly 0 where a rollout does not count or its group has no spread; in the type of the rewards."""
+    keep = mask & has_spread(rewards, mask, tol)[..., None]
+    return like_input(torch.where(keep, advantages, 0.0), rewards)

@@ -1,0 +1,113 @@
+"""Checks of arguments: what each function says first, with the shapes that it got and the letters that it expects."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from calibrant.errors import CalibrantError
+
+MAY_BE_EMPTY = ("N", "T", "...")
+"""Axes that may have length 0; a group without rollouts or an embedding without width is an error."""
+
+
+def check_shapes(caller: str, **arguments: tuple[Tensor | None, str]) -> None:
+    """Raises unless each tensor has the axes that its letters name, of one length a letter.
+
+    Letters are separated by spaces; a leading `...` allows further batch axes. An argument that is None is not
+    checked. An argument named `where` has to be boolean.
+
+    Args:
+        caller: the function that complains.
+        arguments: name = (tensor, letters).
+
+    Raises:
+        CalibrantError: it shows the expected letters and the shapes of all arguments.
+
+    >>> check_shapes("f", rewards=(torch.zeros(2, 4), "N G"), where=(torch.ones(2, 3, dtype=torch.bool), "N G"))
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: expected rewards [N, G] and where [N, G], got rewards [2, 4] and where [2, 3]: \
+G is 4 in rewards and 3 in where
+    """
+    sizes: dict[str, tuple[object, str]] = {}
+    for name, (tensor, letters) in arguments.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise CalibrantError(f"{caller}: {name} has to be a tensor {_brackets(letters)}, got {_kind(tensor)}")
+        problem = _mismatch(name, tensor, letters.split(), sizes)
+        if problem:
+            raise CalibrantError(f"{caller}: {_comparison(arguments)}: {problem}")
+        if name == "where" and tensor.dtype != torch.bool:
+            raise CalibrantError(f"{caller}: where has to be a boolean mask {_brackets(letters)}, got {tensor.dtype}")
+
+
+def _mismatch(name: str, tensor: Tensor, letters: list[str], sizes: dict[str, tuple[object, str]]) -> str:
+    """What is wrong with one tensor, or an empty string; remembers the lengths of its axes in `sizes`."""
+    batched = letters[0] == "..."
+    named = letters[1:] if batched else letters
+    if tensor.ndim < len(named) or (tensor.ndim > len(named) and not batched):
+        return f"{name} has {tensor.ndim} axes instead of {'at least ' * batched}{len(named)}"
+    split = tensor.ndim - len(named)
+    lengths: list[tuple[str, object]] = list(zip(named, tensor.shape[split:], strict=True))
+    for letter, length in [("...", list(tensor.shape[:split])), *lengths]:
+        known, owner = sizes.setdefault(letter, (length, name))
+        if length != known:
+            return f"{letter} is {known} in {owner} and {length} in {name}"
+        if length == 0 and letter not in MAY_BE_EMPTY:
+            return f"{letter} is 0 in {name}"
+    return ""
+
+
+def _comparison(arguments: dict[str, tuple[Tensor | None, str]]) -> str:
+    present = [(name, x, letters) for name, (x, letters) in arguments.items() if x is not None]
+    expected = " and ".join(f"{name} {_brackets(letters)}" for name, _, letters in present)
+    found = " and ".join(f"{name} {list(x.shape) if isinstance(x, Tensor) else _kind(x)}" for name, x, _ in present)
+    return f"expected {expected}, got {found}"
+
+
+def _brackets(letters: str) -> str:
+    return f"[{', '.join(letters.split())}]"
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+def check_non_negative(caller: str, **numbers: float) -> None:
+    """Raises unless each number is finite and at least 0.
+
+    Raises:
+        CalibrantError: it names the argument and its value.
+
+    >>> check_non_negative("f", alpha=-0.5)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: alpha has to be a finite number of at least 0, got -0.5
+    """
+    for name, value in numbers.items():
+        if not _is_number(value) or not math.isfinite(value) or value < 0:
+            raise CalibrantError(f"{caller}: {name} has to be a finite number of at least 0, got {value!r}")
+
+
+def check_reward_range(caller: str, reward_range: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest reward, as floats.
+
+    Raises:
+        CalibrantError: not two finite numbers, or the second is not above the first.
+
+    >>> check_reward_range("f", [0, 2])
+    (0.0, 2.0)
+    """
+    pair = list(reward_range) if isinstance(reward_range, Sequence) and not isinstance(reward_range, str) else []
+    if len(pair) == 2 and all(_is_number(x) and math.isfinite(x) for x in pair) and pair[0] < pair[1]:
+        return float(pair[0]), float(pair[1])
+    raise CalibrantError(
+        f"{caller}: reward_range has to be (lowest, highest), two finite numbers with lowest < highest, "
+        f"got {reward_range!r}"
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
