@@ -1,0 +1,139 @@
+"""From completions and rewards to an outcome: computes just the inputs that a method names."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibrant.clustering import greedy_clusters
+from calibrant.errors import CalibrantError
+from calibrant.groups import Groups, count_out_of_range, has_spread
+from calibrant.methods import Method, Outcome, apply, hyperparameters, required_inputs
+from calibrant.text.metrics import normalise_answer
+
+FROM_TEXT = ("embeddings", "clusters")
+"""The inputs that a scorer can supply beside the rewards and their mask."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of a batch of groups.
+
+    Attributes:
+        groups: rewards and the inputs that were computed, `[N, G, ...]`.
+        outcome: what the method made of them.
+        answers: the extracted answers, N * G in group order.
+    """
+
+    groups: Groups
+    outcome: Outcome
+    answers: list[str]
+
+
+class Scorer:
+    """Applies a method to completions: text -> signals -> method -> advantages.
+
+    Args:
+        method: a method; its parameters name the inputs to compute.
+        options: hyper-parameters of the method.
+        embed: texts -> L2-normalised embeddings `[B, D]`; needed by methods that name `embeddings`.
+        extract: completion -> answer; the stripped completion when None.
+        key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
+        meaning: the text that carries the meaning, "answer" for question answering, "completion" for mathematics
+            (GCPO, appendix E.3).
+
+    Raises:
+        CalibrantError: the method names an input that nothing here supplies, or an option is not the method's.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        options: Mapping[str, Any],
+        *,
+        embed: Callable[[Sequence[str]], Tensor] | None = None,
+        extract: Callable[[str], str] | None = None,
+        key: Callable[[str], str] | None = None,
+        meaning: str = "answer",
+    ):
+        check_options(method, options)
+        check_inputs(method)
+        self.method, self.options, self.embed = method, dict(options), embed
+        self.extract, self.key = extract or str.strip, key or normalise_answer
+        self.meaning = meaning
+
+    def __call__(self, completions: Sequence[str], rewards: Tensor) -> Scored:
+        """Scores groups.
+
+        Args:
+            completions: N * G texts in group order.
+            rewards: `[N, G]`; NaN marks an unscorable rollout.
+        """
+        answers = [self.extract(completion) for completion in completions]
+        texts = answers if self.meaning == "answer" else list(completions)
+        inputs = {name: self._supply(name, texts, rewards) for name in _supplied(self.method)}
+        groups = Groups(rewards, inputs)
+        return Scored(groups, apply(self.method, groups, **self.options), answers)
+
+    def _supply(self, name: str, texts: list[str], rewards: Tensor) -> Tensor:
+        if name == "embeddings":
+            assert self.embed is not None, "the caller gives an embedder to methods that name embeddings"
+            return self.embed(texts).to(rewards.device).reshape(*rewards.shape, -1)
+        keys = [self.key(text) for text in texts]
+        size = rewards.shape[1]
+        return greedy_clusters([keys[i : i + size] for i in range(0, len(keys), size)]).to(rewards.device)
+
+
+def needs_embeddings(method: Method) -> bool:
+    """Whether a method names `embeddings`."""
+    return "embeddings" in required_inputs(method)
+
+
+def check_inputs(method: Method) -> None:
+    """Raises CalibrantError if a method names an input that a scorer cannot supply."""
+    missing = [name for name in required_inputs(method) if name not in ("rewards", "where", *FROM_TEXT)]
+    if missing:
+        raise CalibrantError(
+            f"the method '{method.__name__}' names the input {', '.join(missing)}, which nothing supplies here; "
+            f"a method may name rewards, where, {', '.join(FROM_TEXT)}"
+        )
+
+
+def check_options(method: Method, options: Mapping[str, Any]) -> None:
+    """Raises CalibrantError if an option is not a hyper-parameter of the method."""
+    known = hyperparameters(method)
+    for name in options:
+        if name not in known:
+            takes = ", ".join(known) or "none"
+            raise CalibrantError(f"the method '{method.__name__}' has no hyper-parameter '{name}'; it takes: {takes}")
+
+
+def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
+    """Statistics of a batch of groups, each named by its scope.
+
+    Returns:
+        `group/weight/*` and `group/<score>/*` (mean, std, min, max over groups; std is 0 for a single value),
+        `group/uninformative` (share of groups without reward spread), `batch/unscorable` and
+        `batch/reward_out_of_range` (counts of rollouts).
+    """
+    rewards, where = scored.groups.rewards, scored.groups.where
+    values = {"weight": scored.outcome.weights[where], **scored.outcome.scores}
+    statistics = {f"group/{name}/{k}": v for name, x in values.items() for k, v in _describe(x).items()}
+    statistics["group/uninformative"] = 1.0 - has_spread(rewards, where).double().mean().item()
+    statistics["batch/unscorable"] = float((~where).sum())
+    statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range))
+    return statistics
+
+
+def _describe(x: Tensor) -> dict[str, float]:
+    x = x.double().flatten()
+    if not len(x):
+        return {}
+    std = x.std(correction=0) if len(x) > 1 else torch.zeros(())
+    return {"mean": x.mean().item(), "std": std.item(), "min": x.min().item(), "max": x.max().item()}
+
+
+def _supplied(method: Method) -> list[str]:
+    return [name for name in required_inputs(method) if name in FROM_TEXT]
