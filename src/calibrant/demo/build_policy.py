@@ -1,6 +1,6 @@
 """Builds the embedded policy: a small Qwen2 model that can read a fact sheet but does not yet prefer to answer well.
 
-    python -m calibrant.demo.build_policy --out DIR [--minutes 20]
+    python -m calibrant.demo.build_policy --out DIR
 
 It is warm-started by supervision on sheets of invented countries, of which no test country is one. Right answers
 stand beside wordy ones, half lists, answers to another question and "I do not know", so that reinforcement learning
@@ -197,7 +197,7 @@ def main() -> None:
     """Builds and saves tokenizer and policy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to save to")
-    parser.add_argument("--steps", type=int, default=3000, help="optimisation steps (default: 3000)")
+    parser.add_argument("--steps", type=int, default=2400, help="optimisation steps (default: 2400)")
     parser.add_argument("--batch", type=int, default=32, help="sheets a step (default: 32)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (default: 2e-3)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
@@ -206,6 +206,7 @@ def main() -> None:
     load_places()
     tokenizer = build_tokenizer(random.Random(options.seed))
     model = build_model(tokenizer)
+    model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slower in bfloat16
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     start = time.monotonic()
     warm_start(model, tokenizer, options.steps, options.batch, options.learning_rate, options.seed)

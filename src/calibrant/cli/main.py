@@ -1,0 +1,105 @@
+"""`calibrant`: finds the command, and says in one line what went wrong."""
+
+import argparse
+import errno
+import importlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from calibrant import __version__
+from calibrant.errors import CalibrantError
+from calibrant.settings import nearest
+
+COMMANDS = {
+    "train": "train a model with a calibrated method",
+    "evaluate": "judge a model: F1, exact match and accuracy of greedy and sampled answers",
+    "report": "draw the report of a run again",
+    "methods": "list the methods",
+    "tasks": "list the tasks",
+}
+
+EXAMPLES = """examples:
+  calibrant train                                  train the embedded demo, offline, in minutes
+  calibrant train --method grpo --seed 1           the same with plain GRPO
+  calibrant evaluate runs/places-gcpo_bot-seed0    judge what was trained
+  calibrant COMMAND --help                         options and examples of a command
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the error and exits with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0 when it succeeded, 2 after bad input, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
+    try:
+        return _run(arguments)
+    except CalibrantError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("calibrant: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if not _disk_full(error):
+            raise
+        return _fail("the disk is full; free some space and continue with --resume, nothing that was saved is lost")
+
+
+def _run(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="calibrant", description="Uncertainty-calibrated group policy optimisation for language models.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"calibrant {__version__}")
+    commands = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    parser.add_argument("command", metavar="COMMAND", help=f"one of: {', '.join(COMMANDS)}")
+    parser.description = f"{parser.description}\n\ncommands:\n{commands}"
+    name = parser.parse_args(arguments[:1]).command
+    if name not in COMMANDS:
+        parser.error(f"unknown command '{name}'{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+    command = importlib.import_module(f"calibrant.cli.{name}")
+    options = Parser(
+        prog=f"calibrant {name}", description=command.__doc__, epilog=command.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    command.add_options(options)
+    parsed, unknown = options.parse_known_args(arguments[1:])
+    if unknown:
+        known = [flag for action in options._actions for flag in action.option_strings]
+        options.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}; see calibrant {name} --help")
+    status: int = command.run(parsed)
+    return status
+
+
+def _fail(message: str) -> int:
+    print(f"calibrant: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Whether an error comes from a full disk; safetensors and torch wrap the system's own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return shutil.disk_usage(".").free < 1_000_000

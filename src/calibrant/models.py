@@ -1,0 +1,72 @@
+"""Policies by name: the embedded demo, a local folder, or a hub name."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from calibrant.demo import policy_path
+from calibrant.errors import CalibrantError
+
+
+def locate(model: str) -> str:
+    """The folder or hub name that a model option means; a run directory means its trained policy.
+
+    Raises:
+        CalibrantError: an existing path that holds no model.
+    """
+    if model == "demo":
+        return str(policy_path())
+    path = Path(model)
+    if not path.exists():
+        return model
+    if (path / "config.yaml").exists():
+        path = path / "model"
+        if not path.exists():
+            raise CalibrantError(f"the run '{model}' has no trained model yet; continue it with --resume {model}")
+    if not (path / "config.json").is_file():
+        raise CalibrantError(f"'{model}' is not a model (no config.json there); give a folder saved by save_pretrained")
+    return str(path)
+
+
+def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the left as generation needs it."""
+    tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_policy(model: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model, from safetensors only.
+
+    Raises:
+        CalibrantError: it is not there, or not a model.
+    """
+    return _load(
+        AutoModelForCausalLM, model, trust_remote_code=trust_remote_code, dtype=dtype, use_safetensors=True
+    )
+
+
+def _load(loader: Any, model: str, **options: Any) -> Any:
+    name = locate(model)
+    try:
+        return loader.from_pretrained(name, local_files_only=Path(name).exists(), **options)
+    except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "is a folder that cannot be loaded" if Path(name).exists() else "could not be had from the hub"
+        raise CalibrantError(
+            f"the model '{model}' {where} ({reason}); give --model a folder saved by save_pretrained, or 'demo'"
+        ) from None
+
+
+def quiet_loading() -> None:
+    """Switches off the bars that transformers shows while it reads weights; those of downloads stay."""
+    logging.disable_progress_bar()
+
+
+def as_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A task's prompt as the model expects it: one user turn where there is a chat template, plain text else."""
+    return [{"role": "user", "content": text}] if tokenizer.chat_template else text

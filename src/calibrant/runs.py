@@ -1,0 +1,146 @@
+"""A run directory: what a run wrote, and what a later command may trust."""
+
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import CalibrantError
+from calibrant.files import read_json_lines, read_yaml, write_json, write_text, write_yaml
+from calibrant.settings import TrainSettings, resolve_settings
+
+PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
+COMPLETE = "complete.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved options, versions and seeds."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of rollout files."""
+        return self.path / "rollouts"
+
+    @property
+    def evaluation(self) -> Path:
+        """Evaluation before and after training."""
+        return self.path / "evaluation.json"
+
+    @property
+    def model(self) -> Path:
+        """The trained policy, there only when training has ended."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def settings(self) -> TrainSettings:
+        """The options that the run was started with.
+
+        Raises:
+            CalibrantError: this is no run directory.
+        """
+        if not self.config.is_file():
+            raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give what --out named")
+        config = read_yaml(self.config)
+        if not isinstance(config.get("settings"), dict):
+            raise CalibrantError(f"'{self.config}' has no settings; the run cannot be read, start a new one")
+        return resolve_settings(config["settings"])
+
+    def evaluations(self) -> dict[str, Any]:
+        """What `evaluation.json` holds; empty before the first evaluation."""
+        return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else {}
+
+
+def create(path: Path, settings: TrainSettings) -> Run:
+    """Makes a run directory.
+
+    Raises:
+        CalibrantError: the directory holds something already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        held = "another run" if (path / "config.yaml").exists() else "other files"
+        raise CalibrantError(
+            f"the output directory '{path}' holds {held}; give another --out, or continue it with --resume {path}"
+        )
+    run = Run(path)
+    write_yaml(run.config, config_of(settings))
+    return run
+
+
+def config_of(settings: TrainSettings) -> dict[str, Any]:
+    """The content of `config.yaml`."""
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
+    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    return {"command": "train", "settings": plain, "versions": versions}
+
+
+def default_path(settings: TrainSettings, root: Path = Path("runs")) -> Path:
+    """`runs/TASK-METHOD-seedN`, numbered where that is taken."""
+    name = f"{settings.task}-{settings.method}-seed{settings.seed}"
+    taken = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
+    return next(path for path in taken if not path.exists())
+
+
+def mark_complete(checkpoint: Path, *, step: int, method: str) -> None:
+    """Says that a checkpoint was written to its end; one without this mark is never read."""
+    write_json(checkpoint / COMPLETE, {"step": step, "method": method})
+
+
+def last_checkpoint(run: Run, method: str) -> Path | None:
+    """The newest checkpoint that was written to its end, or None.
+
+    Raises:
+        CalibrantError: it belongs to another method.
+    """
+    marks = sorted(run.checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: _step(mark.parent))
+    if not marks:
+        return None
+    found = json.loads(marks[-1].read_text())["method"]
+    if found != method:
+        raise CalibrantError(
+            f"the checkpoint '{marks[-1].parent}' was trained with '{found}', the run says '{method}'; "
+            "start a new run with --out"
+        )
+    return marks[-1].parent
+
+
+def rewind(run: Run, checkpoint: Path | None) -> int:
+    """Removes what was written after a checkpoint, so that a resumed run writes it again.
+
+    Returns:
+        The step of the checkpoint, 0 without one.
+    """
+    step = _step(checkpoint) if checkpoint else 0
+    kept = [row for row in read_json_lines(run.metrics) if row.get("step", 0) <= step]
+    if run.metrics.exists():
+        write_text(run.metrics, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    for partial in run.checkpoints.glob("checkpoint-*"):
+        if not (partial / COMPLETE).exists():
+            shutil.rmtree(partial)
+    for partial in run.path.rglob(".*.*"):
+        if partial.is_file():
+            partial.unlink()
+    return step
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,0 +1,151 @@
+"""The options of `calibrant train`: one dataclass, read by the command line, YAML files and run directories."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from calibrant.errors import CalibrantError
+from calibrant.text import MINILM
+
+
+def option(default: Any, help: str, *, demo: Any = None) -> Any:
+    """A field with its help text and, where measurement chose another value, its default for the demo policy."""
+    return field(default=default, metadata={"help": help, "demo": demo})
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
+
+    task: str = option("places", "what to learn; see `calibrant tasks`")
+    model: str = option("demo", "policy: 'demo', a folder, or a hub name")
+    method: str = option("gcpo_bot", "a name from `calibrant methods`, or the dotted path of your own function")
+    seed: int = option(0, "seed of data order, sampling and initialisation")
+    steps: int = option(2000, "optimisation steps (paper: 2000)", demo=150)
+    prompts_per_step: int = option(8, "prompts in a step (the paper names none)", demo=8)
+    rollouts: int = option(16, "answers sampled a prompt, G (paper: 16)")
+    temperature: float = option(0.9, "sampling temperature (paper: 0.9)")
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW (paper: 5e-5)", demo=3e-4)
+    schedule: str = option("linear", "learning-rate schedule of transformers, as linear, constant or cosine")
+    beta: float = option(0.002, "weight of the KL term to the starting policy (paper: 0.002)")
+    alpha: float | None = option(None, "strength of the weights (paper: 0.6); the method's own default when not given")
+    mean_one: bool = option(False, "divide the weights of a step by their mean, leaving the learning rate alone")
+    method_options: dict[str, Any] | None = option(None, "further hyper-parameters of the method, as name=value")
+    reward_range: tuple[float, float] | None = option(None, "lowest and highest reward; the task's when not given")
+    meaning: str | None = option(None, "text with the meaning: answer or completion; the task's when not given")
+    embedding_model: str = option(MINILM, "sentence-transformers model: a folder or a hub name")
+    max_completion_length: int | None = option(None, "longest answer in tokens; the task's when not given")
+    loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, ...")
+    num_iterations: int = option(1, "optimisation passes over a batch of rollouts")
+    micro_batch: int | None = option(None, "rollouts in one forward pass a device; all of a step when not given")
+    max_grad_norm: float = option(1.0, "gradient clipping")
+    gradient_checkpointing: bool = option(True, "trade time for memory in the backward pass", demo=False)
+    bf16: bool = option(False, "train in bfloat16 mixed precision")
+    train_rows: int | None = option(None, "size of the training split; the task's when not given")
+    evaluation: bool = option(True, "evaluate on the unseen split before and after training")
+    eval_prompts: int = option(200, "prompts of an evaluation")
+    eval_samples: int = option(16, "answers sampled a prompt in an evaluation")
+    save_every: int = option(50, "steps between checkpoints; the last two are kept", demo=25)
+    report_to: str = option("none", "tracker that TRL reports to: none, tensorboard, wandb or trackio")
+    trust_remote_code: bool = option(False, "run code that comes with a hub model")
+
+
+def names() -> list[str]:
+    """The names of all options."""
+    return [f.name for f in fields(TrainSettings)]
+
+
+def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
+    """Fills what was not given: the demo's defaults with the demo policy, the general ones else.
+
+    Raises:
+        CalibrantError: an option that does not exist, with the nearest name, or a value that cannot be.
+    """
+    for name in given:
+        if name not in names():
+            raise CalibrantError(f"unknown option '{name}'{nearest(name, names())}; `calibrant train --help` lists all")
+    demo = {f.name: f.metadata["demo"] for f in fields(TrainSettings) if f.metadata["demo"] is not None}
+    defaults = demo if given.get("model", "demo") == "demo" else {}
+    settings = TrainSettings(**{**defaults, **{name: _coerce(name, value) for name, value in given.items()}})
+    _check(settings)
+    return settings
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` with the nearest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def kind_of(name: str) -> str:
+    """The type of an option as text: `int`, `float | None`, `tuple[float, float] | None`, ..."""
+    kind = {f.name: f.type for f in fields(TrainSettings)}[name]
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _coerce(name: str, value: Any) -> Any:
+    """Brings a YAML value to the type of its field: 1e-5 is a string in YAML, an int may stand for a float."""
+    kind = kind_of(name)
+    try:
+        if value is None:
+            return _none(name, kind)
+        if kind.startswith("tuple"):
+            low, high = value
+            return (float(low), float(high))
+        if kind.startswith("dict"):
+            return {str(k): v for k, v in dict(value).items()}
+        if kind.startswith("bool"):
+            return _boolean(value)
+        if kind.startswith("int"):
+            return _whole(value)
+        return float(value) if kind.startswith("float") else str(value)
+    except (TypeError, ValueError):
+        raise CalibrantError(f"option '{name}' cannot be {value!r}; it takes {kind.split(' |')[0]}") from None
+
+
+def _none(name: str, kind: str) -> None:
+    if "None" not in kind:
+        raise ValueError(name)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(value)
+    return int(value)
+
+
+def _check(settings: TrainSettings) -> None:
+    for name in ("steps", "prompts_per_step", "num_iterations", "eval_prompts", "eval_samples", "save_every"):
+        if getattr(settings, name) < 1:
+            raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must be at least 1")
+    for name in ("micro_batch", "max_completion_length", "train_rows"):
+        if (value := getattr(settings, name)) is not None and value < 1:
+            raise CalibrantError(f"option '{name}' is {value}; it must be at least 1")
+    for name in ("temperature", "learning_rate", "max_grad_norm"):
+        if not 0 < getattr(settings, name) < float("inf"):
+            raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must be a positive number")
+    if not 0 <= settings.beta < float("inf"):
+        raise CalibrantError(f"option 'beta' is {settings.beta}; it must be 0 or a positive number")
+    if settings.rollouts < 2:
+        raise CalibrantError(
+            f"option 'rollouts' is {settings.rollouts}; '{settings.method}' compares the answers of a group, "
+            "so give at least 2"
+        )
+    if settings.meaning not in (None, "answer", "completion"):
+        raise CalibrantError(f"option 'meaning' is '{settings.meaning}'; it is 'answer' or 'completion'")
+    _check_batches(settings)
+
+
+def _check_batches(settings: TrainSettings) -> None:
+    rows = settings.prompts_per_step * settings.rollouts
+    if settings.micro_batch is not None and rows % settings.micro_batch:
+        raise CalibrantError(
+            f"option 'micro_batch' is {settings.micro_batch}; it must divide prompts_per_step x rollouts = {rows}"
+        )

@@ -1,0 +1,212 @@
+"""`calibrant train`: from settings to a finished run directory."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import PrinterCallback
+
+from calibrant.callbacks import CheckpointMarker, GracefulStop, MetricsWriter, Progress
+from calibrant.errors import CalibrantError
+from calibrant.evaluation import evaluate
+from calibrant.files import write_json
+from calibrant.methods import resolve as resolve_method
+from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, quiet_loading
+from calibrant.report import write_report
+from calibrant.rollouts import write_rollouts
+from calibrant.runs import Run, create, last_checkpoint, rewind
+from calibrant.settings import TrainSettings
+from calibrant.tasks import resolve as resolve_task
+from calibrant.tasks.base import Row, Task
+from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has left a checkpoint."""
+
+
+def start(settings: TrainSettings, path: Path) -> Run:
+    """Trains a new run in a directory that holds nothing yet.
+
+    Raises:
+        CalibrantError: bad settings, found before anything is written, or a failing reward.
+        Stopped: after Ctrl-C.
+    """
+    check(settings)
+    state = PartialState()
+    if state.is_main_process:
+        create(path, settings)
+    state.wait_for_everyone()
+    return finish(Run(path), settings)
+
+
+def resume(run: Run, settings: TrainSettings) -> Run:
+    """Goes on from the last complete checkpoint of a run, or from the start where there is none.
+
+    On one machine the parameters end bit-equal to those of a run that was never interrupted.
+
+    Raises:
+        CalibrantError: the run has ended already, or its checkpoint is of another method.
+        Stopped: after Ctrl-C.
+    """
+    if run.model.exists() and run.evaluations().keys() >= ({"after"} if settings.evaluation else set()):
+        raise CalibrantError(f"the run '{run.path}' has ended after {settings.steps} steps; start a new one with --out")
+    check(settings)
+    return finish(run, settings)
+
+
+def check(settings: TrainSettings) -> None:
+    """Raises CalibrantError for a task, a method or a model that does not exist, before anything is written."""
+    resolve_task(settings.task)
+    resolve_method(settings.method)
+    load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+
+
+def finish(run: Run, settings: TrainSettings) -> Run:
+    """Does what is left of a run: evaluation, training, evaluation, report."""
+    quiet_loading()
+    task = resolve_task(settings.task)
+    main = PartialState().is_main_process
+    if main and settings.evaluation and "before" not in run.evaluations():
+        policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
+        evaluate_into(run, "before", policy, settings, task)
+    if not run.model.exists():
+        train(run, settings, task)
+    if main and settings.evaluation and "after" not in run.evaluations():
+        evaluate_into(run, "after", load_policy(str(run.model)), settings, task)
+    if main:
+        write_report(run.path)
+    return run
+
+
+def train(run: Run, settings: TrainSettings, task: Task) -> None:
+    """Trains from the last complete checkpoint and saves the policy in `model/`, whole or not at all."""
+    checkpoint = last_checkpoint(run, settings.method)
+    if PartialState().is_main_process:
+        rewind(run, checkpoint)
+    PartialState().wait_for_everyone()
+    with GracefulStop() as stop:
+        trainer = build_trainer(run, settings, task, extra_callbacks=[stop])
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    step = trainer.state.global_step
+    if step < settings.steps:
+        raise Stopped(f"stopped at step {step} of {settings.steps}; go on with: calibrant train --resume {run.path}")
+    _save_model(trainer, run.model)
+
+
+def build_trainer(
+    run: Run, settings: TrainSettings, task: Task, *, extra_callbacks: Sequence[Any] = ()
+) -> CalibratedGRPOTrainer:
+    """The trainer of a run, with its data, rewards and callbacks."""
+    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    trainer = CalibratedGRPOTrainer(
+        locate(settings.model),
+        reward_function(task),
+        training_arguments(run, settings, task),
+        training_data(settings, task, tokenizer),
+        processing_class=tokenizer,
+        extract_answer=task.extract,
+        answer_key=task.key,
+        is_correct=task.correct,
+        callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress())
+    return trainer
+
+
+def training_data(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The training split as TRL reads it: prompt, references, prompt_id."""
+    rows = task.load(task.splits[0], settings.train_rows, settings.seed)
+    return Dataset.from_list([{**row, "prompt": as_prompt(row["prompt"], tokenizer)} for row in rows])
+
+
+def evaluation_rows(settings: TrainSettings, task: Task) -> list[Row]:
+    """The questions of an evaluation: the same for every seed of training."""
+    return task.load(task.splits[-1], settings.eval_prompts, 0)
+
+
+def reward_function(task: Task) -> Any:
+    """A task's reward as a TRL reward function."""
+
+    def task_reward(completions: list[Any], references: list[list[str]], **_: Any) -> list[float]:
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        return [task.reward(task.extract(text), gold) for text, gold in zip(texts, references, strict=True)]
+
+    return task_reward
+
+
+def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
+    """Settings as TRL's configuration."""
+    rows, processes = settings.prompts_per_step * settings.rollouts, PartialState().num_processes
+    micro = settings.micro_batch or rows // processes
+    if rows % (micro * processes):
+        raise CalibrantError(
+            f"prompts_per_step x rollouts = {rows} does not divide into micro-batches of {micro} on {processes} "
+            "processes; change --micro-batch or --prompts-per-step"
+        )
+    return CalibratedGRPOConfig(
+        output_dir=str(run.checkpoints),
+        rollouts_dir=str(run.rollouts),
+        method=settings.method,
+        alpha=settings.alpha,
+        mean_one=settings.mean_one,
+        method_options=settings.method_options,
+        reward_range=settings.reward_range or task.reward_range,
+        meaning=settings.meaning or task.meaning,
+        embedding_model=settings.embedding_model,
+        max_steps=settings.steps,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=rows // (micro * processes),
+        num_generations=settings.rollouts,
+        num_iterations=settings.num_iterations,
+        max_completion_length=settings.max_completion_length or task.max_completion_length,
+        temperature=settings.temperature,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        beta=settings.beta,
+        loss_type=settings.loss_type,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=settings.bf16,
+        seed=settings.seed,
+        save_steps=_aligned(settings),
+        save_total_limit=2,
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=settings.report_to,
+        run_name=run.path.name,
+        trust_remote_code=settings.trust_remote_code,
+        model_init_kwargs={"use_safetensors": True},
+        dataloader_pin_memory=False,
+    )
+
+
+def _aligned(settings: TrainSettings) -> int:
+    """`save_every`, rounded up so that a checkpoint never falls between two passes over the same rollouts."""
+    return -(-settings.save_every // settings.num_iterations) * settings.num_iterations
+
+
+def evaluate_into(run: Run, when: str, policy: PreTrainedModel, settings: TrainSettings, task: Task) -> None:
+    """Evaluates a policy on the unseen split into `evaluation.json` and a rollout file."""
+    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    results, rows = evaluate(
+        policy, tokenizer, task, evaluation_rows(settings, task), samples=settings.eval_samples,
+        temperature=settings.temperature, max_completion_length=settings.max_completion_length,
+    )  # fmt: skip
+    write_rollouts(run.rollouts / f"evaluation-{when}.parquet", rows)
+    write_json(run.evaluation, run.evaluations() | {when: results | {"split": task.splits[-1]}})
+
+
+def _save_model(trainer: CalibratedGRPOTrainer, path: Path) -> None:
+    partial_path = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial_path, ignore_errors=True)
+    trainer.save_model(str(partial_path))
+    if trainer.is_world_process_zero():
+        (partial_path / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same in plain text
+        partial_path.replace(path)
+    trainer.accelerator.wait_for_everyone()

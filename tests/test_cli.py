@@ -1,0 +1,145 @@
+"""The command line as a user meets it: what it lists, what it refuses, and how it says so."""
+
+import errno
+import json
+import shutil
+
+import pytest
+
+from calibrant.cli.main import COMMANDS, main
+from calibrant.files import write_json, write_yaml
+from calibrant.methods import METHODS
+from calibrant.tasks import TASKS
+
+SMALL = ["--steps", "2", "--prompts-per-step", "2", "--rollouts", "4", "--no-evaluation"]
+
+
+def refused(capsys, *arguments):
+    """Runs a command that must be refused; returns its one line."""
+    try:
+        status = main(list(arguments))
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr().err.strip()
+    assert status == 2, said
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if "error:" in line]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_with_examples(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"calibrant {command}" in capsys.readouterr().out.split("example", 1)[1]
+
+
+def test_every_default_is_named_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2000; 150 with the demo policy" in said
+    assert "(paper: 5e-5)" in said
+
+
+@pytest.mark.parametrize(("command", "known"), [("methods", METHODS), ("tasks", TASKS)])
+def test_lists(capsys, command, known):
+    assert main([command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(known)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train", "--method", "gcpo_bott"], "gcpo_bot"),
+        (["train", "--task", "placse"], "places"),
+        (["train", "--learning-rat", "1"], "did you mean '--learning-rate'"),
+        (["train", "--steps", "many"], "invalid int value"),
+        (["train", "--rollouts", "1"], "give at least 2"),
+        (["train", "--model", "/nowhere/at/all"], "model '/nowhere/at/all'"),
+        (["train", "--method-options", "alpha"], "is not NAME=VALUE"),
+        (["train", "--method-options", "beta=1"], "no hyper-parameter 'beta'"),
+        (["train", "--config", "/nowhere.yaml"], "cannot read '/nowhere.yaml'"),
+        (["train", "--resume", "/nowhere"], "not a run directory"),
+        (["evaluate", "/nowhere"], "model '/nowhere'"),
+        (["evaluate", "demo", "--samples", "0"], "'samples' is 0"),
+        (["report", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *arguments)
+    assert not any(tmp_path.rglob("*.parquet"))
+
+
+def test_a_folder_that_is_no_model(capsys, tmp_path):
+    assert "is not a model" in refused(capsys, "train", "--model", str(tmp_path), "--out", str(tmp_path / "run"))
+
+
+def test_a_model_of_garbage(capsys, tmp_path, policy):
+    shutil.copytree(policy, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"not weights")
+    line = refused(capsys, "evaluate", str(tmp_path / "model"))
+    assert "cannot be loaded" in line
+
+
+def test_an_output_directory_that_holds_something(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("settings: {}")
+    assert "holds another run" in refused(capsys, "train", "--out", str(tmp_path))
+    assert (tmp_path / "config.yaml").read_text() == "settings: {}"
+
+
+def run_directory(path, **settings):
+    write_yaml(path / "config.yaml", {"settings": settings})
+    return path
+
+
+def test_resume_with_another_option(capsys, tmp_path):
+    run = run_directory(tmp_path / "run", method="grpo", seed=3)
+    assert "was started with method = grpo, not rd_only" in refused(
+        capsys, "train", "--resume", str(run), "--method", "rd_only"
+    )
+
+
+def test_resume_from_a_checkpoint_of_another_method(capsys, tmp_path):
+    run = run_directory(tmp_path / "run", method="grpo", evaluation=False)
+    write_json(run / "checkpoints" / "checkpoint-5" / "complete.json", {"step": 5, "method": "gcpo_cd"})
+    assert "was trained with 'gcpo_cd'" in refused(capsys, "train", "--resume", str(run))
+
+
+def test_options_of_a_file_and_of_the_line(tmp_path, capsys):
+    config = write_yaml(tmp_path / "c.yaml", {"method": "grpo", "learning_rat": 1e-4})
+    assert "did you mean 'learning_rate'" in refused(capsys, "train", "--config", str(config))
+
+
+def test_a_full_disk_is_said_and_loses_nothing(capsys, tmp_path, monkeypatch):
+    def full(*_args, **_keywords):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("calibrant.trl.write_rollouts", full)
+    line = refused(capsys, "train", *SMALL, "--method", "grpo", "--out", str(tmp_path / "run"))
+    assert "the disk is full" in line
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_directory_has_what_it_promises(tmp_path, capsys):
+    out = tmp_path / "run"
+    small = [*SMALL[:-1], "--eval-prompts", "4", "--eval-samples", "2", "--report-to", "tensorboard"]
+    assert main(["train", *small, "--out", str(out)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    for name in ("config.yaml", "metrics.jsonl", "evaluation.json", "report.html", "model/model.safetensors"):
+        assert (out / name).is_file(), name
+    assert len(list((out / "rollouts").glob("step-*.parquet"))) == 2
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert {"reward", "kl", "group/weight/mean", "group/barycentric_transport/mean"} <= set(metrics[0])
+    assert set(json.loads((out / "evaluation.json").read_text())) == {"before", "after"}
+    assert "has ended" in refused(capsys, "train", "--resume", str(out))
+    assert main(["evaluate", str(out), "--prompts", "3", "--samples", "2", "--out", str(tmp_path / "judged")]) == 0
+    assert (tmp_path / "judged" / "rollouts.parquet").is_file()
+    assert main(["report", str(out)]) == 0

@@ -1,0 +1,94 @@
+"""A run that is killed and continued ends where the uninterrupted run ends, to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from calibrant.rollouts import read_rollouts
+
+SMALL = [
+    "--steps", "6", "--prompts-per-step", "2", "--rollouts", "4", "--save-every", "2", "--no-evaluation",
+    "--method", "gcpo_cd", "--learning-rate", "1e-3",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "calibrant", "train", *arguments]
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(*arguments: str) -> None:
+    process = start(*arguments)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    finish(*SMALL, "--out", str(path))
+    return path
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    theirs, ours = load_file(a / "model" / "model.safetensors"), load_file(b / "model" / "model.safetensors")
+    assert theirs.keys() == ours.keys()
+    assert all(theirs[name].equal(ours[name]) for name in theirs)
+    names = [file.name for file in sorted((a / "rollouts").glob("*.parquet"))]
+    assert names == [file.name for file in sorted((b / "rollouts").glob("*.parquet"))]
+    for name in names:
+        pd.testing.assert_frame_equal(read_rollouts(a / "rollouts" / name), read_rollouts(b / "rollouts" / name))
+    lines = [(path / "metrics.jsonl").read_text().count("\n") for path in (a, b)]
+    assert lines == [6, 6]
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(path.glob(pattern)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "config.yaml",  # nothing trained yet
+        "rollouts/step-000004.parquet",  # between checkpoints
+        "checkpoints/checkpoint-4",  # a checkpoint half written
+        "model.partial",  # trained, the policy half saved
+    ],
+)
+def test_kill_and_resume(uninterrupted, tmp_path, moment):
+    run = tmp_path / "run"
+    process = start(*SMALL, "--out", str(run))
+    wait_for(run, moment, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish("--resume", str(run))
+    assert_same_run(uninterrupted, run)
+    assert not [file for file in run.rglob(".*") if file.is_file()]
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(*SMALL, "--out", str(run))
+    wait_for(run, "rollouts/step-000003.parquet", process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"calibrant train --resume {run}" in said.decode()
+    assert (run / "checkpoints" / "checkpoint-3" / "complete.json").exists()
+    finish("--resume", str(run))
+    assert_same_run(uninterrupted, run)
