@@ -35,7 +35,10 @@ def test_yaml_numbers_are_read_as_numbers():
         ({"beta": -1}, "'beta' is -1"),
         ({"bf16": "yes"}, "'bf16' cannot be 'yes'"),
         ({"reward_range": 3}, "'reward_range' cannot be 3"),
-        ({"meaning": "title"}, "'answer' or 'completion'"),
+        ({"meaning": "title"}, "one of answer, completion"),
+        ({"loss_type": "dap"}, "did you mean 'dapo'"),
+        ({"report_to": "tensorbord"}, "did you mean 'tensorboard'"),
+        ({"schedule": "lin"}, "did you mean 'linear'"),
         ({"micro_batch": 7}, "must divide"),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_plain_trl_configuration_takes_the_defaults(policy, questions, tmp_pat
 
 def test_the_configuration_is_an_argument_parser_of_trl():
     (config,) = HfArgumentParser(CalibratedGRPOConfig).parse_args_into_dataclasses(
-        ["--output_dir", "x", "--method", "rd_only", "--alpha", "0.3", "--reward_range", "0", "1"]
+        ["--output_dir", "x", "--use_cpu", "--method", "rd_only", "--alpha", "0.3", "--reward_range", "0", "1"]
     )
     assert (config.method, config.alpha, tuple(config.reward_range)) == ("rd_only", 0.3, (0.0, 1.0))
 
@@ -223,8 +223,8 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def launch(folder: Path, processes: int, per_device: int) -> pd.DataFrame:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    command += [] if processes == 1 else ["--main_process_port", "0"]
+    """Runs the script with torchrun: `accelerate launch --cpu` starts one process however many are asked for."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
         [*command, str(SCRIPT), str(folder), str(per_device)], capture_output=True, text=True, timeout=300
     )

@@ -15,7 +15,7 @@ from calibrant.tasks.places import TASK
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 torch.set_num_threads(1)
-ANSWERS = ["Paris", "I think it is Paris", "the euro and the franc", "42"]
+ANSWERS = ["Paris", "I think it is Paris", "the euro and the franc", "42", "Paris franc", "Lyon"]
 
 
 class FixedRollouts(CalibratedGRPOTrainer):
@@ -23,7 +23,7 @@ class FixedRollouts(CalibratedGRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids, *_args, **_keywords):
         first = self.accelerator.process_index * len(prompt_ids)
-        texts = [ANSWERS[(first + i + 3 * len(ids)) % 4] for i, ids in enumerate(prompt_ids)]
+        texts = [ANSWERS[((first + i) % 4 + len(ids)) % 6] for i, ids in enumerate(prompt_ids)]
         return [self.processing_class(t)["input_ids"] + [self.processing_class.eos_token_id] for t in texts], None
 
     def _generate_and_score_completions(self, inputs):

@@ -12,7 +12,7 @@ is passed if it is there). A method is named by its key in `METHODS` or by its d
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -351,7 +351,7 @@ def apply(method: str | Method, groups: Groups, **hyper: Any) -> Outcome:
     tensor([[1., 1.]])
     """
     function = resolve(method)
-    _check_hyper(function, hyper)
+    check_hyperparameters(function, hyper)
     supplied = {**groups.inputs, "rewards": groups.rewards, "where": groups.where}
     missing = [name for name in required_inputs(function) if name not in supplied]
     if missing:
@@ -364,13 +364,14 @@ def apply(method: str | Method, groups: Groups, **hyper: Any) -> Outcome:
         return _checked(function, function(**named, **hyper), groups.rewards)
 
 
-def _check_hyper(method: Method, hyper: dict[str, Any]) -> None:
+def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
+    """Raises CalibrantError, with the nearest name, if a name is not a hyper-parameter of the method."""
     known = hyperparameters(method)
     for name in hyper:
         if name not in known:
             nearest = f"; did you mean '{_nearest(name, list(known))}'? It takes {', '.join(known)}" if known else ""
             takes = nearest or "; it takes none"
-            raise CalibrantError(f"method '{_name(method)}' has no hyper-parameter '{name}'{takes}")
+            raise CalibrantError(f"method '{_name(resolve(method))}' has no hyper-parameter '{name}'{takes}")
 
 
 def _checked(method: Method, outcome: Outcome, rewards: Tensor) -> Outcome:

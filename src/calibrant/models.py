@@ -39,15 +39,16 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     return tokenizer
 
 
-def load_policy(model: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model, from safetensors only.
+def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32.
 
     Raises:
         CalibrantError: it is not there, or not a model.
     """
-    return _load(
-        AutoModelForCausalLM, model, trust_remote_code=trust_remote_code, dtype=dtype, use_safetensors=True
-    )
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    policy = _load(AutoModelForCausalLM, model, trust_remote_code=trust_remote_code, dtype=dtype, use_safetensors=True)
+    return policy.to(device)
 
 
 def _load(loader: Any, model: str, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from calibrant.clustering import greedy_clusters
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups, count_out_of_range, has_spread
-from calibrant.methods import Method, Outcome, apply, hyperparameters, required_inputs
+from calibrant.methods import Method, Outcome, apply, check_hyperparameters, required_inputs
 from calibrant.text.metrics import normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters")
@@ -58,7 +58,7 @@ class Scorer:
         key: Callable[[str], str] | None = None,
         meaning: str = "answer",
     ):
-        check_options(method, options)
+        check_hyperparameters(method, options)
         check_inputs(method)
         self.method, self.options, self.embed = method, dict(options), embed
         self.extract, self.key = extract or str.strip, key or normalise_answer
@@ -99,15 +99,6 @@ def check_inputs(method: Method) -> None:
             f"the method '{method.__name__}' names the input {', '.join(missing)}, which nothing supplies here; "
             f"a method may name rewards, where, {', '.join(FROM_TEXT)}"
         )
-
-
-def check_options(method: Method, options: Mapping[str, Any]) -> None:
-    """Raises CalibrantError if an option is not a hyper-parameter of the method."""
-    known = hyperparameters(method)
-    for name in options:
-        if name not in known:
-            takes = ", ".join(known) or "none"
-            raise CalibrantError(f"the method '{method.__name__}' has no hyper-parameter '{name}'; it takes: {takes}")
 
 
 def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:

@@ -8,6 +8,14 @@ from typing import Any
 from calibrant.errors import CalibrantError
 from calibrant.text import MINILM
 
+CHOICES = {
+    "meaning": (None, "answer", "completion"),
+    "loss_type": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo"),
+    "report_to": ("none", "tensorboard", "wandb", "trackio"),
+    "schedule": ("linear", "constant", "cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"),
+}
+"""What the options take that are one of a few words."""
+
 
 def option(default: Any, help: str, *, demo: Any = None) -> Any:
     """A field with its help text and, where measurement chose another value, its default for the demo policy."""
@@ -27,7 +35,7 @@ class TrainSettings:
     rollouts: int = option(16, "answers sampled a prompt, G (paper: 16)")
     temperature: float = option(0.9, "sampling temperature (paper: 0.9)")
     learning_rate: float = option(5e-5, "peak learning rate of AdamW (paper: 5e-5)", demo=3e-4)
-    schedule: str = option("linear", "learning-rate schedule of transformers, as linear, constant or cosine")
+    schedule: str = option("linear", "learning-rate schedule: linear, constant, cosine, ...")
     beta: float = option(0.002, "weight of the KL term to the starting policy (paper: 0.002)")
     alpha: float | None = option(None, "strength of the weights (paper: 0.6); the method's own default when not given")
     mean_one: bool = option(False, "divide the weights of a step by their mean, leaving the learning rate alone")
@@ -36,7 +44,7 @@ class TrainSettings:
     meaning: str | None = option(None, "text with the meaning: answer or completion; the task's when not given")
     embedding_model: str = option(MINILM, "sentence-transformers model: a folder or a hub name")
     max_completion_length: int | None = option(None, "longest answer in tokens; the task's when not given")
-    loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, ...")
+    loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, cispo, sapo or vespo")
     num_iterations: int = option(1, "optimisation passes over a batch of rollouts")
     micro_batch: int | None = option(None, "rollouts in one forward pass a device; all of a step when not given")
     max_grad_norm: float = option(1.0, "gradient clipping")
@@ -138,8 +146,12 @@ def _check(settings: TrainSettings) -> None:
             f"option 'rollouts' is {settings.rollouts}; '{settings.method}' compares the answers of a group, "
             "so give at least 2"
         )
-    if settings.meaning not in (None, "answer", "completion"):
-        raise CalibrantError(f"option 'meaning' is '{settings.meaning}'; it is 'answer' or 'completion'")
+    for name, choices in CHOICES.items():
+        if (value := getattr(settings, name)) not in choices:
+            known = [choice for choice in choices if choice]
+            raise CalibrantError(
+                f"option '{name}' is '{value}'{nearest(value, known)}; it is one of {', '.join(known)}"
+            )
     _check_batches(settings)
 
 

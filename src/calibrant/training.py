@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from calibrant.callbacks import CheckpointMarker, GracefulStop, MetricsWriter, P
 from calibrant.errors import CalibrantError
 from calibrant.evaluation import evaluate
 from calibrant.files import write_json
+from calibrant.methods import check_hyperparameters
 from calibrant.methods import resolve as resolve_method
 from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.runs import Run, create, last_checkpoint, rewind
+from calibrant.scoring import check_inputs, needs_embeddings
 from calibrant.settings import TrainSettings
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks.base import Row, Task
+from calibrant.text.embed import Embedder
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 
@@ -60,10 +64,18 @@ def resume(run: Run, settings: TrainSettings) -> Run:
 
 
 def check(settings: TrainSettings) -> None:
-    """Raises CalibrantError for a task, a method or a model that does not exist, before anything is written."""
+    """Raises CalibrantError for what could only fail later: before anything is written or computed."""
     resolve_task(settings.task)
-    resolve_method(settings.method)
+    method = resolve_method(settings.method)
+    check_inputs(method)
+    check_hyperparameters(method, settings.method_options or {})
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    if needs_embeddings(method):
+        Embedder(settings.embedding_model)
+    if settings.report_to != "none" and find_spec(settings.report_to) is None:
+        raise CalibrantError(
+            f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
+        )
 
 
 def finish(run: Run, settings: TrainSettings) -> Run:
@@ -156,7 +168,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         alpha=settings.alpha,
         mean_one=settings.mean_one,
         method_options=settings.method_options,
-        reward_range=settings.reward_range or task.reward_range,
+        reward_range=list(settings.reward_range or task.reward_range),
         meaning=settings.meaning or task.meaning,
         embedding_model=settings.embedding_model,
         max_steps=settings.steps,
@@ -181,7 +193,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         report_to=settings.report_to,
         run_name=run.path.name,
         trust_remote_code=settings.trust_remote_code,
-        model_init_kwargs={"use_safetensors": True},
+        model_init_kwargs={"use_safetensors": True, "dtype": "float32"},
         dataloader_pin_memory=False,
     )
 
@@ -207,6 +219,8 @@ def _save_model(trainer: CalibratedGRPOTrainer, path: Path) -> None:
     shutil.rmtree(partial_path, ignore_errors=True)
     trainer.save_model(str(partial_path))
     if trainer.is_world_process_zero():
-        (partial_path / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.yaml says the same in plain text
+        (partial_path / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle; config.yaml says the same in plain text
         partial_path.replace(path)
     trainer.accelerator.wait_for_everyone()

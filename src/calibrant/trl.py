@@ -41,8 +41,8 @@ class CalibratedGRPOConfig(GRPOConfig):
     alpha: float | None = field(
         default=None, metadata={"help": "Strength of the weights; None: the method's own default (GCPO: 0.6)."}
     )
-    reward_range: tuple[float, float] = field(
-        default=(0.0, 2.0),
+    reward_range: list[float] = field(
+        default_factory=lambda: [0.0, 2.0],
         metadata={"help": "Lowest and highest value of the task reward, as reward dispersion reads it (GCPO: 0, 2)."},
     )
     mean_one: bool = field(
@@ -276,7 +276,7 @@ def as_text(message: Any) -> str:
 def _complete(args: GRPOConfig) -> None:
     for own in OWN_FIELDS:
         if not hasattr(args, own.name):
-            setattr(args, own.name, own.default if own.default is not MISSING else None)
+            setattr(args, own.name, own.default if own.default_factory is MISSING else own.default_factory())
 
 
 def _checked_all(reward_funcs: Any) -> Any:

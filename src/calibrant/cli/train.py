@@ -37,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains or resumes, prints what came of it."""
+    sys.path.insert(0, str(Path.cwd()))  # a method of the user's own is found as `python -m` finds it
     given = {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume")}
     if "method_options" in given:
         given["method_options"] = dict(given["method_options"])

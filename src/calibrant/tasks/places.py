@@ -23,7 +23,11 @@ FACTS_BESIDE = (3, 4)
 LISTED = 4
 
 SENTENCES: dict[str, tuple[str, ...]] = {
-    "capital": ("The capital of {name} is {value}.", "{value} is the capital of {name}.", "{name} is ruled from {value}."),
+    "capital": (
+        "The capital of {name} is {value}.",
+        "{value} is the capital of {name}.",
+        "{name} is ruled from {value}.",
+    ),
     "currency": ("People in {name} pay with the {value}.", "The currency of {name} is the {value}."),
     "continent": ("{name} lies in {value}.", "{name} is a country in {value}."),
     "population": ("About {value} people live in {name}.", "{name} has {value} inhabitants."),

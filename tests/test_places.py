@@ -1,0 +1,77 @@
+import re
+
+import pytest
+
+from calibrant.demo import load_places
+from calibrant.errors import CalibrantError
+from calibrant.tasks import resolve
+from calibrant.tasks.places import QUESTIONS, SENTENCES, TASK, countries, extract, load
+
+
+@pytest.mark.parametrize("split", TASK.splits)
+def test_the_same_arguments_give_the_same_rows(split):
+    assert load(split, 50, 3) == load(split, 50, 3)
+    assert load(split, 50, 3) != load(split, 50, 4)
+    assert load(split, 50, 3)[:20] == load(split, 20, 3)
+
+
+@pytest.mark.parametrize("split", TASK.splits)
+def test_sizes_and_ids(split):
+    rows = load(split, 700, 0)
+    assert len(rows) == len({row["prompt_id"] for row in rows}) == 700
+    assert len(load(split, 0, 0)) == 0
+
+
+def test_default_sizes():
+    assert len(load("train", None, 0)) == 4000
+    test = load("test", None, 0)
+    asked = {name for row in test for name in re.findall(r"Question: (.*)", row["prompt"])}
+    assert 250 < len(test) < 322  # 46 countries x 7 facts, less the lists that are empty
+    assert len(asked) == len(test)
+
+
+@pytest.mark.parametrize("split", TASK.splits)
+def test_the_sheet_holds_the_answer_and_the_answer_scores_full(split):
+    for row in load(split, 300, 1):
+        (gold,) = row["references"]
+        assert gold in row["prompt"].split("\nQuestion:")[0]
+        assert row["prompt"].endswith("\nAnswer:")
+        answer = TASK.extract(f" {gold}\nQuestion: and so on")
+        assert TASK.reward(answer, row["references"]) == TASK.reward_range[1]
+        assert TASK.correct(answer, row["references"])
+        assert all(metric(answer, row["references"]) == 1 for metric in TASK.metrics.values())
+
+
+def test_nothing_that_training_is_made_from_belongs_to_a_test_country():
+    own = countries("train")
+    used = {c[key] for c in own for key in ("name", "capital")} | set(load_places()["cities"])
+    used |= {name for c in own for key in ("neighbours", "cities") for name in c[key]}
+    for country in countries("test"):
+        assert not used & {country["name"], country["capital"], *country["cities"]}, country["name"]
+
+
+def test_capitals_and_names_of_test_countries_are_never_an_answer_in_training():
+    answers = {name for row in load("train", None, 0) for name in re.split(r", | and ", row["references"][0])}
+    hidden = {c[key] for c in countries("test") for key in ("name", "capital")}
+    assert not answers & hidden
+
+
+def test_every_fact_has_sentences_and_questions():
+    assert SENTENCES.keys() == QUESTIONS.keys()
+
+
+def test_lists_earn_partial_credit():
+    assert TASK.reward("Lyon", ["Lyon, Nice and Paris"]) == pytest.approx(2 * 2 * 1 / (1 + 4))  # P = 1, R = 1/4
+
+
+@pytest.mark.parametrize("completion", ["", "  ", "\n\n", "Paris", " Paris\n", "\u2028", "</s>" * 1000])
+def test_any_completion_has_an_answer_and_a_reward(completion):
+    low, high = TASK.reward_range
+    assert low <= TASK.reward(extract(completion), ["Paris"]) <= high
+
+
+def test_errors_name_what_there_is():
+    with pytest.raises(CalibrantError, match="it has train and test"):
+        load("validation", 1, 0)
+    with pytest.raises(CalibrantError, match="did you mean 'places'"):
+        resolve("place")
