@@ -40,7 +40,7 @@ def test_every_default_is_named_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2000; 150 with the demo policy" in said
+    assert "2000; 60 with the demo policy" in said
     assert "(paper: 5e-5)" in said
 
 

@@ -5,7 +5,7 @@ from calibrant.settings import TrainSettings, resolve_settings
 
 
 def test_the_demo_has_defaults_of_its_own_and_what_is_given_wins():
-    assert resolve_settings({}).steps == 150
+    assert resolve_settings({}).steps == 60
     assert resolve_settings({"model": "other"}).steps == 2000
     assert resolve_settings({"steps": 7}).steps == 7
 
@@ -39,7 +39,7 @@ def test_yaml_numbers_are_read_as_numbers():
         ({"loss_type": "dap"}, "did you mean 'dapo'"),
         ({"report_to": "tensorbord"}, "did you mean 'tensorboard'"),
         ({"schedule": "lin"}, "did you mean 'linear'"),
-        ({"micro_batch": 7}, "must divide"),
+        ({"micro_batch": 0}, "'micro_batch' is 0"),
     ],
 )
 def test_what_cannot_be_is_said(given, said):

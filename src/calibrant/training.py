@@ -154,13 +154,7 @@ def reward_function(task: Task) -> Any:
 
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
     """Settings as TRL's configuration."""
-    rows, processes = settings.prompts_per_step * settings.rollouts, PartialState().num_processes
-    micro = settings.micro_batch or rows // processes
-    if rows % (micro * processes):
-        raise CalibrantError(
-            f"prompts_per_step x rollouts = {rows} does not divide into micro-batches of {micro} on {processes} "
-            "processes; change --micro-batch or --prompts-per-step"
-        )
+    micro, passes = batches(settings, PartialState().num_processes)
     return CalibratedGRPOConfig(
         output_dir=str(run.checkpoints),
         rollouts_dir=str(run.rollouts),
@@ -173,7 +167,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         embedding_model=settings.embedding_model,
         max_steps=settings.steps,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=rows // (micro * processes),
+        gradient_accumulation_steps=passes,
         num_generations=settings.rollouts,
         num_iterations=settings.num_iterations,
         max_completion_length=settings.max_completion_length or task.max_completion_length,
@@ -196,6 +190,22 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         model_init_kwargs={"use_safetensors": True, "dtype": "float32"},
         dataloader_pin_memory=False,
     )
+
+
+def batches(settings: TrainSettings, processes: int) -> tuple[int, int]:
+    """Rollouts in a forward pass of one process, at most `micro_batch`, and passes in a step.
+
+    Raises:
+        CalibrantError: the rollouts of a step do not divide among the processes.
+    """
+    rows = settings.prompts_per_step * settings.rollouts
+    if rows % processes:
+        raise CalibrantError(
+            f"prompts_per_step x rollouts = {rows} does not divide among {processes} processes; change one of them"
+        )
+    share = rows // processes
+    micro = next(n for n in range(min(share, settings.micro_batch or share), 0, -1) if share % n == 0)
+    return micro, share // micro
 
 
 def _aligned(settings: TrainSettings) -> int:
