@@ -132,9 +132,25 @@ def test_rewards_out_of_range_are_counted_and_said(policy, questions, tmp_path):
     def large(completions, **_):
         return [5.0 if i % 2 else 0.0 for i in range(len(completions))]
 
-    with pytest.warns(UserWarning, match=r"4 rewards lie outside the reward range \[0.0, 2.0\]"):
+    with pytest.warns(UserWarning, match=r"4 rewards of step 1 lie outside the reward range \[0.0, 2.0\]"):
         trainer = train(policy, questions, arguments(tmp_path, max_steps=1), large)
     assert trainer.state.log_history[0]["batch/reward_out_of_range"] == 4
+
+
+class Silent(CalibratedGRPOTrainer):
+    """A policy that ends every answer at once."""
+
+    def _generate_single_turn(self, prompt_ids, *_args, **_keywords):
+        return [[self.processing_class.eos_token_id] for _ in prompt_ids], None
+
+
+def test_empty_completions_are_clusters_of_their_own(policy, questions, tmp_path):
+    train(policy, questions, arguments(tmp_path, max_steps=1), kind=Silent)
+    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    assert (rows.completion == "").all()
+    assert rows.groupby("prompt_id").cluster.nunique().eq(4).all()
+    assert rows.barycentric_transport.eq(0).all()
+    assert (rows.advantage == 0).all()
 
 
 def raising(completions, **_):

@@ -14,6 +14,8 @@ from calibrant.settings import TrainSettings, resolve_settings
 
 PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
 COMPLETE = "complete.json"
+TRAINING_STATE = (COMPLETE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*")
+"""Files of a checkpoint that are no part of the policy."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
     Raises:
         CalibrantError: it belongs to another method.
     """
-    marks = sorted(run.checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: _step(mark.parent))
+    marks = sorted(run.checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: step_of(mark.parent))
     if not marks:
         return None
     found = json.loads(marks[-1].read_text())["method"]
@@ -129,7 +131,7 @@ def rewind(run: Run, checkpoint: Path | None) -> int:
     Returns:
         The step of the checkpoint, 0 without one.
     """
-    step = _step(checkpoint) if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     kept = [row for row in read_json_lines(run.metrics) if row.get("step", 0) <= step]
     if run.metrics.exists():
         write_text(run.metrics, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
@@ -142,5 +144,18 @@ def rewind(run: Run, checkpoint: Path | None) -> int:
     return step
 
 
-def _step(checkpoint: Path) -> int:
+def publish(checkpoint: Path, path: Path) -> None:
+    """Copies a checkpoint's policy and tokenizer, without the state of training, to `path`: whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns(*TRAINING_STATE))
+    partial.replace(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written.
+
+    >>> step_of(Path("runs/mine/checkpoints/checkpoint-40"))
+    40
+    """
     return int(checkpoint.name.rpartition("-")[2])

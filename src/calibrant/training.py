@@ -1,6 +1,5 @@
 """`calibrant train`: from settings to a finished run directory."""
 
-import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +19,7 @@ from calibrant.methods import resolve as resolve_method
 from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
-from calibrant.runs import Run, create, last_checkpoint, rewind
+from calibrant.runs import Run, create, last_checkpoint, publish, rewind, step_of
 from calibrant.scoring import check_inputs, needs_embeddings
 from calibrant.settings import TrainSettings
 from calibrant.tasks import resolve as resolve_task
@@ -96,18 +95,26 @@ def finish(run: Run, settings: TrainSettings) -> Run:
 
 
 def train(run: Run, settings: TrainSettings, task: Task) -> None:
-    """Trains from the last complete checkpoint and saves the policy in `model/`, whole or not at all."""
-    checkpoint = last_checkpoint(run, settings.method)
-    if PartialState().is_main_process:
+    """Trains from the last complete checkpoint and puts the policy in `model/`, whole or not at all."""
+    checkpoint, state = last_checkpoint(run, settings.method), PartialState()
+    if state.is_main_process:
         rewind(run, checkpoint)
-    PartialState().wait_for_everyone()
+    state.wait_for_everyone()
+    if checkpoint is None or step_of(checkpoint) < settings.steps:
+        _train_from(checkpoint, run, settings, task)
+    checkpoint = last_checkpoint(run, settings.method)
+    if state.is_main_process and checkpoint:
+        publish(checkpoint, run.model)
+    state.wait_for_everyone()
+
+
+def _train_from(checkpoint: Path | None, run: Run, settings: TrainSettings, task: Task) -> None:
     with GracefulStop() as stop:
         trainer = build_trainer(run, settings, task, extra_callbacks=[stop])
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     step = trainer.state.global_step
     if step < settings.steps:
         raise Stopped(f"stopped at step {step} of {settings.steps}; go on with: calibrant train --resume {run.path}")
-    _save_model(trainer, run.model)
 
 
 def build_trainer(
@@ -222,15 +229,3 @@ def evaluate_into(run: Run, when: str, policy: PreTrainedModel, settings: TrainS
     )  # fmt: skip
     write_rollouts(run.rollouts / f"evaluation-{when}.parquet", rows)
     write_json(run.evaluation, run.evaluations() | {when: results | {"split": task.splits[-1]}})
-
-
-def _save_model(trainer: CalibratedGRPOTrainer, path: Path) -> None:
-    partial_path = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial_path, ignore_errors=True)
-    trainer.save_model(str(partial_path))
-    if trainer.is_world_process_zero():
-        (partial_path / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle; config.yaml says the same in plain text
-        partial_path.replace(path)
-    trainer.accelerator.wait_for_everyone()

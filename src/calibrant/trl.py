@@ -118,6 +118,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         )
         self._is_correct = is_correct
         self._last_rollouts: tuple[int, int] = (-1, 0)
+        self._warned_of_range = False
         super().__init__(model, _checked_all(reward_funcs), args, *positional, **keywords)
         self._task_reward = self._find_task_reward()
 
@@ -150,12 +151,17 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._log_metric(name, value)
         start = self.accelerator.process_index * local
         self._log_completion_extra("weight", self._scored.outcome.weights.flatten()[start : start + local].tolist())
-        outside = int(statistics["batch/reward_out_of_range"])
-        if outside and self.accelerator.is_main_process:
+        self._warn_of_range(int(statistics["batch/reward_out_of_range"]))
+
+    def _warn_of_range(self, outside: int) -> None:
+        """Says once that rewards leave the range; `batch/reward_out_of_range` counts them at every step."""
+        if outside and not self._warned_of_range and self.accelerator.is_main_process:
+            self._warned_of_range = True
             low, high = self.args.reward_range
             warnings.warn(
-                f"{outside} rewards lie outside the reward range [{low}, {high}]; signals read them clipped, "
-                "so set reward_range to what the reward function can return",
+                f"{outside} rewards of step {self.state.global_step + 1} lie outside the reward range [{low}, {high}]; "
+                "reward dispersion is clipped there, so set reward_range to what the reward function can return "
+                "(batch/reward_out_of_range counts them from here on)",
                 stacklevel=2,
             )
 

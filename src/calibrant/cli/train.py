@@ -9,13 +9,16 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from calibrant.errors import CalibrantError
 from calibrant.files import read_yaml
 from calibrant.settings import TrainSettings, kind_of, resolve_settings
+
+if TYPE_CHECKING:
+    from calibrant.runs import Run
 
 EXAMPLES = """examples:
   calibrant train
@@ -80,13 +83,20 @@ def _guarded(train: Any, path: Path) -> int:
     except KeyboardInterrupt:
         print(f"calibrant: stopped; go on with: calibrant train --resume {path}", file=sys.stderr)
         return 130
-    from calibrant.cli.evaluate import print_table
-
-    evaluations = finished.evaluations()
-    if evaluations:
-        print_table(evaluations)
-    print(f"run directory: {finished.path}\nreport:        {finished.path / 'report.html'}")
+    _print_result(finished)
     return 0
+
+
+def _print_result(finished: "Run") -> None:
+    from calibrant.cli.evaluate import print_table
+    from calibrant.files import read_json_lines
+
+    if evaluations := finished.evaluations():
+        print_table(evaluations)
+    for name, what in (("batch/unscorable", "unscorable"), ("batch/reward_out_of_range", "outside the reward range")):
+        if count := int(sum(row.get(name, 0) for row in read_json_lines(finished.metrics))):
+            print(f"warning: {count} rewards were {what}; metrics.jsonl says in which steps", file=sys.stderr)
+    print(f"run directory: {finished.path}\nreport:        {finished.path / 'report.html'}")
 
 
 def _argument(f: Any) -> dict[str, Any]:
