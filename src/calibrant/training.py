@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def start(settings: TrainSettings, path: Path) -> Run:
         Stopped: after Ctrl-C.
     """
     check(settings)
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         create(path, settings)
     state.wait_for_everyone()
@@ -62,6 +63,11 @@ def resume(run: Run, settings: TrainSettings) -> Run:
     return finish(run, settings)
 
 
+def processes() -> PartialState:
+    """The processes of this run; on a machine without an accelerator they talk over the CPU."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def check(settings: TrainSettings) -> None:
     """Raises CalibrantError for what could only fail later: before anything is written or computed."""
     resolve_task(settings.task)
@@ -81,7 +87,7 @@ def finish(run: Run, settings: TrainSettings) -> Run:
     """Does what is left of a run: evaluation, training, evaluation, report."""
     quiet_loading()
     task = resolve_task(settings.task)
-    main = PartialState().is_main_process
+    main = processes().is_main_process
     if main and settings.evaluation and "before" not in run.evaluations():
         policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
         evaluate_into(run, "before", policy, settings, task)
@@ -96,7 +102,7 @@ def finish(run: Run, settings: TrainSettings) -> Run:
 
 def train(run: Run, settings: TrainSettings, task: Task) -> None:
     """Trains from the last complete checkpoint and puts the policy in `model/`, whole or not at all."""
-    checkpoint, state = last_checkpoint(run, settings.method), PartialState()
+    checkpoint, state = last_checkpoint(run, settings.method), processes()
     if state.is_main_process:
         rewind(run, checkpoint)
     state.wait_for_everyone()
@@ -161,7 +167,7 @@ def reward_function(task: Task) -> Any:
 
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
     """Settings as TRL's configuration."""
-    micro, passes = batches(settings, PartialState().num_processes)
+    micro, passes = batches(settings, processes().num_processes)
     return CalibratedGRPOConfig(
         output_dir=str(run.checkpoints),
         rollouts_dir=str(run.rollouts),
@@ -186,6 +192,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,
         save_steps=_aligned(settings),
         save_total_limit=2,
@@ -199,18 +206,18 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
     )
 
 
-def batches(settings: TrainSettings, processes: int) -> tuple[int, int]:
+def batches(settings: TrainSettings, count: int) -> tuple[int, int]:
     """Rollouts in a forward pass of one process, at most `micro_batch`, and passes in a step.
 
     Raises:
         CalibrantError: the rollouts of a step do not divide among the processes.
     """
     rows = settings.prompts_per_step * settings.rollouts
-    if rows % processes:
+    if rows % count:
         raise CalibrantError(
-            f"prompts_per_step x rollouts = {rows} does not divide among {processes} processes; change one of them"
+            f"prompts_per_step x rollouts = {rows} does not divide among {count} processes; change one of them"
         )
-    share = rows // processes
+    share = rows // count
     micro = next(n for n in range(min(share, settings.micro_batch or share), 0, -1) if share % n == 0)
     return micro, share // micro
 

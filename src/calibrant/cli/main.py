@@ -4,7 +4,6 @@ import argparse
 import errno
 import importlib
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -94,12 +93,14 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _disk_full(error: BaseException) -> bool:
-    """Whether an error comes from a full disk; safetensors and torch wrap the system's own."""
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a full disk; safetensors and torch have words of their own for it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left" in str(error) or "os error 28" in str(error):
+        if any(
+            words in str(error) for words in ("No space left", "os error 28", "PytorchStreamWriter", "unexpected pos")
+        ):
             return True
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return shutil.disk_usage(".").free < 1_000_000
+        error = error.__cause__ or error.__context__
+    return False

@@ -73,7 +73,7 @@ def _finish(directory: str, given: dict[str, Any], options: argparse.Namespace) 
 
 
 def _guarded(train: Any, path: Path) -> int:
-    from calibrant.training import Stopped
+    from calibrant.training import Stopped, processes
 
     try:
         finished = train()
@@ -83,7 +83,8 @@ def _guarded(train: Any, path: Path) -> int:
     except KeyboardInterrupt:
         print(f"calibrant: stopped; go on with: calibrant train --resume {path}", file=sys.stderr)
         return 130
-    _print_result(finished)
+    if processes().is_main_process:
+        _print_result(finished)
     return 0
 
 
