@@ -8,6 +8,7 @@
 Everything below the imports is as it was. Further options are there when wanted: `method`, `alpha`, `reward_range`.
 """
 
+import torch
 from datasets import Dataset
 
 from calibrant.demo import policy_path
@@ -32,6 +33,8 @@ def main() -> None:
         learning_rate=3e-4,
         logging_steps=1,
         gradient_checkpointing=False,
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,

@@ -1,6 +1,7 @@
 """Sampling answers from a policy, for evaluation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -65,17 +66,22 @@ def _generate(
     chat = bool(tokenizer.chat_template)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(model.device)
     inputs.pop("token_type_ids", None)
-    sampling = {"do_sample": False} if temperature is None else {"do_sample": True, "temperature": temperature}
     output = model.generate(
         **inputs,
-        **sampling,
-        top_k=0,
-        top_p=1.0,
+        **_decoding(temperature),
+        repetition_penalty=1.0,
         num_return_sequences=samples,
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def _decoding(temperature: float | None) -> dict[str, Any]:
+    """Greedy, or samples of the whole tempered distribution, whatever the model's own generation settings are."""
+    if temperature is None:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

@@ -8,6 +8,7 @@ recall) or describe real countries of the training side; a test country is named
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -79,16 +80,37 @@ def train_item(rng: random.Random) -> tuple[Facts, str]:
 
 @cache
 def countries(split: str) -> tuple[dict[str, Any], ...]:
-    """The countries of a split, with what they share with the other side left out of their lists."""
-    everything = load_places()["countries"]
-    test = {c["name"] for c in everything if c["split"] == "test"}
-    unseen = test | {city for c in everything if c["split"] == "test" for city in (c["capital"], *c["cities"])}
+    """The countries of a split, as GeoNames counts them, territories included.
+
+    On the training side every name that holds a name of the test side is left out: South Sudan holds Sudan.
+    """
+    chosen = tuple(c for c in load_places()["countries"] if c["split"] == split)
     if split == "test":
-        return tuple(c for c in everything if c["split"] == "test")
-    own = (c for c in everything if c["split"] == "train" and not unseen & {c["name"], c["capital"]})
+        return chosen
     return tuple(
-        c | {key: [name for name in c[key] if name not in unseen] for key in ("neighbours", "cities")} for c in own
+        c | {key: [name for name in c[key] if not _names_test_side(name)] for key in ("neighbours", "cities")}
+        for c in chosen
+        if not _names_test_side(f"{c['name']}, {c['capital']}")
     )
+
+
+@cache
+def cities() -> tuple[str, ...]:
+    """Names of cities from which sheets are invented; none holds a name of the test side."""
+    return tuple(name for name in load_places()["cities"] if not _names_test_side(name))
+
+
+def _names_test_side(text: str) -> bool:
+    return bool(_test_names().search(text))
+
+
+@cache
+def _test_names() -> re.Pattern[str]:
+    test = countries("test")
+    anywhere = {name for c in test for name in (c["name"], c["capital"])}
+    as_words = {city for c in test for city in c["cities"]}
+    patterns = [*map(re.escape, sorted(anywhere)), *(rf"\b{re.escape(city)}\b" for city in sorted(as_words))]
+    return re.compile("|".join(patterns))
 
 
 def facts_of(country: dict[str, Any], rng: random.Random) -> Facts:
@@ -110,8 +132,8 @@ def invented(rng: random.Random, names: Callable[[], str] | None = None) -> Fact
         rng: the generator.
         names: draws a name of a place; a known city or training country when None.
     """
-    own, cities = countries("train"), load_places()["cities"]
-    place = names or (lambda: rng.choice(cities) if rng.random() < 0.8 else rng.choice(own)["name"])
+    own = countries("train")
+    place = names or (lambda: rng.choice(cities()) if rng.random() < 0.8 else rng.choice(own)["name"])
     several = lambda: listed(list(dict.fromkeys(place() for _ in range(rng.randint(2, LISTED)))))  # noqa: E731
     return {
         "name": place(),
