@@ -76,6 +76,21 @@ def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arg
     assert not any(tmp_path.rglob("*.parquet"))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--model", "nobody/no-such-model"],
+        ["train", "--embedding-model", "nobody/no-such-model"],
+        ["evaluate", "nobody/no-such-model"],
+    ],
+)
+def test_without_a_hub_it_says_what_to_give_instead(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, *arguments)
+    assert "nobody/no-such-model" in line
+    assert "folder" in line
+
+
 def test_a_folder_that_is_no_model(capsys, tmp_path):
     assert "is not a model" in refused(capsys, "train", "--model", str(tmp_path), "--out", str(tmp_path / "run"))
 

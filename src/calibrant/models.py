@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from calibrant import hub
 from calibrant.demo import policy_path
 from calibrant.errors import CalibrantError
 
@@ -53,14 +54,22 @@ def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedMod
 
 def _load(loader: Any, model: str, **options: Any) -> Any:
     name = locate(model)
+    local = Path(name).exists()
     try:
-        return loader.from_pretrained(name, local_files_only=Path(name).exists(), **options)
+        return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = "is a folder that cannot be loaded" if Path(name).exists() else "could not be had from the hub"
         raise CalibrantError(
-            f"the model '{model}' {where} ({reason}); give --model a folder saved by save_pretrained, or 'demo'"
+            f"the model '{model}' {_where(local)} ({reason}); give --model a folder saved by save_pretrained, or 'demo'"
         ) from None
+
+
+def _where(local: bool) -> str:
+    if local:
+        return "is a folder that cannot be loaded"
+    if hub.reachable():
+        return "could not be had from the hub"
+    return "is no folder, is not in the hub's cache, and the hub cannot be reached"
 
 
 def quiet_loading() -> None:

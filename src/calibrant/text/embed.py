@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from calibrant import hub
 from calibrant.errors import CalibrantError
 from calibrant.text import MINILM
 
@@ -34,7 +35,9 @@ class Embedder:
         self.name = model
         self.batch_size = batch_size
         try:
-            self.model = SentenceTransformer(str(locate(model)), device=device)
+            found = locate(model)
+            local = Path(found).exists() or not hub.reachable()
+            self.model = SentenceTransformer(str(found), device=device, local_files_only=local)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CalibrantError(
