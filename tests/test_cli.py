@@ -63,6 +63,10 @@ def test_lists(capsys, command, known):
         (["train", "--model", "/nowhere/at/all"], "model '/nowhere/at/all'"),
         (["train", "--method-options", "alpha"], "is not NAME=VALUE"),
         (["train", "--method-options", "beta=1"], "no hyper-parameter 'beta'"),
+        (["train", "--method", "grpo", "--alpha", "0.3"], "'grpo' has no hyper-parameter 'alpha'"),
+        (["train", "--method", "grpo", "--mean-one"], "'grpo' has no hyper-parameter 'mean_one'"),
+        (["train", "--alpha", "-1"], "alpha"),
+        (["train", "--reward-range", "2", "0"], "range"),
         (["train", "--config", "/nowhere.yaml"], "cannot read '/nowhere.yaml'"),
         (["train", "--resume", "/nowhere"], "not a run directory"),
         (["evaluate", "/nowhere"], "model '/nowhere'"),
@@ -156,6 +160,20 @@ def test_a_full_disk_is_known_by_any_of_its_names(error):
     assert _disk_full(error)
     assert _disk_full(wrapped)
     assert not _disk_full(KeyError("something else"))
+
+
+def test_a_method_of_ones_own_trains(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_methods.py").write_text(
+        "from calibrant.methods import METHODS, Outcome\n"
+        "def halved(rewards, where, *, factor=0.5):\n"
+        "    base = METHODS['grpo'](rewards, where)\n"
+        "    return Outcome(base.advantages * factor, base.weights * factor, {})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    own = ["--method", "my_methods.halved", "--method-options", "factor=0.25"]
+    assert main(["train", *SMALL, *own, "--out", "run"]) == 0
+    line = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]
+    assert json.loads(line)["group/weight/mean"] == 0.25
 
 
 def test_a_run_directory_has_what_it_promises(tmp_path, capsys):

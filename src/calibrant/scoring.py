@@ -10,7 +10,7 @@ from torch import Tensor
 from calibrant.clustering import greedy_clusters
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups, count_out_of_range, has_spread
-from calibrant.methods import Method, Outcome, apply, check_hyperparameters, required_inputs
+from calibrant.methods import Method, Outcome, apply, check_hyperparameters, hyperparameters, required_inputs
 from calibrant.text.metrics import normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters")
@@ -58,8 +58,7 @@ class Scorer:
         key: Callable[[str], str] | None = None,
         meaning: str = "answer",
     ):
-        check_hyperparameters(method, options)
-        check_inputs(method)
+        rehearse(method, options)
         self.method, self.options, self.embed = method, dict(options), embed
         self.extract, self.key = extract or str.strip, key or normalise_answer
         self.meaning = meaning
@@ -91,14 +90,44 @@ def needs_embeddings(method: Method) -> bool:
     return "embeddings" in required_inputs(method)
 
 
-def check_inputs(method: Method) -> None:
-    """Raises CalibrantError if a method names an input that a scorer cannot supply."""
+def rehearse(method: Method, options: Mapping[str, Any]) -> None:
+    """Applies a method to a made-up group, so that what is wrong with it is said before anything is computed.
+
+    Raises:
+        CalibrantError: the method names an input that a scorer cannot supply, an option is not one of its
+            hyper-parameters, or it refuses a value.
+    """
     missing = [name for name in required_inputs(method) if name not in ("rewards", "where", *FROM_TEXT)]
     if missing:
         raise CalibrantError(
             f"the method '{method.__name__}' names the input {', '.join(missing)}, which nothing supplies here; "
             f"a method may name rewards, where, {', '.join(FROM_TEXT)}"
         )
+    inputs = {"embeddings": torch.eye(2)[None], "clusters": torch.tensor([[0, 1]])}
+    apply(method, Groups(torch.tensor([[0.0, 1.0]]), {k: inputs[k] for k in _supplied(method)}), **options)
+
+
+def options_of(method: Method, settings: Any) -> dict[str, Any]:
+    """The hyper-parameters that a configuration sets.
+
+    `reward_range` goes to methods that have it; whatever else is set has to be a hyper-parameter of the method.
+
+    Args:
+        method: the method.
+        settings: anything with `alpha`, `mean_one`, `reward_range` and `method_options`.
+
+    Raises:
+        CalibrantError: alpha, mean_one or a further option is set, and the method has none of that name.
+    """
+    given = dict(settings.method_options or {})
+    if settings.alpha is not None:
+        given["alpha"] = settings.alpha
+    if settings.mean_one:
+        given["mean_one"] = True
+    if "reward_range" in hyperparameters(method) and settings.reward_range is not None:
+        given.setdefault("reward_range", tuple(settings.reward_range))
+    check_hyperparameters(method, given)
+    return given
 
 
 def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:

@@ -15,13 +15,12 @@ from calibrant.callbacks import CheckpointMarker, GracefulStop, MetricsWriter, P
 from calibrant.errors import CalibrantError
 from calibrant.evaluation import evaluate
 from calibrant.files import write_json
-from calibrant.methods import check_hyperparameters
 from calibrant.methods import resolve as resolve_method
 from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.runs import Run, create, last_checkpoint, publish, rewind, step_of
-from calibrant.scoring import check_inputs, needs_embeddings
+from calibrant.scoring import needs_embeddings, options_of, rehearse
 from calibrant.settings import TrainSettings
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks.base import Row, Task
@@ -72,8 +71,7 @@ def check(settings: TrainSettings) -> None:
     """Raises CalibrantError for what could only fail later: before anything is written or computed."""
     resolve_task(settings.task)
     method = resolve_method(settings.method)
-    check_inputs(method)
-    check_hyperparameters(method, settings.method_options or {})
+    rehearse(method, options_of(method, settings))
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
     if needs_embeddings(method):
         Embedder(settings.embedding_model)

@@ -19,10 +19,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.errors import CalibrantError
 from calibrant.groups import assert_integrity, has_spread
-from calibrant.methods import METHODS, Method, hyperparameters, resolve
+from calibrant.methods import METHODS, Method, resolve
 from calibrant.rewarding import checked
 from calibrant.rollouts import write_rollouts
-from calibrant.scoring import Scored, Scorer, needs_embeddings, summary
+from calibrant.scoring import Scored, Scorer, needs_embeddings, options_of, summary
 from calibrant.text import MINILM
 from calibrant.text.embed import Embedder
 
@@ -110,7 +110,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         embed = Embedder(args.embedding_model, device=args.embedding_device) if needs_embeddings(self.method) else None
         self._scorer = Scorer(
             self.method,
-            method_options(self.method, args),
+            options_of(self.method, args),
             embed=embed,
             extract=extract_answer,
             key=answer_key,
@@ -221,18 +221,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
             )
         return names.index(wanted) if wanted is not None else 0
-
-
-def method_options(method: Method, args: CalibratedGRPOConfig) -> dict[str, Any]:
-    """The hyper-parameters of a method that a configuration sets.
-
-    `alpha`, `reward_range` and `mean_one` go to methods that have them; `method_options` must fit.
-    """
-    common = {"reward_range": tuple(args.reward_range), "mean_one": args.mean_one}
-    if args.alpha is not None:
-        common["alpha"] = args.alpha
-    known = hyperparameters(method)
-    return {k: v for k, v in common.items() if k in known} | dict(args.method_options or {})
 
 
 def rollout_rows(
