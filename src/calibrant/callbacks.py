@@ -110,7 +110,7 @@ class GracefulStop(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Asks the trainer to save and stop."""
-        if self.asked:
+        """Asks the trainer to save and stop, once all passes over the rollouts at hand are made."""
+        if self.asked and state.global_step % getattr(args, "num_iterations", 1) == 0:
             control.should_save = control.should_training_stop = True
         return control

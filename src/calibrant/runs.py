@@ -78,7 +78,7 @@ def create(path: Path, settings: TrainSettings) -> Run:
     Raises:
         CalibrantError: the directory holds something already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
         held = "another run" if (path / "config.yaml").exists() else "other files"
         raise CalibrantError(
             f"the output directory '{path}' holds {held}; give another --out, or continue it with --resume {path}"

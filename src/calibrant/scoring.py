@@ -1,5 +1,6 @@
 """From completions and rewards to an outcome: computes just the inputs that a method names."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,6 +146,41 @@ def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, floa
     statistics["batch/unscorable"] = float((~where).sum())
     statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range))
     return statistics
+
+
+def rollout_rows(
+    scored: Scored,
+    columns: dict[str, list[Any]],
+    *,
+    step: int,
+    is_correct: Callable[[str, list[str]], bool] | None = None,
+) -> list[dict[str, Any]]:
+    """One row a rollout: gathered columns beside what was scored.
+
+    Args:
+        scored: N groups of G rollouts.
+        columns: lists of N * G values, among them `prompt` and `references`.
+        step: the optimisation step that trains on them.
+        is_correct: (answer, references) -> bool, where correctness is known.
+    """
+    size = scored.groups.rewards.shape[1]
+    clusters = scored.groups.inputs.get("clusters")
+    columns = {
+        **columns,
+        "answer": scored.answers,
+        "reward": scored.groups.rewards.flatten().tolist(),
+        "weight": scored.outcome.weights.flatten().tolist(),
+        **{name: x.repeat_interleave(size).tolist() for name, x in scored.outcome.scores.items()},
+    }
+    if clusters is not None:
+        columns["cluster"] = clusters.flatten().tolist()
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for i, row in enumerate(rows):
+        row["step"], row["rollout"] = step, i % size
+        row["prompt_id"] = row["prompt_id"] or hashlib.sha256(row["prompt"].encode()).hexdigest()[:16]
+        if is_correct is not None and row["references"] is not None:
+            row["correct"] = is_correct(row["answer"], row["references"])
+    return rows
 
 
 def _describe(x: Tensor) -> dict[str, float]:

@@ -5,7 +5,6 @@ the weights multiply the advantages that TRL computed. Weights act on the policy
 of weight 0 still has its KL gradient.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
@@ -22,7 +21,7 @@ from calibrant.groups import assert_integrity, has_spread
 from calibrant.methods import METHODS, Method, resolve
 from calibrant.rewarding import checked
 from calibrant.rollouts import write_rollouts
-from calibrant.scoring import Scored, Scorer, needs_embeddings, options_of, summary
+from calibrant.scoring import Scorer, needs_embeddings, options_of, rollout_rows, summary
 from calibrant.text import MINILM
 from calibrant.text.embed import Embedder
 
@@ -221,41 +220,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
             )
         return names.index(wanted) if wanted is not None else 0
-
-
-def rollout_rows(
-    scored: Scored,
-    columns: dict[str, list[Any]],
-    *,
-    step: int,
-    is_correct: Callable[[str, list[str]], bool] | None = None,
-) -> list[dict[str, Any]]:
-    """One row a rollout: gathered columns beside what was scored.
-
-    Args:
-        scored: N groups of G rollouts.
-        columns: lists of N * G values, among them `prompt` and `references`.
-        step: the optimisation step that trains on them.
-        is_correct: (answer, references) -> bool, where correctness is known.
-    """
-    size = scored.groups.rewards.shape[1]
-    clusters = scored.groups.inputs.get("clusters")
-    columns = {
-        **columns,
-        "answer": scored.answers,
-        "reward": scored.groups.rewards.flatten().tolist(),
-        "weight": scored.outcome.weights.flatten().tolist(),
-        **{name: x.repeat_interleave(size).tolist() for name, x in scored.outcome.scores.items()},
-    }
-    if clusters is not None:
-        columns["cluster"] = clusters.flatten().tolist()
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    for i, row in enumerate(rows):
-        row["step"], row["rollout"] = step, i % size
-        row["prompt_id"] = row["prompt_id"] or hashlib.sha256(row["prompt"].encode()).hexdigest()[:16]
-        if is_correct is not None and row["references"] is not None:
-            row["correct"] = is_correct(row["answer"], row["references"])
-    return rows
 
 
 def as_text(message: Any) -> str:
