@@ -76,7 +76,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer` whose updates are as strong as a method says.
 
     `A~_i = A_i * w_i`: `A_i` is TRL's advantage, to the bit; `w_i` comes from the method. A group without reward
-    spread has advantage exactly 0, where TRL leaves up to 3e-3 of float residue. `method="grpo"` changes nothing:
+    spread has advantage exactly 0, where TRL leaves a few 1e-3 of float residue. `method="grpo"` changes nothing:
     the same seed gives TRL's losses and parameters bit for bit, that residue included. A method that replaces the
     advantage (`Outcome.base` is not "standardised") is taken as it is.
 
