@@ -1,6 +1,7 @@
 """A run that is killed and continued ends where the uninterrupted run ends, to the bit."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,13 +20,32 @@ SMALL = [
 ]  # fmt: skip
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "calibrant", "train", *arguments]
+ORDINARY = ""
+DIES_IN_A_CHECKPOINT = """
+from transformers import Trainer
+save = Trainer._save_optimizer_and_scheduler
+def half(self, folder):
+    if self.state.global_step == 4:
+        open(os.path.join(folder, "optimizer.pt"), "wb").write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+Trainer._save_optimizer_and_scheduler = half
+"""
+DIES_SAVING_THE_POLICY = """
+def half(source, target, **_):
+    os.makedirs(target)
+    open(os.path.join(target, "model.safetensors"), "wb").write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+shutil.copytree = half
+"""
 
 
-def start(*arguments: str) -> subprocess.Popen:
+def start(*arguments: str, patch: str = ORDINARY) -> subprocess.Popen:
+    """`calibrant train` in a process of its own, with something in it that kills it at an exact place."""
+    code = f"import os, shutil, signal, sys\nfrom calibrant.cli.main import main\n{patch}\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "train", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(*arguments: str) -> None:
@@ -66,8 +86,6 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen) -> None:
     [
         "config.yaml",  # nothing trained yet
         "rollouts/step-000004.parquet",  # between checkpoints
-        "checkpoints/checkpoint-4",  # a checkpoint half written
-        "model.partial",  # trained, the policy half saved
     ],
 )
 def test_kill_and_resume(uninterrupted, tmp_path, moment):
@@ -81,6 +99,20 @@ def test_kill_and_resume(uninterrupted, tmp_path, moment):
     assert not [file for file in run.rglob(".*") if file.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("patch", "left"),
+    [(DIES_IN_A_CHECKPOINT, "checkpoints/checkpoint-4/optimizer.pt"), (DIES_SAVING_THE_POLICY, "model.partial")],
+)
+def test_what_is_half_written_is_never_read(uninterrupted, tmp_path, patch, left):
+    run = tmp_path / "run"
+    process = start(*SMALL, "--out", str(run), patch=patch)
+    process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert (run / left).exists()
+    finish("--resume", str(run))
+    assert_same_run(uninterrupted, run)
+
+
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start(*SMALL, "--out", str(run))
@@ -89,6 +121,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(uninterrupted, tmp_pat
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"calibrant train --resume {run}" in said.decode()
-    assert (run / "checkpoints" / "checkpoint-3" / "complete.json").exists()
+    (step,) = re.findall(r"stopped at step (\d) of 6", said.decode())
+    assert (run / "checkpoints" / f"checkpoint-{step}" / "complete.json").exists()
     finish("--resume", str(run))
     assert_same_run(uninterrupted, run)
