@@ -1,4 +1,4 @@
-"""Run by accelerate in a test: one step on rollouts that depend on the question and the place in the group alone.
+"""Run by torchrun in a test: one step on rollouts that depend on the group and the place in it alone.
 
 Usage: two_processes.py FOLDER ROWS_PER_DEVICE
 """
@@ -23,7 +23,8 @@ class FixedRollouts(CalibratedGRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids, *_args, **_keywords):
         first = self.accelerator.process_index * len(prompt_ids)
-        texts = [ANSWERS[((first + i) % 4 + len(ids)) % 6] for i, ids in enumerate(prompt_ids)]
+        rows = range(first, first + len(prompt_ids))
+        texts = [ANSWERS[row % 4 + row // 4] for row in rows]
         return [self.processing_class(t)["input_ids"] + [self.processing_class.eos_token_id] for t in texts], None
 
     def _generate_and_score_completions(self, inputs):
@@ -52,4 +53,5 @@ def main() -> None:
     FixedRollouts(str(policy_path()), reward, args, data).train()
 
 
-main()
+if __name__ == "__main__":
+    main()
