@@ -1,4 +1,7 @@
-"""Errors that a user can do something about."""
+"""Errors that a user can do something about, and the names that they may have meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class CalibrantError(ValueError):
@@ -6,3 +9,13 @@ class CalibrantError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` with the nearest known name, or an empty string.
+
+    >>> nearest("gcpo_bott", ["grpo", "gcpo_bot"])
+    " (did you mean 'gcpo_bot'?)"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (did you mean '{close[0]}'?)" if close else ""

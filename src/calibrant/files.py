@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,11 @@ def append_json_line(path: str | Path, row: dict[str, Any]) -> None:
         os.write(handle, line.encode())
     finally:
         os.close(handle)
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes one JSON object a line, whole or not at all."""
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:

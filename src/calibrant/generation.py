@@ -43,11 +43,12 @@ def generate_answers(
     model.eval()
     step = max(1, batch_size // samples)
     completions: list[list[str]] = []
+    options = _decoding(temperature) | {"num_return_sequences": samples, "max_new_tokens": max_new_tokens}
     with torch.random.fork_rng(), tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False) as bar:
         torch.manual_seed(seed)
         for start in range(0, len(prompts), step):
             batch = prompts[start : start + step]
-            texts = _generate(model, tokenizer, batch, samples, temperature, max_new_tokens)
+            texts = _generate(model, tokenizer, batch, **options)
             completions += [texts[i : i + samples] for i in range(0, len(texts), samples)]
             bar.update(len(batch))
     model.train(was_training)
@@ -55,12 +56,7 @@ def generate_answers(
 
 
 def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    samples: int,
-    temperature: float | None,
-    max_new_tokens: int,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], **options: Any
 ) -> list[str]:
     texts = [_rendered(tokenizer, prompt) for prompt in prompts]
     chat = bool(tokenizer.chat_template)
@@ -68,10 +64,8 @@ def _generate(
     inputs.pop("token_type_ids", None)
     output = model.generate(
         **inputs,
-        **_decoding(temperature),
+        **options,
         repetition_penalty=1.0,
-        num_return_sequences=samples,
-        max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

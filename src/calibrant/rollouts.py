@@ -1,6 +1,5 @@
 """The rollout file: one row a rollout, the same from training, evaluation and the user's own tools."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrant.errors import CalibrantError
-from calibrant.files import read_json_lines, write_text, write_with
+from calibrant.files import read_json_lines, write_json_lines, write_with
 
 COLUMNS: dict[str, pa.DataType] = {
     "prompt_id": pa.string(),
@@ -47,7 +46,7 @@ def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """
     rows = [dict(row) for row in rows]
     if str(path).endswith(".jsonl"):
-        return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        return write_json_lines(path, rows)
     scores = sorted({key for row in rows for key in row} - set(COLUMNS))
     schema = pa.schema([*COLUMNS.items(), *((name, pa.float64()) for name in scores)])
     table = pa.Table.from_pylist(rows, schema=schema)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.errors import CalibrantError
-from calibrant.files import read_json_lines, read_yaml, write_json, write_text, write_yaml
+from calibrant.files import read_json_lines, read_yaml, write_json, write_json_lines, write_yaml
 from calibrant.settings import TrainSettings, resolve_settings
 
 PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
@@ -125,23 +125,18 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
     return marks[-1].parent
 
 
-def rewind(run: Run, checkpoint: Path | None) -> int:
-    """Removes what was written after a checkpoint, so that a resumed run writes it again.
-
-    Returns:
-        The step of the checkpoint, 0 without one.
-    """
+def rewind(run: Run, checkpoint: Path | None) -> None:
+    """Removes what was written after a checkpoint, so that a resumed run writes it again."""
     step = step_of(checkpoint) if checkpoint else 0
     kept = [row for row in read_json_lines(run.metrics) if row.get("step", 0) <= step]
     if run.metrics.exists():
-        write_text(run.metrics, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        write_json_lines(run.metrics, kept)
     for partial in run.checkpoints.glob("checkpoint-*"):
         if not (partial / COMPLETE).exists():
             shutil.rmtree(partial)
     for partial in run.path.rglob(".*.*"):
         if partial.is_file():
             partial.unlink()
-    return step
 
 
 def publish(checkpoint: Path, path: Path) -> None:

@@ -1,11 +1,10 @@
 """The options of `calibrant train`: one dataclass, read by the command line, YAML files and run directories."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, nearest
 from calibrant.text import MINILM
 
 CHOICES = {
@@ -31,7 +30,7 @@ class TrainSettings:
     method: str = option("gcpo_bot", "a name from `calibrant methods`, or the dotted path of your own function")
     seed: int = option(0, "seed of data order, sampling and initialisation")
     steps: int = option(2000, "optimisation steps (paper: 2000)", demo=60)
-    prompts_per_step: int = option(8, "prompts in a step (the paper names none)", demo=8)
+    prompts_per_step: int = option(8, "prompts in a step (the paper names none)")
     rollouts: int = option(16, "answers sampled a prompt, G (paper: 16)")
     temperature: float = option(0.9, "sampling temperature (paper: 0.9)")
     learning_rate: float = option(5e-5, "peak learning rate of AdamW (paper: 5e-5)", demo=1e-4)
@@ -78,12 +77,6 @@ def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
     settings = TrainSettings(**{**defaults, **{name: _coerce(name, value) for name, value in given.items()}})
     _check(settings)
     return settings
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` with the nearest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def kind_of(name: str) -> str:

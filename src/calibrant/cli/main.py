@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from calibrant import __version__
-from calibrant.errors import CalibrantError
-from calibrant.settings import nearest
+from calibrant.errors import CalibrantError, nearest
 
 COMMANDS = {
     "train": "train a model with a calibrated method",

@@ -21,7 +21,6 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from calibrant.demo import load_places
 from calibrant.tasks.places import (
     QUESTIONS,
     Facts,
@@ -203,7 +202,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    load_places()
     tokenizer = build_tokenizer(random.Random(options.seed))
     model = build_model(tokenizer)
     model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slower in bfloat16

@@ -1,7 +1,6 @@
 """Tasks by name."""
 
-from calibrant.errors import CalibrantError
-from calibrant.settings import nearest
+from calibrant.errors import CalibrantError, nearest
 from calibrant.tasks import places
 from calibrant.tasks.base import Task
 

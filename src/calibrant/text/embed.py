@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -35,9 +36,7 @@ class Embedder:
         self.name = model
         self.batch_size = batch_size
         try:
-            found = locate(model)
-            local = Path(found).exists() or not hub.reachable()
-            self.model = SentenceTransformer(str(found), device=device, local_files_only=local)
+            self.model = _load(str(locate(model)), device)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CalibrantError(
@@ -66,6 +65,12 @@ class Embedder:
         )
         row = {text: i for i, text in enumerate(distinct)}
         return vectors.float().cpu()[[row[text] for text in texts]]
+
+
+@cache
+def _load(found: str, device: str | None) -> SentenceTransformer:
+    """Reads a model once a process: training asks for it before it begins and when it begins."""
+    return SentenceTransformer(found, device=device, local_files_only=Path(found).exists() or not hub.reachable())
 
 
 def locate(model: str) -> str | Path:
