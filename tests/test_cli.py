@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,35 @@ def test_every_default_is_named_in_the_help(capsys):
 def test_lists(capsys, command, known):
     assert main([command]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(known)
+    first_words = [line.split()[0] for line in lines if line[:1].strip()]
+    assert first_words[: len(known)] == list(known)
+
+
+def test_the_table_of_methods_says_what_there_is_to_choose_by(capsys):
+    assert main(["methods"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "CAPO (arXiv:2604.12632) | needs rewards, mean_logprob, ref_mean_logprob | a rollout |" in said
+    assert "x [0.946, 1] then x [1, 1.22]" in said and "(a) read in the authors' code" in said
+
+
+def test_a_method_explains_itself(capsys):
+    assert main(["methods", "egpo"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("# egpo\n") and "| `nsr_share` |" in said and "`mean_logprob`: the policy's" in said
+
+
+def test_pages_of_methods_are_written(tmp_path, capsys):
+    assert main(["methods", "--pages", str(tmp_path / "pages")]) == 0
+    assert {path.stem for path in (tmp_path / "pages").iterdir()} == {*METHODS, "README"}
+
+
+def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
+    from calibrant.methods.pages import index, page
+
+    folder = Path(__file__).parent.parent / "docs" / "methods"
+    assert (folder / "README.md").read_text() == index(), "run: calibrant methods --pages docs/methods"
+    for name, method in METHODS.items():
+        assert (folder / f"{name}.md").read_text() == page(name, method), "run: calibrant methods --pages docs/methods"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +168,7 @@ def test_a_full_disk_is_said_and_loses_nothing(capsys, tmp_path, monkeypatch):
     def full(*_args, **_keywords):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("calibrant.trl.write_rollouts", full)
+    monkeypatch.setattr("calibrant.trl.trainer.write_rollouts", full)
     line = refused(capsys, "train", *SMALL, "--method", "grpo", "--out", str(tmp_path / "run"))
     assert "the disk is full" in line
     monkeypatch.undo()

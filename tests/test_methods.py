@@ -1,49 +1,64 @@
+"""What each method computes: numbers by hand, and the slow loops of oracles.py on random groups."""
+
 import math
-import sys
 
 import oracles
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from made_up import DTYPES, INF, NAN, lists, random_groups, row, weighs
 
-from calibrant.advantages import standardised
+from calibrant.advantages import centred, leave_one_out, standardised
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
 from calibrant.methods import (
-    METHODS,
-    Outcome,
     apply,
+    edge_grpo,
+    eg_spo,
+    empo,
     gcpo_bot,
     gcpo_cd,
     grpo,
-    hyperparameters,
+    grpo_kle,
+    grpo_se,
+    q_hawkeye,
+    r2vpo,
     rd_only,
-    required_inputs,
-    resolve,
-    summary,
+    seed_grpo,
 )
 
-NAN, INF = math.nan, math.inf
-FIRST = ["grpo", "rd_only", "gcpo_cd", "gcpo_bot"]
-WEIGHING = ["rd_only", "gcpo_cd", "gcpo_bot"]
+GCPO = ["rd_only", "gcpo_cd", "gcpo_bot"]
+FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
 
 
-def groups_of_four(dtype=torch.float64):
-    embeddings = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]], dtype=dtype)
-    rewards = torch.tensor([[2.0, 0.0, 0.0, 1.0]], dtype=dtype)
-    return Groups(rewards, {"embeddings": embeddings, "clusters": torch.tensor([[0, 0, 1, 1]])})
+# Plain
 
 
-def random_groups(n=20, size=6, width=5, dtype=torch.float64, seed=0, nan=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    rewards = (torch.rand(n, size, generator=generator, dtype=torch.float64) * 2).to(dtype)
-    rewards[torch.rand(n, size, generator=generator) < nan] = NAN
-    embeddings = torch.randn(n, size, width, generator=generator, dtype=torch.float64).to(dtype)
-    return Groups(rewards, {"embeddings": embeddings, "clusters": torch.randint(0, 4, (n, size), generator=generator)})
+def test_the_plain_ones_are_their_base():
+    groups = random_groups()
+    for name, base in (("grpo", standardised), ("dr_grpo", centred), ("rloo", leave_one_out)):
+        outcome = apply(name, groups)
+        assert torch.equal(outcome.advantages, base(groups.rewards, groups.where))
+        assert torch.equal(outcome.weights, torch.ones(25, 6).double())
+        assert outcome.base == base.__name__ and outcome.scores == {} and outcome.replaced is None
 
 
-def test_the_vector_of_four():
+def test_the_plain_ones_by_hand():
+    # mean 1/4, std 1/2
+    found = {name: apply(name, Groups(row(1, 0, 0, 0))).advantages[0] for name in ("grpo", "dr_grpo", "rloo")}
+    assert found["grpo"].tolist() == pytest.approx([0.75 / 0.5001, *[-0.25 / 0.5001] * 3])
+    assert found["dr_grpo"].tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert found["rloo"].tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+
+
+# GCPO
+
+
+def groups_of_four():
+    embeddings = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]], dtype=torch.float64)
+    return Groups(row(2, 0, 0, 1), {"embeddings": embeddings, "clusters": torch.tensor([[0, 0, 1, 1]])})
+
+
+def test_gcpo_of_four():
     cd, bot, rd = (apply(name, groups_of_four()) for name in ("gcpo_cd", "gcpo_bot", "rd_only"))
     # alpha_G = 0.6 / ln 4 = 0.4328085
     # 1 - 0.4328085 * 0.375^2; 1 - 0.4328085 * 0.0943789^2; 1 + 0.4328085 * 0.75
@@ -62,167 +77,348 @@ def test_the_vector_of_four():
     assert cd.advantages[0].tolist() == pytest.approx([a * 0.9391363 * 1.3246064 for a in base], abs=1e-6)
 
 
-def test_scores_of_each_method():
-    found = {name: list(apply(name, groups_of_four()).scores) for name in FIRST}
+def test_the_scores_of_gcpo():
+    found = {name: list(apply(name, groups_of_four()).scores) for name in GCPO}
     weights = ["geometric_weight", "reward_weight"]
     assert found == {
-        "grpo": [],
         "rd_only": ["reward_dispersion", "reward_weight"],
         "gcpo_cd": ["cosine_dispersion", "reward_dispersion", *weights],
         "gcpo_bot": ["barycentric_transport", "reward_dispersion", *weights],
     }
 
 
-def test_grpo_is_the_standardised_advantage():
-    groups = random_groups()
-    outcome = apply("grpo", groups)
-    assert torch.equal(outcome.advantages, standardised(groups.rewards))
-    assert torch.equal(outcome.weights, torch.ones(20, 6).double())
-    assert outcome.base == "standardised" and outcome.scores == {}
-
-
-@pytest.mark.parametrize("name", WEIGHING)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("mean_one", [False, True])
-def test_without_strength_a_method_is_grpo_to_the_bit(name, dtype, mean_one):
+@pytest.mark.parametrize("name", GCPO)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gcpo_is_the_loop(name, dtype):
     groups = random_groups(dtype=dtype)
-    outcome, plain = apply(name, groups, alpha=0.0, mean_one=mean_one), apply("grpo", groups)
-    assert torch.equal(outcome.advantages, plain.advantages) and torch.equal(outcome.weights, plain.weights)
-    assert outcome.advantages.dtype == outcome.weights.dtype == dtype
-
-
-@pytest.mark.parametrize("name", WEIGHING)
-@pytest.mark.parametrize("size", [2, 3, 8])
-def test_a_method_is_the_loop(name, size):
-    groups = random_groups(25, size, seed=size)
-    where = groups.where & (torch.rand(25, size, generator=torch.Generator().manual_seed(1)) > 0.2)
-    outcome = apply(name, Groups(groups.rewards, {**groups.inputs, "where": where}), alpha=0.9, reward_range=(0.0, 2.5))
+    outcome = apply(name, groups, alpha=0.9, reward_range=(0.0, 2.5))
     for n in range(25):
-        r, w = groups.rewards[n].tolist(), where[n].tolist()
-        e, c = groups.inputs["embeddings"][n].tolist(), groups.inputs["clusters"][n].tolist()
+        r, e, c, w = lists(groups, n, "rewards", "embeddings", "clusters", "where")
         uncertainty = {
             "rd_only": 0.0,
             "gcpo_cd": oracles.cosine_dispersion(e, w),
             "gcpo_bot": oracles.barycentric_transport(e, c, w),
         }[name]
         weight = oracles.gcpo_weight(uncertainty, oracles.reward_dispersion(r, w, 0.0, 2.5), sum(w), 0.9)
-        assert outcome.weights[n].tolist() == pytest.approx([weight] * size, rel=1e-12)
-        expected = [a * weight for a in oracles.standardised(r, w)]
-        assert outcome.advantages[n].tolist() == pytest.approx(expected, rel=1e-11, abs=1e-12)
+        weighs(outcome, n, [weight] * 6, oracles.standardised(r, w), dtype)
 
 
 def test_alpha_uses_the_number_of_scorable_rollouts():
-    # 4 of 6 are scorable: alpha_G = 0.6 / ln 4, half of them correct: RD = 1
-    rewards = torch.tensor([[2.0, 0.0, NAN, 2.0, 0.0, NAN]], dtype=torch.float64)
-    assert rd_only(rewards, None).weights[0].tolist() == pytest.approx([1 + 0.6 / math.log(4)] * 6)
+    # 4 of 6 are scorable: alpha_G = 0.6 / ln 4, half of them right: RD = 1
+    assert rd_only(row(2, 0, NAN, 2, 0, NAN), None).weights[0].tolist() == pytest.approx([1 + 0.6 / math.log(4)] * 6)
 
 
-@pytest.mark.parametrize("name", WEIGHING)
-def test_masked_is_dropped(name):
-    groups = random_groups(nan=0.0)
-    damaged = groups.rewards.clone()
-    damaged[:, [1, 4]] = NAN
-    garbage = {k: v.clone() for k, v in groups.inputs.items()}
-    garbage["embeddings"][:, [1, 4]] = NAN
-    keep = [0, 2, 3, 5]
-    whole = apply(name, Groups(damaged, garbage))
-    part = apply(name, Groups(groups.rewards[:, keep], {k: v[:, keep] for k, v in groups.inputs.items()}))
-    torch.testing.assert_close(whole.advantages[:, keep], part.advantages, rtol=1e-12, atol=1e-12)
-    assert (whole.advantages[:, [1, 4]] == 0).all()
-    torch.testing.assert_close(whole.scores, part.scores, rtol=1e-12, atol=1e-12)
+# Semantic entropy
 
 
-@pytest.mark.parametrize("name", FIRST)
-def test_order_of_rollouts_only_reorders(name):
-    groups, order = random_groups(), torch.randperm(6)
-    moved = apply(name, Groups(groups.rewards[:, order], {k: v[:, order] for k, v in groups.inputs.items()}))
-    torch.testing.assert_close(moved.advantages, apply(name, groups).advantages[:, order], rtol=1e-12, atol=1e-12)
+def test_semantic_entropy_as_a_weight_by_hand():
+    rewards, clusters = row(2, 0, 0, 1), torch.tensor([[0, 0, 1, 2]])
+    # SE = 0.5 ln 2 + 0.5 ln 4 = 1.0397208, u = 0.75, alpha_G = 0.6 / ln 4
+    outcome = grpo_se(rewards, clusters, None)
+    assert outcome.scores["semantic_entropy"].item() == pytest.approx(1.0397208, abs=1e-7)
+    assert outcome.scores["normalised_entropy"].item() == pytest.approx(0.75)
+    assert outcome.weights[0].tolist() == pytest.approx([1 - 0.4328085 * 0.5625] * 4, abs=1e-6)
+    assert grpo_se(rewards, clusters, None, shape="linear").weights[0, 0] == pytest.approx(1 - 0.6 * 0.75)
+    # likelihoods: SE .9356538, u .6749316
+    logprobs = row(-0.1, -0.2, -0.4, -0.8)
+    likely = grpo_se(rewards, clusters, None, logprobs, mass="likelihood")
+    assert likely.scores["semantic_entropy"].item() == pytest.approx(0.9356538, abs=1e-7)
+    assert likely.scores["normalised_entropy"].item() == pytest.approx(0.6749316, abs=1e-7)
+    assert torch.equal(grpo_se(rewards, clusters, None, logprobs).weights, outcome.weights)
 
 
-@pytest.mark.parametrize("name", FIRST)
-def test_groups_without_information_have_weight_one_or_no_advantage(name):
-    rewards = torch.tensor([[0.3] * 8, [NAN] * 8, [1.0] + [NAN] * 7, [0.35] + [0.6] * 7])
-    embeddings = torch.randn(4, 8, 3)
-    clusters = torch.arange(8).expand(4, 8)
-    options = {"mean_one": True} if name in WEIGHING else {}
-    outcome = apply(name, Groups(rewards, {"embeddings": embeddings, "clusters": clusters}), **options)
-    assert (outcome.advantages[:3] == 0).all() and (outcome.advantages[3] != 0).all()
-    assert (outcome.weights[1:3] == 1).all()
-    assert outcome.advantages[3].abs().max() < 3.5
+def test_seed_by_hand():
+    rewards, clusters = row(1, 0, 0, 1), torch.tensor([[0, 0, 1, 2]])
+    found = {form: seed_grpo(rewards, clusters, None, form=form, estimator="freq") for form in FORMS}
+    weights = {form: outcome.weights[0, 0].item() for form, outcome in found.items()}
+    # u = 0.75
+    assert weights == pytest.approx(
+        {"reciprocal": 0.9696735, "linear": 0.985, "exponential": 0.9851119, "focal": 0.25**0.02}, abs=1e-7
+    )
+    assert found["linear"].base == "centred"
+    assert found["linear"].advantages[0].tolist() == pytest.approx([0.4925, -0.4925, -0.4925, 0.4925])
+    likely = seed_grpo(rewards, clusters, None, row(-0.1, -0.2, -0.4, -0.8))
+    assert likely.scores["semantic_entropy"].item() == pytest.approx(0.9356538, abs=1e-7)
+    assert likely.weights[0, 0].item() == pytest.approx(1 / (1 + 0.0417 * 0.6749316), abs=1e-8)
 
 
-@pytest.mark.parametrize("name", FIRST)
-@pytest.mark.parametrize("shape", [(0, 4), (3, 1), (1, 2)])
-def test_small_shapes(name, shape):
-    inputs = {"embeddings": torch.randn(*shape, 3), "clusters": torch.zeros(shape, dtype=torch.int64)}
-    outcome = apply(name, Groups(torch.randn(shape), inputs))
-    assert outcome.advantages.shape == outcome.weights.shape == shape
-    assert all(score.shape == shape[:1] for score in outcome.scores.values())
-    if shape[1] == 1:
-        assert (outcome.advantages == 0).all() and (outcome.weights == 1).all()
+def test_the_estimate_of_equation_5_is_clipped():
+    # p = [.99, .01]: -(ln .99 + ln .01) / 2 = 2.3076 > ln 2
+    logprobs = row(math.log(0.99), math.log(0.01))
+    outcome = seed_grpo(row(1, 0), torch.tensor([[0, 1]]), None, logprobs, estimator="mc", form="linear", alpha=1.0)
+    assert outcome.scores["semantic_entropy"].item() == pytest.approx(2.3076, abs=1e-4)
+    assert outcome.scores["normalised_entropy"].item() == 1.0 and (outcome.weights == 0).all()
 
 
-@pytest.mark.parametrize("name", WEIGHING)
-def test_mean_one_removes_the_mean_weight(name):
-    groups = random_groups(40, 4, nan=0.5)
-    assert {0, 1, 2, 3} <= set(groups.where.sum(1).tolist())
-    plain, scaled = apply(name, groups), apply(name, groups, mean_one=True)
-    counted = groups.where & (groups.where.sum(1) >= 2)[:, None]
-    assert plain.weights[counted].mean().item() != pytest.approx(1.0, abs=1e-3)
-    assert scaled.weights[counted].mean().item() == pytest.approx(1.0, abs=1e-12)
-    ratio = plain.weights[counted].mean()
-    torch.testing.assert_close(scaled.advantages * ratio, plain.advantages, rtol=1e-12, atol=1e-12)
+def test_a_linear_weight_is_never_negative():
+    clusters = torch.tensor([[0, 1]])
+    assert (seed_grpo(row(1, 0), clusters, None, form="linear", estimator="freq", alpha=3.0).weights == 0).all()
+    assert (grpo_se(row(1, 0), clusters, None, shape="linear", alpha=3.0).weights == 0).all()
 
 
-@pytest.mark.parametrize("name", FIRST)
-def test_outcomes_are_detached_and_inputs_unchanged(name):
-    groups = random_groups(nan=0.0)
-    rewards, embeddings = groups.rewards.clone().requires_grad_(), groups.inputs["embeddings"].clone().requires_grad_()
-    inputs = {"rewards": rewards, "embeddings": embeddings, "clusters": groups.inputs["clusters"], "where": None}
-    outcome = METHODS[name](**{k: inputs[k] for k in required_inputs(name)})  # gradients are on
-    assert not outcome.advantages.requires_grad and not outcome.weights.requires_grad
-    assert not any(score.requires_grad for score in outcome.scores.values())
-    assert torch.equal(rewards, groups.rewards) and torch.equal(embeddings, groups.inputs["embeddings"])
+@pytest.mark.parametrize("size", [2, 3, 7, 16])
+def test_the_focal_form_of_all_apart_is_zero_whatever_the_rounding(size):
+    rewards, clusters = torch.rand(1, size), torch.arange(size)[None]
+    logprobs = torch.full((1, size), -0.7)
+    assert (seed_grpo(rewards, clusters, None, logprobs, form="focal").weights == 0).all()
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0, 5), st.sampled_from(FIRST), st.booleans())
-def test_finite_and_sign_kept_whatever_comes(seed, size, alpha, name, mean_one):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.tensor([0.0, 2.0, 0.3, 0.6, NAN, NAN, INF, -INF, 1e300, -5.0], dtype=torch.float64)
-    rewards = values[torch.randint(len(values), (6, size), generator=generator)]
-    embeddings = torch.randn(6, size, 3, generator=generator, dtype=torch.float64)
-    embeddings[torch.rand(6, size, generator=generator) < 0.2] = 0.0
-    embeddings[torch.rand(6, size, generator=generator) < 0.2] = NAN
-    clusters = torch.randint(-1, 3, (6, size), generator=generator)
-    groups = Groups(rewards, {"embeddings": embeddings, "clusters": clusters})
-    outcome = apply(name, groups, **({"alpha": alpha, "mean_one": mean_one} if name in WEIGHING else {}))
-    plain = apply("grpo", groups)
-    for part in (outcome.advantages, outcome.weights, *outcome.scores.values()):
-        assert torch.isfinite(part).all()
-    assert (outcome.weights >= 0).all() and (outcome.advantages[~groups.where] == 0).all()
-    assert (outcome.advantages * plain.advantages >= 0).all()
+@pytest.mark.parametrize("shape", ["damp", *FORMS])
+@pytest.mark.parametrize("mass", ["count", "likelihood"])
+@pytest.mark.parametrize("estimator", ["rao", "mc"])
+def test_semantic_entropy_as_a_weight_is_the_loop(shape, mass, estimator):
+    groups = random_groups()
+    outcome = apply("grpo_se", groups, shape=shape, mass=mass, estimator=estimator, alpha=0.7)
+    for n in range(25):
+        r, c, lp, w = lists(groups, n, "rewards", "clusters", "mean_logprob", "where")
+        u = oracles.meaning_share(c, None if mass == "count" else lp, w, estimator)
+        weight = oracles.shaped_weight(shape, u, 0.7, sum(w))
+        weighs(outcome, n, [weight] * 6, oracles.standardised(r, w), torch.float64)
 
 
-def test_ten_thousand_groups_in_one_call():
-    groups = random_groups(10_000, 8, 8, torch.float32, nan=0.3)
-    groups.rewards[::7] = 0.3
-    outcome = apply("gcpo_bot", groups)
-    assert torch.isfinite(outcome.advantages).all() and torch.isfinite(outcome.weights).all()
-    assert (outcome.advantages[::7] == 0).all()
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("estimator", ["rao", "mc", "freq"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_seed_is_the_loop(form, estimator, dtype):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("seed_grpo", groups, form=form, estimator=estimator)
+    for n in range(25):
+        r, c, lp, w = lists(groups, n, "rewards", "clusters", "mean_logprob", "where")
+        u = oracles.meaning_share(c, *((None, w) if estimator == "freq" else (lp, w, estimator)))
+        weight = oracles.shaped_weight(form, u, FORMS[form], sum(w))
+        weighs(outcome, n, [weight] * 6, oracles.centred(r, w), dtype)
 
 
-@pytest.mark.parametrize("name", WEIGHING)
-@pytest.mark.parametrize("alpha", [-0.1, NAN, INF, None, "0.6"])
-def test_alpha_out_of_range_is_refused(name, alpha):
-    with pytest.raises(CalibrantError, match="alpha"):
-        apply(name, groups_of_four(), alpha=alpha)
+def kle_extremes(size):
+    return torch.eye(3, dtype=torch.float64)[:, None, None].expand(3, size, size, 3)
 
 
-@pytest.mark.parametrize("name", WEIGHING)
-def test_an_empty_reward_range_is_refused(name):
-    with pytest.raises(CalibrantError, match="reward_range"):
-        apply(name, groups_of_four(), reward_range=(1.0, 1.0))
+def test_kernel_entropy_as_a_weight_between_one_meaning_and_all_apart():
+    rewards = row(2, 0, 0, 1).expand(3, 4)
+    outcome = grpo_kle(rewards, kle_extremes(4), None)
+    apart, neutral, same = outcome.scores["kernel_entropy"].tolist()
+    assert (apart, same) == (1.0, 0.0) and 0 < neutral < 1
+    assert outcome.weights[:, 0].tolist() == pytest.approx([1 - 0.4328085, 1 - 0.4328085 * neutral**2, 1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"t": 0.4}, {"kernel": "matern", "nu": 2, "kappa": 1.5}, {"mix": 0.3}, {"mix": 0.6, "mass": "likelihood"}],
+)
+def test_kernel_entropy_as_a_weight_is_the_loop(options):
+    groups = random_groups(6, 5)
+    outcome = apply("grpo_kle", groups, shape="exponential", alpha=0.7, **options)
+    mix, likely = options.get("mix"), options.get("mass") == "likelihood"
+    graph_options = {"kernel": "heat"} | {k: v for k, v in options.items() if k not in ("mix", "mass")}
+    for n in range(6):
+        r, e, c, lp, w = lists(groups, n, "rewards", "entailment", "clusters", "mean_logprob", "where")
+        mask = [m and (not likely or math.isfinite(x)) for m, x in zip(w, lp, strict=True)]
+        blank = [not math.isfinite(e[i][0][0]) for i in range(5)]
+        e = [[[1.0, 0.0, 0.0] if blank[i] or blank[j] else e[i][j] for j in range(5)] for i in range(5)]
+
+        def entropy(graph, clusters, log_mass, mask=mask):
+            mixture = {"alpha": mix, "log_mass": log_mass, "clusters": clusters} if mix is not None else {}
+            return oracles.kernel_language_entropy(graph, mask, **graph_options, **mixture)
+
+        u = 0.0
+        if sum(mask) >= 2:
+            lowest = entropy([[[0.0, 0.0, 1.0]] * 5] * 5, [0] * 5, [0.0] * 5)
+            highest = math.log(sum(mask))
+            u = oracles.clip((entropy(e, c, lp if likely else [0.0] * 5) - lowest) / (highest - lowest), 0, 1)
+        assert outcome.scores["kernel_entropy"][n].item() == pytest.approx(u, abs=1e-9)
+        weight = oracles.shaped_weight("exponential", u, 0.7, sum(w))
+        assert outcome.weights[n].tolist() == pytest.approx([weight] * 5, abs=1e-9)
+        expected = [a * weight for a in oracles.standardised(r, w)]
+        assert outcome.advantages[n].tolist() == pytest.approx(expected, abs=1e-8)
+
+
+def test_an_answer_without_entailment_stands_alone():
+    entailment = kle_extremes(4)[2:].clone()
+    entailment[0, 1], entailment[0, :, 1] = NAN, NAN
+    apart = kle_extremes(4)[2:].clone()
+    apart[0, 1] = apart[0, :, 1] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    scores = [grpo_kle(row(2, 0, 0, 1), e, None).scores["kernel_entropy"].item() for e in (entailment, apart)]
+    assert scores[0] == scores[1] > 0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda r, c: seed_grpo(r, c, None), r"seed_grpo needs the input 'mean_logprob' \(.*estimator='freq' does not"),
+        (lambda r, c: seed_grpo(r, c, None, estimator="mc"), r"seed_grpo needs the input 'mean_logprob'"),
+        (lambda r, c: grpo_se(r, c, None, mass="likelihood"), r"grpo_se needs the input 'mean_logprob' .*likelihood"),
+        (lambda r, c: grpo_kle(r, kle_extremes(2)[:1], None, mix=0.5), r"grpo_kle needs the input 'clusters' .*mix"),
+        (
+            lambda r, c: grpo_kle(r, kle_extremes(2)[:1], None, c, mix=0.5, mass="likelihood"),
+            r"grpo_kle needs the input 'mean_logprob' .*likelihood",
+        ),
+        (lambda r, c: empo(c, None, empty_reward=0.0), r"empo needs the input 'empty' .*empty_reward"),
+    ],
+)
+def test_an_optional_input_that_an_option_needs(call, message):
+    with pytest.raises(CalibrantError, match=message):
+        call(row(1, 0), torch.tensor([[0, 1]]))
+
+
+# Token entropy
+
+
+def test_edge_by_hand():
+    # entropies 1 and 3: ratios 1/2 and 3/2; .3 and .6: ratios 2/3 and 4/3
+    outcome = edge_grpo(torch.tensor([[3.0, -3.0]] * 2), torch.tensor([[1.0, 3.0], [0.3, 0.6]]), None)
+    assert outcome.weights.tolist() == [pytest.approx([2, 2 / 3]), pytest.approx([1.5, 0.75])]
+    assert outcome.scores["entropy_ratio"].tolist() == [pytest.approx([0.5, 1.5]), pytest.approx([2 / 3, 4 / 3])]
+    assert [3 * w for w in outcome.weights[0].tolist()] == pytest.approx([6, 2])
+
+
+def test_edge_is_clamped_and_neutral_where_nothing_is_known():
+    rewards = torch.tensor([[1.0, 0.0, 0.0]]).double()
+    assert edge_grpo(rewards, row(0, 1, 2), None).weights[0].tolist() == pytest.approx([10, 1, 0.5])
+    assert edge_grpo(rewards, row(0.0, 0.0, 0.0), None).weights.tolist() == [[1, 1, 1]]
+    assert edge_grpo(rewards, row(0.4, 0.4, 0.4), None).weights.tolist() == [[1, 1, 1]]
+    assert edge_grpo(rewards, row(0.4, NAN, 1.2), None).weights[0].tolist() == pytest.approx([2, 1, 2 / 3])
+    many = row(*[0.0] * 15, 1.0)
+    assert edge_grpo(torch.arange(16.0)[None], many, None, high=8.0).weights[0, -1] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_edge_is_the_loop(dtype):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("edge_grpo", groups, low=0.4, high=1.5)
+    for n in range(25):
+        r, h, w = lists(groups, n, "rewards", "token_entropy", "where")
+        weighs(outcome, n, oracles.edge_weights(h, w, 0.4, 1.5), oracles.standardised(r, w), dtype)
+
+
+def test_eg_spo_by_hand():
+    rewards, entropies = row(1, 0, 0, 0), row(0.1, 0.4, 0.2, 0.3)
+    assert eg_spo(rewards, entropies, None).weights.tolist() == [[0.5, 1, 0.5, 1]]  # median 0.25
+    assert eg_spo(rewards, entropies, None, quantile=1.0, phi=0.2).weights.tolist() == [[0.2, 1, 0.2, 0.2]]
+    assert eg_spo(rewards, entropies, None, quantile=0.0).weights.tolist() == [[1, 1, 1, 1]]
+    assert eg_spo(rewards, row(0.1, 0.4, 0.2, NAN), None).weights.tolist() == [[0.5, 1, 1, 1]]
+    # mean 0.25, std sqrt(0.05 / 3) = 0.1290994: sigmoid(+-1.161895), sigmoid(+-0.387298)
+    soft = eg_spo(rewards, entropies, None, gate="soft", phi=0.2).weights[0].tolist()
+    assert soft == pytest.approx([0.2 + 0.8 * x for x in (0.2383231, 0.7616769, 0.4043679, 0.5956321)], abs=1e-6)
+
+
+@pytest.mark.parametrize("gate", ["hard", "soft"])
+def test_equal_entropies_gate_nothing(gate):
+    for entropies in (row(0.3, 0.3, 0.3), row(0.3, 0.3 + 1e-9, 0.3), row(0.3, NAN, NAN), row(NAN, NAN, NAN)):
+        assert (eg_spo(row(1, 0, 0), entropies, None, gate=gate).weights == 1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"quantile": 0.8, "phi": 0.1}, {"gate": "soft", "phi": 0.3}])
+def test_eg_spo_is_the_loop(dtype, options):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("eg_spo", groups, **options)
+    for n in range(25):
+        r, h, w = lists(groups, n, "rewards", "token_entropy", "where")
+        weighs(outcome, n, oracles.eg_spo_weights(h, w, **options), oracles.standardised(r, w), dtype)
+
+
+# Variance
+
+
+def test_q_hawkeye_by_hand():
+    rewards = torch.cat([row(1, 5, 1, 5), row(3, 3, 3, 4)])
+    options = {"form": "exponential", "reward_range": (1.0, 5.0)}
+    assert q_hawkeye(rewards, None, **options).weights[:, 0].tolist() == pytest.approx([0.8187308, 0.9906688], abs=1e-7)
+    # variances 4 and 0.1875 of at most 4
+    linear = q_hawkeye(rewards, None, reward_range=(1.0, 5.0))
+    assert linear.scores["reward_variance"].tolist() == pytest.approx([1, 0.046875])
+    assert linear.weights[:, 0].tolist() == pytest.approx([0.4, 1 - 0.6 * 0.046875])
+    assert q_hawkeye(rewards, None, reward_range=(2.0, 4.0)).scores["reward_variance"][0] == 1.0
+    assert q_hawkeye(rewards, None, alpha=2.0, reward_range=(1.0, 5.0)).weights[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("form, alpha", [("linear", None), ("exponential", None), ("linear", 1.5)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_q_hawkeye_is_the_loop(form, alpha, dtype):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("q_hawkeye", groups, form=form, alpha=alpha, reward_range=(-1.0, 1.5))
+    strength = {"linear": 0.6, "exponential": 0.2}[form] if alpha is None else alpha
+    for n in range(25):
+        r, w = lists(groups, n, "rewards", "where")
+        weight = oracles.variance_weight(r, w, -1.0, 1.5, form, strength)
+        weighs(outcome, n, [weight] * 6, oracles.standardised(r, w), dtype)
+
+
+def test_r2vpo_by_hand():
+    # the variance of 1, 1.2, .8, 1 is .02
+    outcome = r2vpo(row(1, 0, 0, 0), row(0.02, 0.0, NAN, INF), None)
+    assert outcome.weights[0].tolist() == pytest.approx([0.9803922, 1, 1, 0], abs=1e-7)
+    assert r2vpo(row(1, 0), row(0.5, 0.0), None, penalty=4.0).weights[0].tolist() == pytest.approx([1 / 3, 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_r2vpo_is_the_loop(dtype):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("r2vpo", groups, penalty=3.0)
+    for n in range(25):
+        r, v, w = lists(groups, n, "rewards", "ratio_variance", "where")
+        enough = sum(w) >= 2
+        weights = [1 / (1 + 3 * x) if enough and m and math.isfinite(x) else 1.0 for x, m in zip(v, w, strict=True)]
+        weighs(outcome, n, weights, oracles.standardised(r, w), dtype)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        *[(name, {"alpha": a}, "alpha") for name in (*GCPO, "grpo_se", "seed_grpo") for a in (-0.1, NAN, INF, "0.6")],
+        *[(name, {"reward_range": (1.0, 1.0)}, "reward_range") for name in (*GCPO, "q_hawkeye", "grpo_care", "egpo")],
+        ("rd_only", {"alpha": None}, "alpha"),
+        ("grpo_se", {"shape": "square"}, "shape has to be one of 'damp', 'reciprocal'"),
+        ("grpo_se", {"mass": "weight"}, "mass has to be one of"),
+        ("grpo_se", {"estimator": "freq"}, "estimator"),
+        ("grpo_kle", {"shape": "square"}, "shape has to be one of"),
+        ("grpo_kle", {"kernel": "cold"}, "kernel"),
+        ("grpo_kle", {"t": 0.0}, "t has to be"),
+        ("grpo_kle", {"mix": -0.1}, "mix has to be a number in"),
+        ("grpo_kle", {"mix": 1.5}, "mix has to be a number in"),
+        ("grpo_kle", {"alpha": -1.0}, "alpha"),
+        ("seed_grpo", {"form": "damp"}, "form has to be one of 'reciprocal', 'linear'"),
+        ("seed_grpo", {"estimator": "best"}, "estimator has to be one of 'rao', 'freq', 'mc'"),
+        ("empo", {"gate": "none"}, "gate has to be one of None, 'all_distinct'"),
+        ("empo", {"min_majority": 1.5}, "min_majority"),
+        ("empo", {"empty_reward": NAN}, "empty_reward"),
+        ("empo", {"empty_reward": True}, "empty_reward"),
+        *[("empo", {"entropy_range": bad}, "entropy_range") for bad in ((1.0, 0.5), (1.0,), "ab", 3, (NAN, 1.0))],
+        ("grpo_care", {"bonus": -1.0}, "bonus"),
+        ("grpo_care", {"margin": -0.1}, "margin"),
+        ("grpo_care", {"upper": 0.0}, "upper"),
+        ("grpo_care", {"upper": 1.1}, "upper"),
+        ("grpo_care", {"threshold": -0.1}, "threshold"),
+        *[("capo", {"tau": tau}, "tau") for tau in (0.0, -1.0, NAN, INF, None, "1", True)],
+        ("capo", {"ref_high": 0.0}, "ref_high"),
+        ("capo", {"ref_low": NAN}, "ref_low"),
+        ("capo", {"normalise": "mean"}, "normalise has to be one of 'sum', 'group', 'pairs'"),
+        ("egpo", {"low": 1.1}, "low <= 1 <= high"),
+        ("egpo", {"high": 0.9}, "low <= 1 <= high"),
+        ("egpo", {"low": -0.1}, "low"),
+        ("egpo", {"high": INF}, "low <= 1 <= high"),
+        ("egpo", {"eps": 0.0}, "eps"),
+        ("egpo", {"nsr_share": 1.1}, "nsr_share"),
+        ("egpo", {"reading": "paper"}, "reading has to be one of"),
+        ("egpo", {"renormalise": "mean"}, "renormalise has to be one of"),
+        ("edge_grpo", {"low": 0.0}, "low"),
+        ("edge_grpo", {"low": 1.5}, "low <= 1 <= high"),
+        ("edge_grpo", {"high": 0.5}, "low <= 1 <= high"),
+        ("eg_spo", {"gate": "open"}, "gate has to be one of"),
+        ("eg_spo", {"quantile": -0.1}, "quantile"),
+        ("eg_spo", {"phi": 1.1}, "phi"),
+        ("q_hawkeye", {"form": "square"}, "form has to be one of"),
+        ("q_hawkeye", {"alpha": -0.1}, "alpha"),
+        ("r2vpo", {"penalty": -1.0}, "penalty"),
+        ("r2vpo", {"penalty": INF}, "penalty"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(name, options, message):
+    with pytest.raises(CalibrantError, match=message):
+        apply(name, random_groups(3, binary=True), **options)
 
 
 def test_methods_show_shapes():
@@ -234,128 +430,7 @@ def test_methods_show_shapes():
         gcpo_bot(torch.zeros(2, 4), torch.zeros(2, 4, 3), torch.zeros(2, 3).long(), None)
     with pytest.raises(CalibrantError, match=r"grpo.*\[N, G\].*\[8\]"):
         grpo(torch.zeros(8), None)
-
-
-def test_inputs_and_hyperparameters_are_read_from_the_signature():
-    assert required_inputs("grpo") == ("rewards", "where")
-    assert required_inputs("gcpo_cd") == ("rewards", "embeddings", "where")
-    assert required_inputs(gcpo_bot) == ("rewards", "embeddings", "clusters", "where")
-    assert hyperparameters("grpo") == {}
-    assert hyperparameters(gcpo_cd) == {"alpha": 0.6, "reward_range": (0.0, 2.0), "mean_one": False}
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_has_a_name_a_summary_and_defaults(name):
-    assert METHODS[name].__name__ == name
-    assert resolve(name) is METHODS[name]
-    assert 10 < len(summary(name)) <= 120 and summary(name).endswith(".")
-    assert {"rewards", "where"} <= set(required_inputs(name))
-
-
-def test_what_is_missing_or_unknown_is_named():
-    with pytest.raises(CalibrantError, match=r"'gcpo_bot' needs the input 'embeddings', 'clusters'.*rewards, where"):
-        apply("gcpo_bot", Groups(torch.zeros(1, 2)))
-    with pytest.raises(CalibrantError, match="no hyper-parameter 'alhpa'; did you mean 'alpha'"):
-        apply("gcpo_cd", groups_of_four(), alhpa=0.5)
-    with pytest.raises(CalibrantError, match="'grpo' has no hyper-parameter 'alpha'; it takes none"):
-        apply("grpo", groups_of_four(), alpha=0.5)
-
-
-@pytest.mark.parametrize(
-    "name, nearest",
-    [("gcpo-bot", "gcpo_bot"), ("GCPO_CD", "gcpo_cd"), ("grp", "grpo"), ("rdonly", "rd_only")],
-)
-def test_an_unknown_name_gets_the_nearest(name, nearest):
-    with pytest.raises(CalibrantError, match=f"unknown method '{name}'; did you mean '{nearest}'"):
-        resolve(name)
-
-
-@pytest.mark.parametrize("nothing", ["", 3, None, ["grpo"]])
-def test_what_is_no_name_is_refused(nothing):
-    with pytest.raises(CalibrantError, match="unknown method"):
-        resolve(nothing)
-
-
-@pytest.fixture
-def user_module(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(
-        "from calibrant.methods import Outcome, grpo\n"
-        "import torch\n"
-        "LEVEL = 3\n"
-        "def half(rewards, where, *, factor=0.5):\n"
-        "    out = grpo(rewards, where)\n"
-        "    return Outcome(out.advantages * factor, out.weights * factor, {})\n"
-        "def optional(rewards, where, clusters=None):\n"
-        "    return Outcome(*grpo(rewards, where)[:2], {'seen': torch.full(rewards.shape[:1], clusters is not None)})\n"
-        "def raw(rewards, where): return Outcome(rewards * 2, rewards * 0 + 1, {})\n"
-        "def broken(rewards, where): return rewards\n"
-        "def flat(rewards, where): return Outcome(rewards.flatten(), rewards, {})\n"
-        "def endless(rewards, where): return Outcome(rewards / 0, rewards, {})\n"
-        "def scored(rewards, where): return Outcome(rewards, rewards, {'rewards': rewards})\n"
-        "def anything(rewards, **rest): return None\n"
-        "def undecided(rewards, *, factor): return None\n"
-    )
-    (tmp_path / "needy.py").write_text("import a_package_that_does_not_exist\n")
-    (tmp_path / "faulty.py").write_text("def f(:\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    for name in ("mine", "needy", "faulty"):
-        sys.modules.pop(name, None)
-
-
-def test_a_user_method_by_its_dotted_path(user_module):
-    groups = groups_of_four()
-    plain = apply("grpo", groups).advantages
-    assert torch.equal(apply("mine.half", groups).advantages, plain * 0.5)
-    assert torch.equal(apply("mine.half", groups, factor=0.25).advantages, plain * 0.25)
-    assert required_inputs("mine.half") == ("rewards", "where") and hyperparameters("mine.half") == {"factor": 0.5}
-
-
-def test_the_outcome_of_a_user_method_is_detached(user_module):
-    groups = Groups(torch.tensor([[1.0, 0.0]], requires_grad=True))
-    outcome = apply("mine.raw", groups)
-    assert not outcome.advantages.requires_grad and not outcome.weights.requires_grad
-
-
-def test_an_optional_input_is_passed_if_it_is_there(user_module):
-    assert required_inputs("mine.optional") == ("rewards", "where")
-    assert apply("mine.optional", groups_of_four()).scores["seen"].tolist() == [True]
-    assert apply("mine.optional", Groups(torch.zeros(1, 2))).scores["seen"].tolist() == [False]
-
-
-@pytest.mark.parametrize(
-    "path, message",
-    [
-        ("no_such_module.f", "'no_such_module' cannot be imported.*PYTHONPATH"),
-        ("mine.hlaf", "'mine' has no 'hlaf'; did you mean 'half'"),
-        ("mine.LEVEL", "'mine.LEVEL' is a int, not a function"),
-        ("needy.f", "'needy' cannot be imported.*a_package_that_does_not_exist"),
-        ("faulty.f", "'faulty' cannot be imported.*SyntaxError"),
-        ("mine.anything", "name each input"),
-        ("mine.undecided", "'factor' needs a default"),
-        ("mine.", "has no ''"),
-        (".mine", "cannot be imported"),
-    ],
-)
-def test_a_dotted_path_that_leads_nowhere(user_module, path, message):
-    with pytest.raises(CalibrantError, match=message):
-        resolve(path)
-
-
-@pytest.mark.parametrize(
-    "path, message",
-    [
-        ("mine.broken", "has to return an Outcome, got Tensor"),
-        ("mine.flat", r"advantages \[N, G\].*\[4\]"),
-        ("mine.endless", "advantages that are not finite"),
-        ("mine.scored", r"score rewards \[N\].*\[1, 4\]"),
-    ],
-)
-def test_a_result_that_is_no_outcome(user_module, path, message):
-    with pytest.raises(CalibrantError, match=message):
-        apply(path, groups_of_four())
-
-
-def test_an_outcome_unpacks():
-    advantages, weights, scores, base = Outcome(torch.zeros(1, 2), torch.ones(1, 2), {})
-    assert advantages.shape == weights.shape and scores == {} and base == "standardised"
+    with pytest.raises(CalibrantError, match=r"grpo_kle.*entailment \[N, G, G, L\].*\[2, 4, 4\]"):
+        grpo_kle(torch.zeros(2, 4), torch.zeros(2, 4, 4), None)
+    with pytest.raises(CalibrantError, match=r"\(contradiction, neutral, entailment\), got \[2, 4, 4, 2\]"):
+        grpo_kle(torch.zeros(2, 4), torch.zeros(2, 4, 4, 2), None)

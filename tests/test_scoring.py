@@ -5,6 +5,7 @@ from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Outcome
 from calibrant.scoring import Scorer, rehearse, summary
 from calibrant.tasks.places import extract
+from calibrant.text.inputs import Readers, by_key
 
 
 def letters(texts):
@@ -21,7 +22,7 @@ def test_only_what_a_method_names_is_computed():
     def fail(_texts):
         pytest.fail("nobody asked for embeddings")
 
-    scored = Scorer(METHODS["rd_only"], {}, embed=fail, extract=extract)(COMPLETIONS, REWARDS)
+    scored = Scorer(METHODS["rd_only"], readers=Readers(embed=fail), extract=extract)(COMPLETIONS, REWARDS)
     assert scored.answers == ["Paris", "Rome", "", "Rome"]
     assert scored.groups.inputs == {}
 
@@ -31,10 +32,11 @@ def test_the_text_with_the_meaning_is_embedded_and_clustered(meaning, seen):
     embedded, keyed = [], []
     scorer = Scorer(
         METHODS["gcpo_bot"],
-        {},
-        embed=lambda texts: embedded.extend(texts) or letters(texts),
+        readers=Readers(
+            embed=lambda texts: embedded.extend(texts) or letters(texts),
+            cluster=by_key(lambda text: keyed.append(text) or text),
+        ),
         extract=extract,
-        key=lambda text: keyed.append(text) or text,
         meaning=meaning,
     )
     scored = scorer(COMPLETIONS, REWARDS)
@@ -55,7 +57,7 @@ def test_the_summary_names_every_statistic_by_its_scope():
 
 
 def test_a_batch_without_anything_scorable_has_finite_statistics():
-    scored = Scorer(METHODS["rd_only"], {})(["a", "b"], torch.full((1, 2), float("nan")))
+    scored = Scorer(METHODS["rd_only"])(["a", "b"], torch.full((1, 2), float("nan")))
     assert all(value == value for value in summary(scored, (0.0, 1.0)).values())
 
 
@@ -70,7 +72,7 @@ def returns_nothing(rewards, where):
 @pytest.mark.parametrize(
     ("method", "options", "said"),
     [
-        (needs_more, {}, "names the input logprobs"),
+        (needs_more, {}, "logprobs"),
         (METHODS["rd_only"], {"alpha": -1.0}, "alpha"),
         (METHODS["rd_only"], {"beta": 1.0}, "no hyper-parameter 'beta'"),
         (METHODS["gcpo_cd"], {"reward_range": (1.0, 1.0)}, "range"),

@@ -76,7 +76,7 @@ def test_alpha_zero_is_grpo_to_the_bit_and_alpha_is_not(policy, questions, tmp_p
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_rollouts_hold_what_was_trained(policy, questions, tmp_path, method):
-    trainer = train(policy, questions, arguments(tmp_path, method=method, max_steps=1))
+    trainer = train(policy, questions, arguments(tmp_path, method=method, max_steps=1), is_correct=TASK.correct)
     rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
     assert len(rows) == 8
     assert (rows.groupby("prompt_id").size() == 4).all()

@@ -1,15 +1,53 @@
-"""Clusters of answers with one meaning, from keys or from pairwise entailment."""
+"""Clusters of answers with one meaning, from keys or from pairwise entailment.
 
-from collections.abc import Hashable, Sequence
+A rule has two parts, and every pair of them is a rule. The *relation* says when answer i and answer j go together:
+
+* `"one_way"`: i entails j with at least the threshold.
+* `"strict"`: each entails the other, entailment being its most probable label.
+* `"lenient"`: neither contradicts the other, and not both are neutral about each other, by the most probable labels.
+
+The *assignment* says which cluster an answer joins:
+
+* `"best"`: of the clusters whose first member goes with it, that of the largest probability; of equal ones the first.
+* `"first"`: the first cluster whose first member goes with it.
+* `"last"`: each answer without a cluster opens one, and takes into it all later ones that go with it, those of
+  earlier clusters too: the last such cluster stays.
+* `"components"`: answers that are linked, over others too, are one cluster.
+
+Of labels of equal probability, contradiction goes before neutral and neutral before entailment (c). A probability
+that is not finite relates nothing.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
 from calibrant.checks import check_non_negative, check_shapes
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, nearest
+from calibrant.signals.entropy import ENTAILMENT, NEUTRAL
+
+Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 EXCLUDED = -1
 """The cluster of a rollout that `where` excludes."""
+
+UNRELATED = -1.0
+"""The score of two answers that do not go together; others have one of at least 0."""
+
+RELATIONS = ("one_way", "strict", "lenient")
+ASSIGNMENTS = ("best", "first", "last", "components")
+
+RULES = {
+    "greedy": ("one_way", "best"),
+    "strict": ("strict", "first"),
+    "strict_last": ("strict", "last"),
+    "lenient": ("lenient", "first"),
+    "lenient_last": ("lenient", "last"),
+    "components": ("strict", "components"),
+}
+"""The rules with a name, each a relation and an assignment."""
 
 
 def greedy_clusters(
@@ -48,29 +86,186 @@ def greedy_clusters(
     >>> greedy_clusters(p)  # 2 is entailed by 0 (0.9) and by 1 (0.4): 0 is larger
     tensor([[0, 1, 0]])
     """
-    check_non_negative("greedy_clusters", threshold=threshold)
+    _check_threshold("greedy_clusters", threshold)
+    if not isinstance(pairwise_or_keys, Tensor):
+        return _from_keys(pairwise_or_keys, where)
+    check_shapes("greedy_clusters", pairwise=(pairwise_or_keys, "N G G"), where=(where, "N G"))
+    p = pairwise_or_keys.detach()
+    mask = torch.ones_like(p[..., 0], dtype=torch.bool) if where is None else where
+    return _to_first_member(lambda n, i, j: _cut(p[n, i, j], threshold), mask, None, best=True)
+
+
+def entailment_clusters(
+    entailment: Tensor, rule: str | tuple[str, str] = "greedy", where: Tensor | None = None, *, threshold: float = 0.35
+) -> Tensor:
+    """Cluster numbers by a named rule, from the probabilities of all three labels.
+
+    Args:
+        entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment) in this order, premise i and
+            hypothesis j. The diagonal is not read. One that is not finite relates nothing: give it to empty answers.
+        rule: a name of `RULES`, or a relation and an assignment.
+        where: `[N, G]`, boolean; rollouts out of it neither open nor join a cluster.
+        threshold: the smallest probability that relates, in [0, 1]; read by the relation "one_way" only.
+
+    Returns:
+        `[N, G]`, int64, 0, 1, ... in order of first appearance; -1 for rollouts out of `where`.
+
+    Raises:
+        CalibrantError: shapes differ, the rule is unknown, or the threshold is out of [0, 1].
+
+    Reference: "greedy": GCPO, appendix E.3 (b), the same as `greedy_clusters` on the entailment alone. "strict":
+    lm-polygraph (a). "strict_last" and "lenient_last": the code of Kuhn, Gal and Farquhar (a). "lenient" and
+    "components": relation and assignment of these, combined anew (c).
+
+    >>> p = torch.zeros(1, 3, 3, 3)
+    >>> p[0, :, :, 1] = 1.0  # all neutral, but 0 and 1 entail each other, and 1 and 2 do
+    >>> for i, j in [(0, 1), (1, 0), (1, 2), (2, 1)]:
+    ...     p[0, i, j] = torch.tensor([0.0, 0.2, 0.8])
+    >>> [entailment_clusters(p, rule).tolist() for rule in ("strict", "components")]
+    [[[0, 0, 1]], [[0, 0, 0]]]
+    """
+    caller = "entailment_clusters"
+    check_shapes(caller, entailment=(entailment, "N G G L"), where=(where, "N G"))
+    if entailment.shape[-1] != 3:
+        labels = "(contradiction, neutral, entailment)"
+        raise CalibrantError(f"{caller}: entailment [N, G, G, 3] has the labels {labels}, got {list(entailment.shape)}")
+    mask = torch.ones_like(entailment[..., 0, 0], dtype=torch.bool) if where is None else where
+    p = entailment.detach()
+    return clusters_by(lambda n, i, j: p[n, i, j], mask, rule, threshold)
+
+
+def clusters_by(
+    ask: Ask, where: Tensor, rule: str | tuple[str, str], threshold: float = 0.35, keys: Tensor | None = None
+) -> Tensor:
+    """Cluster numbers by a rule that asks for the probabilities that it needs, for all groups at a time.
+
+    With "best" and "first", step j asks for the first member of every cluster so far and answer j; with "last", step i
+    for answer i, where it has no cluster, and all later answers; with "components", once for each pair. A symmetric
+    relation asks for the reverse direction only where that can matter.
+
+    With "best" and "first", an answer equal to a first member joins it unasked. The rule says the same if equal answers
+    entail each other with probability 1: earlier clusters did not take that member, and no later one has more than 1.
+
+    Args:
+        ask: from groups n, premises i and hypotheses j, `[P]` each, to probabilities of (contradiction, neutral,
+            entailment), `[P, 3]`; P may be 0.
+        where: `[N, G]`, boolean; rollouts out of it are not asked for.
+        rule: see `entailment_clusters`.
+        threshold: see `entailment_clusters`.
+        keys: `[N, G]`, integers, equal in a group where answers are equal; none are if None.
+
+    Returns:
+        `[N, G]`, int64, as of `entailment_clusters`.
+
+    Raises:
+        CalibrantError: the rule is unknown, or the threshold is out of [0, 1].
+    """
+    relation, assignment = _parts(rule)
+    _check_threshold("clusters_by", threshold)
+    scores: dict[str, Score] = {
+        "one_way": lambda n, i, j: _cut(ask(n, i, j)[:, ENTAILMENT], threshold),
+        "strict": lambda n, i, j: _strict(ask, n, i, j),
+        "lenient": lambda n, i, j: _lenient(ask, n, i, j),
+    }
+    score = scores[relation]
+    if assignment == "last":
+        return _to_last_seed(score, where)
+    if assignment == "components":
+        return _components(score, where, symmetric=relation != "one_way")
+    return _to_first_member(score, where, keys, best=assignment == "best")
+
+
+def _parts(rule: str | tuple[str, str]) -> tuple[str, str]:
+    """The relation and the assignment of a rule."""
+    parts = RULES.get(rule) if isinstance(rule, str) else tuple(rule)
+    if parts is None:
+        raise CalibrantError(f"unknown clustering rule {rule!r}{nearest(str(rule), RULES)}; known: {', '.join(RULES)}")
+    if len(parts) != 2 or parts[0] not in RELATIONS or parts[1] not in ASSIGNMENTS:
+        relations, assignments = ", ".join(RELATIONS), ", ".join(ASSIGNMENTS)
+        raise CalibrantError(
+            f"a clustering rule is a relation ({relations}) and an assignment ({assignments}), got {rule!r}"
+        )
+    return parts[0], parts[1]
+
+
+def _check_threshold(caller: str, threshold: float) -> None:
+    check_non_negative(caller, threshold=threshold)
     if threshold > 1:
-        raise CalibrantError(f"greedy_clusters: threshold is a probability in [0, 1], got {threshold!r}")
-    if isinstance(pairwise_or_keys, Tensor):
-        return _from_entailment(pairwise_or_keys, where, threshold)
-    return _from_keys(pairwise_or_keys, where)
+        raise CalibrantError(f"{caller}: threshold is a probability in [0, 1], got {threshold!r}")
 
 
-def _from_entailment(entailment: Tensor, where: Tensor | None, threshold: float) -> Tensor:
-    check_shapes("greedy_clusters", pairwise=(entailment, "N G G"), where=(where, "N G"))
-    p = (entailment.detach() if entailment.is_floating_point() else entailment.double()).nan_to_num(nan=-1.0)
-    mask = torch.ones(p.shape[:2], dtype=torch.bool, device=p.device) if where is None else where
+def _cut(p: Tensor, threshold: float) -> Tensor:
+    """Probabilities of at least the threshold, as compared in their own type; UNRELATED in place of the others."""
+    p = p if p.is_floating_point() else p.double()
     lowest = torch.tensor(threshold, dtype=p.dtype, device=p.device)
-    ids = torch.full(p.shape[:2], EXCLUDED, dtype=torch.int64, device=p.device)
-    is_first = torch.zeros_like(mask)
-    for j in range(p.shape[1]):
-        best, first = torch.where(is_first, p[:, :, j], -1.0).max(dim=1)
-        joins = mask[:, j] & (best >= lowest)
-        opens = mask[:, j] & ~joins
-        ids[:, j] = torch.where(joins, ids.gather(1, first[:, None])[:, 0], ids[:, j])
-        ids[:, j] = torch.where(opens, is_first.sum(1), ids[:, j])
+    return torch.where(torch.isfinite(p) & (p >= lowest), p, UNRELATED).double()
+
+
+def _strict(ask: Ask, n: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    related = _label(ask(n, i, j)) == ENTAILMENT
+    back = related.nonzero()[:, 0]
+    related[back] = _label(ask(n[back], j[back], i[back])) == ENTAILMENT
+    return torch.where(related, 1.0, UNRELATED).double()
+
+
+def _lenient(ask: Ask, n: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    there = _label(ask(n, i, j))
+    related = there >= NEUTRAL
+    back = related.nonzero()[:, 0]
+    again = _label(ask(n[back], j[back], i[back]))
+    related[back] = (again == ENTAILMENT) | ((again == NEUTRAL) & (there[back] == ENTAILMENT))
+    return torch.where(related, 1.0, UNRELATED).double()
+
+
+def _label(p: Tensor) -> Tensor:
+    """The most probable label, `[P]`; -1 where a probability is not finite."""
+    return torch.where(torch.isfinite(p).all(-1), p.argmax(-1), -1)
+
+
+def _to_first_member(score: Score, where: Tensor, keys: Tensor | None, *, best: bool) -> Tensor:
+    ids = torch.full(where.shape, EXCLUDED, dtype=torch.int64, device=where.device)
+    is_first = torch.zeros_like(where)
+    for j in range(where.shape[1]):
+        equal = torch.zeros_like(where) if keys is None else is_first & (keys == keys[:, j, None])
+        n, i = (is_first & (where[:, j] & ~equal.any(1))[:, None]).nonzero(as_tuple=True)
+        scores = torch.where(equal, 1.0, UNRELATED).double()
+        scores[n, i] = score(n, i, torch.full_like(i, j))
+        top, member = (scores if best else (scores > UNRELATED).double() + UNRELATED).max(dim=1)
+        opens = where[:, j] & (top == UNRELATED)
+        joined = torch.where(opens, is_first.sum(1), ids.gather(1, member[:, None])[:, 0])
+        ids[:, j] = torch.where(where[:, j], joined, EXCLUDED)
         is_first[:, j] = opens
     return ids
+
+
+def _to_last_seed(score: Score, where: Tensor) -> Tensor:
+    ids = torch.full(where.shape, EXCLUDED, dtype=torch.int64, device=where.device)
+    count = torch.zeros_like(ids[:, 0])
+    for i in range(where.shape[1]):
+        opens = where[:, i] & (ids[:, i] == EXCLUDED)
+        ids[:, i] = torch.where(opens, count, ids[:, i])
+        n, later = (opens[:, None] & where[:, i + 1 :]).nonzero(as_tuple=True)
+        j = later + i + 1
+        taken = score(n, torch.full_like(j, i), j) > UNRELATED
+        ids[n[taken], j[taken]] = count[n[taken]]
+        count += opens
+    return ids
+
+
+def _components(score: Score, where: Tensor, *, symmetric: bool) -> Tensor:
+    size = where.shape[1]
+    asked = ~torch.eye(size, dtype=torch.bool, device=where.device)
+    asked = asked.triu() if symmetric else asked
+    n, i, j = (asked & where[:, :, None] & where[:, None, :]).nonzero(as_tuple=True)
+    linked = torch.eye(size, dtype=torch.float64, device=where.device).repeat(len(where), 1, 1)
+    linked[n, i, j] = (score(n, i, j) > UNRELATED).double()
+    linked = linked + linked.mT
+    for _ in range(size.bit_length()):  # twice as far each time
+        linked = (linked @ linked).clamp(max=1.0)
+    first = (linked > 0).double().argmax(-1)
+    is_first = where & (first == torch.arange(size, device=where.device))
+    number = is_first.cumsum(-1) - 1
+    return torch.where(where, number.gather(-1, first), EXCLUDED)
 
 
 def _from_keys(keys: Sequence[Sequence[Hashable]], where: Tensor | None) -> Tensor:

@@ -8,13 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from calibrant import memory, references
 from calibrant.errors import CalibrantError
 from calibrant.files import read_json_lines, read_yaml, write_json, write_json_lines, write_yaml
 from calibrant.settings import TrainSettings, resolve_settings
 
 PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
 COMPLETE = "complete.json"
-TRAINING_STATE = (COMPLETE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*")
+TRAINING_STATE = (
+    COMPLETE, memory.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*",
+)  # fmt: skip
 """Files of a checkpoint that are no part of the policy."""
 
 

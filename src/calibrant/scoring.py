@@ -2,20 +2,27 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from calibrant.clustering import greedy_clusters
-from calibrant.errors import CalibrantError
-from calibrant.groups import Groups, count_out_of_range, has_spread
-from calibrant.methods import Method, Outcome, apply, check_hyperparameters, hyperparameters, required_inputs
-from calibrant.text.metrics import normalise_answer
+from calibrant.groups import Groups, count_out_of_range, has_spread, like_input
+from calibrant.methods import (
+    Method,
+    Outcome,
+    apply,
+    check_hyperparameters,
+    hyperparameters,
+    optional_inputs,
+    required_inputs,
+)
+from calibrant.methods.outcome import BASES
+from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read
 
-FROM_TEXT = ("embeddings", "clusters")
-"""The inputs that a scorer can supply beside the rewards and their mask."""
+FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance")
+"""The inputs of methods that only models can give, or a file that holds what they gave."""
 
 
 @dataclass(frozen=True)
@@ -33,79 +40,99 @@ class Scored:
     answers: list[str]
 
 
+@dataclass(frozen=True)
 class Scorer:
     """Applies a method to completions: text -> signals -> method -> advantages.
 
-    Args:
+    Attributes:
         method: a method; its parameters name the inputs to compute.
         options: hyper-parameters of the method.
-        embed: texts -> L2-normalised embeddings `[B, D]`; needed by methods that name `embeddings`.
-        extract: completion -> answer; the stripped completion when None.
-        key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
+        readers: what reads texts.
+        extract: completion -> answer.
         meaning: the text that carries the meaning, "answer" for question answering, "completion" for mathematics
             (GCPO, appendix E.3).
-
-    Raises:
-        CalibrantError: the method names an input that nothing here supplies, or an option is not the method's.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        options: Mapping[str, Any],
-        *,
-        embed: Callable[[Sequence[str]], Tensor] | None = None,
-        extract: Callable[[str], str] | None = None,
-        key: Callable[[str], str] | None = None,
-        meaning: str = "answer",
-    ):
-        rehearse(method, options)
-        self.method, self.options, self.embed = method, dict(options), embed
-        self.extract, self.key = extract or str.strip, key or normalise_answer
-        self.meaning = meaning
+    method: Method
+    options: Mapping[str, Any] = field(default_factory=dict)
+    readers: Readers = Readers()
+    extract: Callable[[str], str] = str.strip
+    meaning: str = "answer"
 
-    def __call__(self, completions: Sequence[str], rewards: Tensor) -> Scored:
+    def __call__(
+        self,
+        completions: Sequence[str],
+        rewards: Tensor,
+        *,
+        answers: Sequence[str] | None = None,
+        references: Sequence[list[str] | None] | None = None,
+        given: Mapping[str, Tensor] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> Scored:
         """Scores groups.
 
         Args:
             completions: N * G texts in group order.
             rewards: `[N, G]`; NaN marks an unscorable rollout.
+            answers: N * G extracted answers, where they are known already.
+            references: N * G lists of right answers; None where they are not known.
+            given: inputs that are there already, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
+            state: the memory of a method that has one.
+
+        Raises:
+            CalibrantError: an input that the method needs is neither given nor read from text.
         """
-        answers = [self.extract(completion) for completion in completions]
-        texts = answers if self.meaning == "answer" else list(completions)
-        inputs = {name: self._supply(name, texts, rewards) for name in _supplied(self.method)}
+        answers = [self.extract(text) for text in completions] if answers is None else list(answers)
+        inputs = {name: x for name, x in (given or {}).items() if name in (*named_inputs(self.method), "where")}
+        wanted = [name for name in named_inputs(self.method) if name in FROM_TEXT and name not in inputs]
+        inputs |= self._read(wanted, completions, answers, references, rewards)
         groups = Groups(rewards, inputs)
-        return Scored(groups, apply(self.method, groups, **self.options), answers)
+        return Scored(groups, apply(self.method, groups, state, **self.options), answers)
 
-    def _supply(self, name: str, texts: list[str], rewards: Tensor) -> Tensor:
-        if name == "embeddings":
-            assert self.embed is not None, "the caller gives an embedder to methods that name embeddings"
-            return self.embed(texts).to(rewards.device).reshape(*rewards.shape, -1)
-        keys = [self.key(text) for text in texts]
-        size = rewards.shape[1]
-        return greedy_clusters([keys[i : i + size] for i in range(0, len(keys), size)]).to(rewards.device)
+    def _read(
+        self,
+        wanted: Sequence[str],
+        completions: Sequence[str],
+        answers: list[str],
+        references: Sequence[list[str] | None] | None,
+        rewards: Tensor,
+    ) -> dict[str, Tensor]:
+        texts, size = answers if self.meaning == "answer" else completions, rewards.shape[1]
+        known = [gold for gold in (references or [])[::size] if gold is not None]
+        gold = known if len(known) == len(rewards) else None
+        groups = _in_groups(texts, size), _in_groups(answers, size)
+        found = {name: read(name, self.readers, *groups, gold) for name in wanted}
+        return {name: tensor.to(rewards.device) for name, tensor in found.items() if tensor is not None}
 
 
-def needs_embeddings(method: Method) -> bool:
-    """Whether a method names `embeddings`."""
-    return "embeddings" in required_inputs(method)
+def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
+    return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
-def rehearse(method: Method, options: Mapping[str, Any]) -> None:
+def rehearse(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
     """Applies a method to a made-up group, so that what is wrong with it is said before anything is computed.
 
+    Args:
+        method: the method.
+        options: its hyper-parameters.
+        without: inputs that cannot be supplied here.
+
     Raises:
-        CalibrantError: the method names an input that a scorer cannot supply, an option is not one of its
+        CalibrantError: the method needs an input that cannot be supplied, an option is not one of its
             hyper-parameters, or it refuses a value.
     """
-    missing = [name for name in required_inputs(method) if name not in ("rewards", "where", *FROM_TEXT)]
-    if missing:
-        raise CalibrantError(
-            f"the method '{method.__name__}' names the input {', '.join(missing)}, which nothing supplies here; "
-            f"a method may name rewards, where, {', '.join(FROM_TEXT)}"
-        )
-    inputs = {"embeddings": torch.eye(2)[None], "clusters": torch.tensor([[0, 1]])}
-    apply(method, Groups(torch.tensor([[0.0, 1.0]]), {k: inputs[k] for k in _supplied(method)}), **options)
+    low, high = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
+    made_up = {
+        "embeddings": torch.eye(2)[None],
+        "clusters": torch.tensor([[0, 1]]),
+        "entailment": torch.full((1, 2, 2, 3), 1 / 3),
+        "empty": torch.tensor([[False, False]]),
+        "correct": torch.tensor([[0.0, 1.0]]),
+        "total_rewards": torch.tensor([[low, high]]),
+        **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
+    }
+    inputs = {name: made_up[name] for name in named_inputs(method) if name in made_up and name not in without}
+    apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)
 
 
 def options_of(method: Method, settings: Any) -> dict[str, Any]:
@@ -131,18 +158,53 @@ def options_of(method: Method, settings: Any) -> dict[str, Any]:
     return given
 
 
+def named_inputs(method: Method) -> tuple[str, ...]:
+    """The inputs that a method names, those that it can do without last."""
+    return (*required_inputs(method), *optional_inputs(method))
+
+
+def combine(outcome: Outcome, standardised: Tensor, total_rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """The advantages to train on, where a trainer optimises a sum of rewards and has standardised them itself.
+
+    A method that weighs multiplies the base advantage of the total rewards; rollouts whose advantage is the method's
+    own keep it. Without spread in the total rewards a weighed advantage is exactly 0.
+
+    Args:
+        outcome: of a method, `[N, G]`.
+        standardised: the trainer's own group-standardised advantages, `[N, G]`.
+        total_rewards: what the trainer optimises, `[N, G]`; NaN is unscorable.
+
+    Returns:
+        Base advantages and advantages, both `[N, G]`, in the type of `standardised`.
+    """
+    if outcome.base is None:
+        own = outcome.advantages.to(standardised)
+        return own, own
+    if outcome.base == "standardised":
+        base = torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)
+    else:
+        base = BASES[outcome.base](total_rewards).to(standardised)
+    weighed = base * outcome.weights.to(base)
+    if outcome.replaced is None:
+        return base, weighed
+    unweighed = like_input(outcome.advantages.double() / outcome.weights.double(), base)
+    return torch.where(outcome.replaced, unweighed, base), torch.where(outcome.replaced, outcome.advantages, weighed)
+
+
 def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
     """Statistics of a batch of groups, each named by its scope.
 
     Returns:
-        `group/weight/*` and `group/<score>/*` (mean, std, min, max over groups; std is 0 for a single value),
-        `group/uninformative` (share of groups without reward spread), `batch/unscorable` and
-        `batch/reward_out_of_range` (counts of rollouts).
+        `group/weight/*`, `group/<score>/*` and, for scores that each rollout has, `rollout/<score>/*`: mean, std,
+        min, max (std is 0 for a single value); `group/uninformative` (share of groups whose advantages are all 0),
+        `batch/unscorable` and `batch/reward_out_of_range` (counts of rollouts).
     """
-    rewards, where = scored.groups.rewards, scored.groups.where
-    values = {"weight": scored.outcome.weights[where], **scored.outcome.scores}
-    statistics = {f"group/{name}/{k}": v for name, x in values.items() for k, v in _describe(x).items()}
-    statistics["group/uninformative"] = 1.0 - has_spread(rewards, where).double().mean().item()
+    rewards, where, outcome = scored.groups.rewards, scored.groups.where, scored.outcome
+    values = {"group/weight": outcome.weights[where]}
+    for name, score in outcome.scores.items():
+        values |= {f"rollout/{name}": score[where]} if score.ndim == 2 else {f"group/{name}": score}
+    statistics = {f"{name}/{k}": v for name, x in values.items() for k, v in _describe(x).items()}
+    statistics["group/uninformative"] = (outcome.advantages == 0).all(dim=1).double().mean().item()
     statistics["batch/unscorable"] = float((~where).sum())
     statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range))
     return statistics
@@ -159,21 +221,20 @@ def rollout_rows(
 
     Args:
         scored: N groups of G rollouts.
-        columns: lists of N * G values, among them `prompt` and `references`.
+        columns: lists of N * G values, among them `prompt` and `references`; they stand in for what was scored.
         step: the optimisation step that trains on them.
         is_correct: (answer, references) -> bool, where correctness is known.
     """
     size = scored.groups.rewards.shape[1]
-    clusters = scored.groups.inputs.get("clusters")
     columns = {
-        **columns,
         "answer": scored.answers,
         "reward": scored.groups.rewards.flatten().tolist(),
         "weight": scored.outcome.weights.flatten().tolist(),
-        **{name: x.repeat_interleave(size).tolist() for name, x in scored.outcome.scores.items()},
+        **{name: _of_rollouts(x, size) for name, x in scored.outcome.scores.items()},
+        **columns,
     }
-    if clusters is not None:
-        columns["cluster"] = clusters.flatten().tolist()
+    if "clusters" in scored.groups.inputs:
+        columns["cluster"] = scored.groups.inputs["clusters"].flatten().tolist()
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     for i, row in enumerate(rows):
         row["step"], row["rollout"] = step, i % size
@@ -183,13 +244,13 @@ def rollout_rows(
     return rows
 
 
+def _of_rollouts(score: Tensor, size: int) -> list[float]:
+    return (score.flatten() if score.ndim == 2 else score.repeat_interleave(size)).tolist()
+
+
 def _describe(x: Tensor) -> dict[str, float]:
     x = x.double().flatten()
     if not len(x):
         return {}
     std = x.std(correction=0) if len(x) > 1 else torch.zeros(())
     return {"mean": x.mean().item(), "std": std.item(), "min": x.min().item(), "max": x.max().item()}
-
-
-def _supplied(method: Method) -> list[str]:
-    return [name for name in required_inputs(method) if name in FROM_TEXT]

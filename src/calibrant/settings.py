@@ -9,6 +9,7 @@ from calibrant.text import MINILM
 
 CHOICES = {
     "meaning": (None, "answer", "completion"),
+    "cluster_rule": ("greedy", "strict", "strict_last", "lenient", "lenient_last", "components"),
     "loss_type": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo"),
     "report_to": ("none", "tensorboard", "wandb", "trackio"),
     "schedule": ("linear", "constant", "cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"),
@@ -42,6 +43,13 @@ class TrainSettings:
     reward_range: tuple[float, float] | None = option(None, "lowest and highest reward; the task's when not given")
     meaning: str | None = option(None, "text with the meaning: answer or completion; the task's when not given")
     embedding_model: str = option(MINILM, "sentence-transformers model: a folder or a hub name")
+    entailment_model: str | None = option(
+        None, "NLI model that says which answers mean the same (paper: roberta-large-mnli); equal keys when not given"
+    )
+    cluster_rule: str = option("greedy", "how entailment makes clusters: greedy (paper), strict, ...")
+    entailment_threshold: float = option(0.35, "least probability of entailment that joins a cluster (paper: 0.35)")
+    ema_decay: float = option(0.995, "decay of the slow reference of grpo_care")
+    ema_every: int = option(10, "optimisation steps between updates of the slow reference of grpo_care")
     max_completion_length: int | None = option(None, "longest answer in tokens; the task's when not given")
     loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, cispo, sapo or vespo")
     num_iterations: int = option(1, "optimisation passes over a batch of rollouts")
@@ -64,7 +72,7 @@ def names() -> list[str]:
 
 
 def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
-    """Fills what was not given: the demo's defaults with the demo policy, the general ones else.
+    """Fills what was not given: what the method is trained with, the demo's defaults with the demo policy, the rest.
 
     Raises:
         CalibrantError: an option that does not exist, with the nearest name, or a value that cannot be.
@@ -74,9 +82,21 @@ def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
             raise CalibrantError(f"unknown option '{name}'{nearest(name, names())}; `calibrant train --help` lists all")
     demo = {f.name: f.metadata["demo"] for f in fields(TrainSettings) if f.metadata["demo"] is not None}
     defaults = demo if given.get("model", "demo") == "demo" else {}
+    defaults = defaults | recommended(str(given.get("method", TrainSettings.method)))
     settings = TrainSettings(**{**defaults, **{name: _coerce(name, value) for name, value in given.items()}})
     _check(settings)
     return settings
+
+
+def recommended(method: str) -> dict[str, Any]:
+    """The options that a method's docstring recommends, e.g. no KL term for CAPO; what is given goes before them.
+
+    >>> recommended("dr_grpo")
+    {'loss_type': 'dr_grpo'}
+    """
+    from calibrant.methods.card import card  # torch is slow to import, and `--help` needs none
+
+    return {name: value for name, value in card(method).recommended if name in names()}
 
 
 def kind_of(name: str) -> str:
@@ -123,7 +143,8 @@ def _whole(value: Any) -> int:
 
 
 def _check(settings: TrainSettings) -> None:
-    for name in ("steps", "prompts_per_step", "num_iterations", "eval_prompts", "eval_samples", "save_every"):
+    counts = ("steps", "prompts_per_step", "num_iterations", "ema_every", "eval_prompts", "eval_samples", "save_every")
+    for name in counts:
         if getattr(settings, name) < 1:
             raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must be at least 1")
     for name in ("micro_batch", "max_completion_length", "train_rows"):
@@ -132,6 +153,9 @@ def _check(settings: TrainSettings) -> None:
     for name in ("temperature", "learning_rate", "max_grad_norm"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must be a positive number")
+    for name in ("ema_decay", "entailment_threshold"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must lie between 0 and 1")
     if not 0 <= settings.beta < float("inf"):
         raise CalibrantError(f"option 'beta' is {settings.beta}; it must be 0 or a positive number")
     if settings.rollouts < 2:

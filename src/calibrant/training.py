@@ -20,11 +20,12 @@ from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, qui
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.runs import Run, create, last_checkpoint, publish, rewind, step_of
-from calibrant.scoring import needs_embeddings, options_of, rehearse
+from calibrant.scoring import named_inputs, options_of, rehearse
 from calibrant.settings import TrainSettings
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks.base import Row, Task
 from calibrant.text.embed import Embedder
+from calibrant.text.entail import EntailmentJudge
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 
@@ -73,8 +74,11 @@ def check(settings: TrainSettings) -> None:
     method = resolve_method(settings.method)
     rehearse(method, options_of(method, settings))
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
-    if needs_embeddings(method):
+    named = set(named_inputs(method))
+    if "embeddings" in named:
         Embedder(settings.embedding_model)
+    if settings.entailment_model and named & {"clusters", "entailment"}:
+        EntailmentJudge(settings.entailment_model)
     if settings.report_to != "none" and find_spec(settings.report_to) is None:
         raise CalibrantError(
             f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
@@ -176,6 +180,11 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         reward_range=list(settings.reward_range or task.reward_range),
         meaning=settings.meaning or task.meaning,
         embedding_model=settings.embedding_model,
+        entailment_model=settings.entailment_model,
+        cluster_rule=settings.cluster_rule,
+        entailment_threshold=settings.entailment_threshold,
+        ema_decay=settings.ema_decay,
+        ema_every=settings.ema_every,
         max_steps=settings.steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=passes,

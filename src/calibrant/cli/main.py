@@ -15,6 +15,7 @@ from calibrant.errors import CalibrantError, nearest
 COMMANDS = {
     "train": "train a model with a calibrated method",
     "evaluate": "judge a model: F1, exact match and accuracy of greedy and sampled answers",
+    "score": "score rollouts of a file with every method that it has the inputs of",
     "report": "draw the report of a run again",
     "methods": "list the methods",
     "tasks": "list the tasks",

@@ -1,22 +1,55 @@
-"""List the methods, one line each: name, what it needs, what it does."""
+"""List the methods: paper, what they need, what a weight belongs to, how strong they are, how sure we are.
+
+With a name, all there is to know of that method; the dotted path of your own function works too.
+"""
 
 import argparse
+from pathlib import Path
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
   calibrant methods
+  calibrant methods capo
+  calibrant methods --pages docs/methods
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """Declares the options."""
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="a name, or the dotted path of your own function")
+    parser.add_argument("--pages", metavar="DIR", help="write a page a method, in Markdown, into this folder")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the table."""
-    from calibrant.methods import METHODS, required_inputs, summary
+    """Prints the table or a page, or writes pages."""
+    import sys
 
-    needs = {name: ", ".join(i for i in required_inputs(m) if i != "where") for name, m in METHODS.items()}
-    width = max(map(len, needs.values()))
-    for name, method in METHODS.items():
-        print(f"{name:<12}  {needs[name]:<{width}}  {summary(method)}")
+    from calibrant.methods.pages import page, write
+
+    sys.path.insert(0, str(Path.cwd()))
+    if options.pages:
+        written = write(Path(options.pages))
+        print(f"written: {len(written)} pages in {options.pages}")
+    elif options.method:
+        print(page(options.method, options.method))
+    else:
+        print_table()
     return 0
+
+
+def print_table() -> None:
+    """Prints a block a method: facts on the first lines, then what it does."""
+    from shutil import get_terminal_size
+    from textwrap import TextWrapper, fill
+
+    from calibrant.methods import METHODS
+    from calibrant.methods.card import card
+    from calibrant.methods.pages import LEVELS
+
+    width = min(get_terminal_size((120, 24)).columns, 120)
+    wrap = TextWrapper(width, initial_indent=" " * 12, subsequent_indent=" " * 12).fill
+    for name, method in METHODS.items():
+        about = card(method)
+        facts = f"{about.paper} | needs {', '.join(about.needs)} | a {about.per} | {about.effect} | {about.certainty}"
+        print(f"{name:<12}" + wrap(about.summary).lstrip())
+        print(wrap(facts))
+    print(f"\n{fill(LEVELS, width)}\n\nMore of one: calibrant methods NAME")

@@ -109,7 +109,7 @@ def _argument(f: Any) -> dict[str, Any]:
     if kind.startswith("tuple"):
         return {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH"), "help": help}
     if kind.startswith("dict"):
-        return {"action": "append", "type": _assignment, "metavar": "NAME=VALUE", "help": help}
+        return {"action": "append", "type": assignment, "metavar": "NAME=VALUE", "help": help}
     return {"type": {"int": int, "float": float}.get(kind, str), "metavar": kind.upper(), "help": help}
 
 
@@ -119,7 +119,8 @@ def _shown(f: Any) -> str:
     return "none" if f.default is None else str(f.default)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """NAME=VALUE of the command line, the value read as YAML."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")

@@ -1,0 +1,118 @@
+"""Score rollouts that exist already: every signal and weight, without a trainer and, for most, without a model.
+
+FILE is Parquet or JSON Lines with one row a rollout: prompt_id, completion, and reward or correct. Rollouts of one
+prompt are a group. More columns make more methods possible: logprob and num_tokens, ref_logprob, token_entropy,
+references, cluster; what a method lacks is said. The file is written again with the new columns beside the old.
+"""
+
+import argparse
+from typing import Any
+
+EXAMPLES = """examples:
+  calibrant score rollouts.jsonl
+  calibrant score runs/places-gcpo_bot-seed0/rollouts/step-000060.parquet --method seed_grpo --method-options alpha=1
+  calibrant score rollouts.parquet --reward-range 0 1 --out scored.parquet
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    from calibrant.cli.train import assignment
+    from calibrant.text import MINILM
+
+    parser.add_argument("file", metavar="FILE", help="rollouts, .parquet or .jsonl")
+    parser.add_argument("--method", help="one method; every method that the file has the inputs of when not given")
+    parser.add_argument("--alpha", type=float, help="strength of the weights, with --method")
+    parser.add_argument("--mean-one", action="store_true", help="divide the weights by their mean, with --method")
+    parser.add_argument(
+        "--method-options", action="append", type=assignment, metavar="NAME=VALUE", help="further hyper-parameters"
+    )
+    parser.add_argument("--task", help="reads answers and keys as this task does; see `calibrant tasks`")
+    parser.add_argument(
+        "--reward-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="default: the task's, or 0 2"
+    )
+    parser.add_argument("--meaning", choices=("answer", "completion"), help="text with the meaning (default: answer)")
+    parser.add_argument("--embedding-model", default=MINILM, help="folder or hub name (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--entailment-model", help="NLI model, folder or hub name; equal answers when not given")
+    parser.add_argument("--out", metavar="FILE", help="where the scored rollouts go, .parquet or .jsonl")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Scores, prints a table, writes the file where asked."""
+    from calibrant.methods import METHODS, resolve
+    from calibrant.rescoring import RolloutGroups, score, score_all, with_scores
+    from calibrant.rollouts import read_rollouts, write_rollouts
+    from calibrant.scoring import options_of
+
+    task = _task(options)
+    options.method_options = dict(options.method_options or [])
+    options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
+    meaning = options.meaning or (task.meaning if task else "answer")
+    groups = RolloutGroups(read_rollouts(options.file), task.extract if task else str.strip)
+    methods = {options.method: resolve(options.method)} if options.method else METHODS
+    readers = _readers(options, task, list(methods.values()))
+    if options.method:
+        method = methods[options.method]
+        refused: dict[str, str] = {}
+        scored = {options.method: score(groups, method, options_of(method, options), readers, meaning)}
+    else:
+        _refuse_options(options)
+        scored, refused = score_all(groups, list(METHODS), options, readers, meaning)
+    _print(scored, refused, options.reward_range)
+    if options.out:
+        print(f"written: {write_rollouts(options.out, with_scores(groups, scored).to_dict('records'))}")
+    return 0
+
+
+def _task(options: argparse.Namespace) -> Any:
+    from calibrant.tasks import resolve
+
+    return resolve(options.task) if options.task else None
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    from calibrant.errors import CalibrantError
+
+    if options.alpha is not None or options.mean_one or options.method_options:
+        raise CalibrantError("--alpha, --mean-one and --method-options belong to one method; name it with --method")
+
+
+def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
+    from calibrant.scoring import named_inputs
+    from calibrant.text.embed import Embedder
+    from calibrant.text.entail import EntailmentJudge
+    from calibrant.text.inputs import Readers, by_key
+    from calibrant.text.metrics import normalise_answer
+
+    named = {name for method in methods for name in named_inputs(method)}
+    embed = Embedder(options.embedding_model) if "embeddings" in named else None
+    judge = EntailmentJudge(options.entailment_model) if options.entailment_model else None
+    return Readers(
+        embed,
+        judge.clusters if judge else by_key(task.key if task else normalise_answer),
+        judge.matrix if judge else None,
+        task.correct if task else None,
+    )
+
+
+def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[float, float]) -> None:
+    from calibrant.scoring import summary
+
+    some = next(iter(scored.values()))
+    found = {name: summary(one, reward_range) for name, one in scored.items()}
+    print(f"{len(some.groups.rewards)} groups, {int(some.groups.where.sum())} scorable rollouts\n")
+    print(f"{'method':<12}{'weight: mean':>14}{'lowest':>10}{'highest':>10}{'groups that teach nothing':>28}")
+    for name, values in found.items():
+        weights = (values.get(f"group/weight/{kind}", 1.0) for kind in ("mean", "min", "max"))
+        mean, low, high = weights
+        print(f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{values['group/uninformative']:>28.1%}")
+    if scores := {k: v for values in found.values() for k, v in values.items() if _is_score(k)}:
+        print(f"\n{'score (mean over groups)':<44}")
+        print("\n".join(f"  {name.rpartition('/')[0]:<42}{value:>10.4f}" for name, value in scores.items()))
+    for name, reason in refused.items():
+        print(f"\nnot applied: {name}: {reason}", end="")
+    print()
+
+
+def _is_score(name: str) -> bool:
+    return name.endswith("/mean") and not name.startswith("group/weight/")

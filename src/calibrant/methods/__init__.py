@@ -1,0 +1,70 @@
+"""Every method: rewards and signals of groups go in, weighted advantages come out.
+
+A method is a function whose positional parameters name what it needs and whose keyword-only parameters are its
+hyper-parameters, each with a default:
+
+    def mine(rewards, embeddings, where, *, alpha=0.6) -> Outcome: ...
+
+`rewards` and `where` are always there; the others are names in `Groups.inputs` (a positional parameter with a default
+is passed if it is there; `inputs.SOURCES` lists what training and rollout files supply). A method with memory names
+`state`, a dictionary of tensors, empty at first, and returns the next one in its outcome. A method is named by its key
+in `METHODS` or by its dotted path, e.g. `my_package.mine`.
+"""
+
+from calibrant.methods.asymmetric import egpo
+from calibrant.methods.calling import (
+    apply,
+    check_hyperparameters,
+    hyperparameters,
+    name_of,
+    optional_inputs,
+    required_inputs,
+    resolve,
+    summary,
+)
+from calibrant.methods.card import Card, card
+from calibrant.methods.consensus import empo, grpo_care
+from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, rd_only
+from calibrant.methods.inputs import SOURCES, missing_input
+from calibrant.methods.outcome import Method, Outcome
+from calibrant.methods.plain import dr_grpo, grpo, rloo
+from calibrant.methods.ranking import capo
+from calibrant.methods.semantic import grpo_kle, grpo_se, seed_grpo
+from calibrant.methods.table import METHODS
+from calibrant.methods.tokens import edge_grpo, eg_spo
+from calibrant.methods.variance import q_hawkeye, r2vpo
+
+__all__ = [
+    "METHODS",
+    "SOURCES",
+    "Card",
+    "Method",
+    "Outcome",
+    "apply",
+    "capo",
+    "card",
+    "check_hyperparameters",
+    "dr_grpo",
+    "edge_grpo",
+    "eg_spo",
+    "egpo",
+    "empo",
+    "gcpo_bot",
+    "gcpo_cd",
+    "grpo",
+    "grpo_care",
+    "grpo_kle",
+    "grpo_se",
+    "hyperparameters",
+    "missing_input",
+    "name_of",
+    "optional_inputs",
+    "q_hawkeye",
+    "r2vpo",
+    "rd_only",
+    "required_inputs",
+    "resolve",
+    "rloo",
+    "seed_grpo",
+    "summary",
+]

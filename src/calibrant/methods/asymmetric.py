@@ -1,0 +1,146 @@
+"""A method that treats right and wrong rollouts differently: sure and right counts more, unsure and wrong less."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_non_negative, check_shapes
+from calibrant.groups import LARGEST_REWARD, has_spread, like_input, valid
+from calibrant.methods.options import check_around_one, check_option, check_positive, check_share
+from calibrant.methods.outcome import BASES, Outcome, in_type_of
+from calibrant.methods.verdicts import verdicts
+
+
+def egpo(
+    rewards: Tensor,
+    mean_logprob: Tensor,
+    where: Tensor | None,
+    correct: Tensor | None = None,
+    total_rewards: Tensor | None = None,
+    *,
+    low: float = 0.5,
+    high: float = 2.0,
+    eps: float = 1e-6,
+    renormalise: str = "none",
+    reading: str = "asymmetric",
+    nsr: bool = True,
+    nsr_share: float = 0.5,
+    reward_range: Sequence[float] = (0.0, 2.0),
+) -> Outcome:
+    """EGPO: sure and right rollouts count more, unsure and wrong ones less, and groups that are all wrong are pushed.
+
+    With `H_i` the mean negative log-probability of rollout i and `H` its mean over the group,
+    `w^_i = H / (H_i + eps)`; `w_i = max(1, clip(w^_i, low, high))` if right, `min(1, clip(w^_i, low, high))` if wrong;
+    `A~_i = A_i w_i`. It does not sum to 0 over a group any more, by design.
+
+    Negative-sample reinforcement: in a group whose rollouts are all wrong and have equal rewards, `A~_i = -w_i`
+    instead of 0. Its loss has no equilibrium, it lowers the likelihood of everything; so if more than
+    `max(1, floor(nsr_share N))` of the N groups are all wrong, their advantages are scaled down to the sum of that
+    many (c).
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        mean_logprob: `[N, G]`, `-H_i` under the policy that sampled; a rollout without a finite one has weight 1.
+        where: `[N, G]`, boolean; which rollouts count.
+        correct: `[N, G]`: 1 right, 0 wrong, NaN unknown, which has weight 1. None: from binary rewards, which are the
+            ends of `reward_range`, or 0 and 1, or -1 and 1.
+        total_rewards: `[N, G]`, the sum of all reward functions: groups in which it has spread have a signal of
+            their own, and are not all pushed down.
+        low: the lowest weight, in [0, 1].
+        high: the highest weight, at least 1.
+        eps: keeps the ratio finite, above 0; a group whose mean is below it has weights 1 (c).
+        renormalise: "none", "weight_mean" (weights over their mean in the group) or "l1" (weights scaled so that the
+            absolute advantages of a group keep their sum). Both give up that right rollouts have at least 1.
+        reading: "asymmetric"; "symmetric", `clip(w^_i, low, high)` for right and wrong alike; or "reversed", the
+            asymmetric one of `H_i / (H + eps)`, which amplifies what is right and unsure.
+        nsr: whether groups that are all wrong are pushed down.
+        nsr_share: the share of groups above which they are scaled down, in [0, 1].
+        reward_range: (lowest, highest) task reward, read to tell binary rewards.
+
+    Returns:
+        An outcome with the scores `certainty_ratio` (`w^_i`, `[N, G]`, 1 where nothing is known) and `nsr` (`[N]`,
+        1 for a group that is pushed down), whose rollouts are marked in `replaced`.
+
+    Raises:
+        CalibrantError: shapes differ, an option is unknown or out of its range, not `low <= 1 <= high`, or the
+            rewards are not binary and `correct` is not given.
+
+    Paper: EGPO (arXiv:2602.22751)
+    Per: rollout
+    Effect: x [0.5, 2]: right x 1 to 2, wrong x 0.5 to 1; -1 to -0.5 in groups that are all wrong
+    Certainty: (b) the formula; low, high, eps, the renormalisation and the cap are interpretations (c)
+    When: the policy's own certainty is informative, and many prompts are still all wrong. Filters that drop groups
+        without spread (dynamic sampling) switch half of it off.
+    Settings: as GRPO
+
+    >>> logprobs = torch.tensor([[-0.2, -0.4, -0.2, -0.8]])
+    >>> egpo(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), logprobs, None).weights
+    tensor([[2.0000, 1.0000, 1.0000, 0.5000]])
+    """
+    given = {"rewards": rewards, "mean_logprob": mean_logprob, "where": where, "correct": correct}
+    check_shapes("egpo", **{n: (x, "N G") for n, x in given.items()}, total_rewards=(total_rewards, "N G"))
+    check_around_one("egpo", low, high)
+    check_non_negative("egpo", low=low)
+    check_positive("egpo", eps=eps)
+    check_share("egpo", nsr_share=nsr_share)
+    check_option("egpo", ("asymmetric", "symmetric", "reversed"), reading=reading)
+    check_option("egpo", ("none", "weight_mean", "l1"), renormalise=renormalise)
+    where = valid(rewards, where)
+    blind = reading == "symmetric" and not nsr
+    right = torch.where(where, 1.0, torch.nan) if blind else verdicts("egpo", rewards, correct, where, reward_range)
+    ratio, known = _certainty_ratio(mean_logprob, where, eps, reading)
+    weights = _clamped(ratio, known, right, low, high, reading)
+    base = BASES["standardised"](rewards, where).double()
+    pushed = _all_wrong(rewards, total_rewards, right, where) & bool(nsr)
+    replaced = pushed[:, None] & where
+    base = torch.where(replaced, -1.0, base)
+    weights = like_input(_renormalised(weights, base, where, renormalise), rewards)
+    base = torch.where(replaced, base * _cap(pushed, where, nsr_share), base)
+    advantages = like_input(base * weights, rewards)
+    scores = in_type_of(rewards, {"certainty_ratio": ratio, "nsr": pushed.double()})
+    return Outcome(advantages, weights, scores, "standardised", replaced)
+
+
+def _certainty_ratio(mean_logprob: Tensor, where: Tensor, eps: float, reading: str) -> tuple[Tensor, Tensor]:
+    """`w^`, and where it is known: for rollouts with a likelihood in groups that have at least two of them."""
+    doubt = -mean_logprob.detach().double()
+    known = where & torch.isfinite(doubt)
+    doubt = torch.where(known, doubt.clamp(0.0, LARGEST_REWARD), 0.0)
+    count = known.sum(-1, keepdim=True)
+    mean = doubt.sum(-1, keepdim=True) / count.clamp(min=1)
+    known = known & (count >= 2) & (mean >= eps)
+    ratio = doubt / (mean + eps) if reading == "reversed" else mean / (doubt + eps)
+    return torch.where(known, ratio, 1.0), known
+
+
+def _clamped(ratio: Tensor, known: Tensor, right: Tensor, low: float, high: float, reading: str) -> Tensor:
+    clipped = torch.where(known, ratio.clamp(low, high), 1.0)
+    if reading == "symmetric":
+        return clipped
+    asymmetric = torch.where(right == 1, clipped.clamp(min=1.0), clipped.clamp(max=1.0))
+    return torch.where(torch.isnan(right), 1.0, asymmetric)
+
+
+def _all_wrong(rewards: Tensor, total_rewards: Tensor | None, right: Tensor, where: Tensor) -> Tensor:
+    """Groups of at least two scorable rollouts that are all wrong, with no differences of reward to learn from."""
+    spread = has_spread(rewards, where)
+    if total_rewards is not None:
+        spread = spread | has_spread(total_rewards, where)
+    return (where.sum(-1) >= 2) & ((right == 0) | ~where).all(-1) & ~spread
+
+
+def _cap(pushed: Tensor, where: Tensor, share: float) -> float:
+    """What scales groups that are all wrong so that they count as no more than their share of the groups."""
+    allowed = max(1, int(share * int((where.sum(-1) >= 2).sum()) + 1e-9))
+    return min(1.0, allowed / max(1, int(pushed.sum())))
+
+
+def _renormalised(weights: Tensor, base: Tensor, where: Tensor, renormalise: str) -> Tensor:
+    if renormalise == "none":
+        return weights
+    size = base.abs() if renormalise == "l1" else torch.ones_like(weights)
+    before = torch.where(where, size, 0.0).sum(-1, keepdim=True)
+    after = torch.where(where, size * weights, 0.0).sum(-1, keepdim=True)
+    usable = (before > 0) & (after > 0)
+    return torch.where(usable & where, weights * before / torch.where(usable, after, 1.0), weights)

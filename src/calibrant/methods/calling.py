@@ -1,0 +1,193 @@
+"""Calling methods: by name, with just the inputs that they name, and a look at what they return."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_shapes
+from calibrant.errors import CalibrantError, nearest
+from calibrant.groups import Groups
+from calibrant.methods.inputs import missing_input
+from calibrant.methods.outcome import BASES, Method, Outcome
+from calibrant.methods.table import METHODS
+
+
+def resolve(method: str | Method) -> Method:
+    """The method of a name in `METHODS` or of a dotted path; a function is returned as it is.
+
+    A dotted path imports its module, so it runs the user's code.
+
+    Args:
+        method: e.g. `"gcpo_bot"` or `"my_package.my_module.my_method"`.
+
+    Raises:
+        CalibrantError: an unknown name (it names the nearest known one), a module that cannot be imported, a module
+            without that function, or a function whose signature is not a method's.
+
+    >>> resolve("gcpo-bot")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: unknown method 'gcpo-bot' (did you mean 'gcpo_bot'?); known: grpo, dr_grpo, ...
+    """
+    if callable(method):
+        return method
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]
+    if not isinstance(method, str) or "." not in method:
+        hint = nearest(str(method).lower().replace("-", "_"), METHODS)
+        raise CalibrantError(
+            f"unknown method {method!r}{hint}; known: {', '.join(METHODS)}; or give the dotted path of a function"
+        )
+    found = _imported(method)
+    _parameters(found)
+    return found
+
+
+def _imported(path: str) -> Method:
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        hint = "" if not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
+        raise CalibrantError(
+            f"method '{path}': the module '{module_name}' cannot be imported ({type(error).__name__}: {error}){hint}"
+        ) from error
+    if not hasattr(module, name):
+        hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
+        raise CalibrantError(f"method '{path}': the module '{module_name}' has no '{name}'{hint}")
+    found: Method = getattr(module, name)
+    if not callable(found):
+        raise CalibrantError(f"method '{path}' is a {type(found).__name__}, not a function")
+    return found
+
+
+def _parameters(method: Method) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(method).parameters)
+    for name, parameter in parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise CalibrantError(
+                f"method '{name_of(method)}': the parameter '{parameter}' names nothing; name each input, and each "
+                "hyper-parameter after a bare *"
+            )
+        if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise CalibrantError(f"method '{name_of(method)}': the hyper-parameter '{name}' needs a default")
+    return parameters
+
+
+def name_of(method: str | Method) -> str:
+    """The name of a method: that of its function."""
+    function = resolve(method)
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def required_inputs(method: str | Method) -> tuple[str, ...]:
+    """The inputs that a method names and cannot do without; not its own `state`, which `apply` supplies.
+
+    >>> required_inputs("gcpo_bot")
+    ('rewards', 'embeddings', 'clusters', 'where')
+    """
+    return _inputs(method, optional=False)
+
+
+def optional_inputs(method: str | Method) -> tuple[str, ...]:
+    """The inputs that a method reads if they are there: positional parameters with a default.
+
+    >>> optional_inputs("gcpo_bot")
+    ()
+    """
+    return _inputs(method, optional=True)
+
+
+def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
+    parameters = _parameters(resolve(method)).items()
+    named = [(name, p) for name, p in parameters if p.kind != p.KEYWORD_ONLY and name != "state"]
+    return tuple(name for name, p in named if (p.default is not p.empty) is optional)
+
+
+def hyperparameters(method: str | Method) -> dict[str, Any]:
+    """The hyper-parameters of a method and their defaults.
+
+    >>> hyperparameters("gcpo_bot")
+    {'alpha': 0.6, 'reward_range': (0.0, 2.0), 'mean_one': False}
+    """
+    return {name: p.default for name, p in _parameters(resolve(method)).items() if p.kind == p.KEYWORD_ONLY}
+
+
+def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
+    """Raises CalibrantError, with the nearest name, if a name is not a hyper-parameter of the method."""
+    known = hyperparameters(method)
+    for name in hyper:
+        if name not in known:
+            takes = f"{nearest(name, known)}; it takes {', '.join(known) or 'none'}"
+            raise CalibrantError(f"method '{name_of(method)}' has no hyper-parameter '{name}'{takes}")
+
+
+def summary(method: str | Method) -> str:
+    """What a method does, in one line: the first of its docstring.
+
+    >>> summary("grpo")
+    'Plain GRPO: group-standardised advantages, every weight 1.'
+    """
+    return (inspect.getdoc(resolve(method)) or "").partition("\n")[0]
+
+
+def apply(method: str | Method, groups: Groups, state: Mapping[str, Tensor] | None = None, **hyper: Any) -> Outcome:
+    """Calls a method with just the inputs that it names.
+
+    A method that does not name `rewards` does not need them: rollouts without a finite reward count too, and `where`
+    is the groups' own alone.
+
+    Args:
+        method: a name, a dotted path or a function.
+        groups: rewards and inputs.
+        state: what a method with memory returned at the step before.
+        hyper: hyper-parameters; those not given take the method's defaults.
+
+    Returns:
+        The method's outcome, detached.
+
+    Raises:
+        CalibrantError: an input that the groups do not have (it says what supplies it), an unknown hyper-parameter,
+            or a result that is not an outcome `[N, G]` of finite numbers.
+
+    >>> apply("rd_only", Groups(torch.tensor([[2.0, 0.0]])), alpha=0.0).weights
+    tensor([[1., 1.]])
+    """
+    function = resolve(method)
+    check_hyperparameters(function, hyper)
+    parameters = _parameters(function)
+    supplied = {**groups.inputs, "rewards": groups.rewards, "state": dict(state or {})}
+    supplied["where"] = groups.where if "rewards" in parameters else _explicit(groups)
+    lacking = [name for name in required_inputs(function) if name not in supplied]
+    if lacking:
+        raise missing_input(f"method '{name_of(function)}'", lacking)
+    named = {name: supplied[name] for name in parameters if name in supplied}
+    with torch.no_grad():
+        return _checked(function, function(**named, **hyper), groups.rewards)
+
+
+def _explicit(groups: Groups) -> Tensor:
+    where = groups.inputs.get("where")
+    return torch.ones_like(groups.rewards, dtype=torch.bool) if where is None else where
+
+
+def _checked(method: Method, outcome: Outcome, rewards: Tensor) -> Outcome:
+    caller = f"method '{name_of(method)}'"
+    if not isinstance(outcome, Outcome):
+        raise CalibrantError(f"{caller} has to return an Outcome, got {type(outcome).__name__}")
+    if outcome.base is not None and outcome.base not in BASES:
+        raise CalibrantError(f"{caller} returned the base {outcome.base!r}; it has to be None or {', '.join(BASES)}")
+    own = {name: (getattr(outcome, name), "N G") for name in ("advantages", "weights", "replaced")}
+    check_shapes(caller, rewards=(rewards, "N G"), **own)
+    if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
+        raise CalibrantError(f"{caller}: replaced has to be a boolean mask [N, G], got {outcome.replaced.dtype}")
+    for score, values in outcome.scores.items():
+        letters = "N G" if isinstance(values, Tensor) and values.ndim == 2 else "N"
+        check_shapes(caller, **{"rewards": (rewards, "N G"), f"score {score}": (values, letters)})
+    for part in ("advantages", "weights"):
+        if not torch.isfinite(getattr(outcome, part)).all():
+            raise CalibrantError(f"{caller} returned {part} that are not finite")
+    return outcome

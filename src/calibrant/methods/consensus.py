@@ -1,0 +1,184 @@
+"""Methods that make the reward itself: from how many answer alike, or from how sure a reference is of the answer."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibrant.advantages import standardised
+from calibrant.checks import check_non_negative, check_reward_range, check_shapes
+from calibrant.errors import CalibrantError
+from calibrant.groups import group_mean, masked, valid
+from calibrant.methods.inputs import missing_input
+from calibrant.methods.options import check_option, check_positive, check_share, is_number
+from calibrant.methods.outcome import Outcome, replaced
+from calibrant.signals.confidence import same_cluster
+
+
+def empo(
+    clusters: Tensor,
+    where: Tensor | None,
+    empty: Tensor | None = None,
+    *,
+    empty_reward: float | None = None,
+    gate: str | None = None,
+    min_majority: float = 0.0,
+    entropy_range: Sequence[float] | None = None,
+) -> Outcome:
+    """EMPO: no labels; the reward of a rollout is the share of its group that means the same.
+
+    `r_i = n_z(i) / n` with z(i) the cluster of rollout i, then `A_i = (r_i - mean) / (std + 1e-4)`. Task rewards are
+    not read, and rollouts without one count.
+
+    Args:
+        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
+        where: `[N, G]`, boolean; which rollouts count.
+        empty: `[N, G]`, boolean; which rollouts have no answer. Each of them is a meaning of its own, whatever its
+            cluster.
+        empty_reward: reward of a rollout without an answer. None: as any other, 1 / n (the authors' verl branch);
+            their code for mathematics has 0.0, that for free text -0.5. It needs `empty`.
+        gate: None; or "all_distinct": all rewards 0 in a group without two answers of one meaning (the authors' code
+            for mathematics).
+        min_majority: rewards of answers are 0 in a group whose largest meaning has a smaller share (the authors'
+            code: 0.2 for free text; 0.25, switched off, in verl); 0: no such gate.
+        entropy_range: (lowest, highest) semantic entropy in nats, both excluded, of a group that is learned from (the
+            paper's gate, whose values were not found); None: no such gate.
+
+    Returns:
+        An outcome that replaces the advantage, weights 1, with the scores `consensus_reward` (`r_i`, `[N, G]`),
+        `semantic_entropy` (nats) and `majority_share`, `[N]`.
+
+    Raises:
+        CalibrantError: shapes differ, clusters are not integers, an option is unknown or out of its range, or `empty`
+            is missing.
+
+    Paper: EMPO (arXiv:2504.05812)
+    Per: reward
+    Effect: replaces the reward by a share of at most 1
+    Certainty: (a) the authors' code, whose branches differ; the default is the one that they recommend
+    When: there are questions but no references. It teaches agreement: what most rollouts get wrong is reinforced.
+    Settings: as GRPO
+
+    >>> outcome = empo(torch.tensor([[0, 0, 1, 2]]), None)
+    >>> outcome.scores["consensus_reward"], outcome.advantages
+    (tensor([[0.5000, 0.5000, 0.2500, 0.2500]]), tensor([[ 0.8654,  0.8654, -0.8654, -0.8654]]))
+    """
+    check_shapes("empo", clusters=(clusters, "N G"), where=(where, "N G"), empty=(empty, "N G"))
+    check_option("empo", (None, "all_distinct"), gate=gate)
+    check_share("empo", min_majority=min_majority)
+    if empty_reward is not None and empty is None:
+        raise missing_input("empo", ["empty"], " for empty_reward")
+    where = torch.ones_like(clusters, dtype=torch.bool) if where is None else where
+    blank = torch.zeros_like(where) if empty is None else empty.bool()
+    same = _same_meaning(clusters, blank, where)
+    share = same.sum(-1) / where.sum(-1, keepdim=True).clamp(min=1).double()
+    reward = torch.where((share.amax(-1) < min_majority)[:, None], 0.0, share)
+    if empty_reward is not None:
+        reward = torch.where(blank & where, _finite(empty_reward), reward)
+    if gate == "all_distinct":
+        reward = torch.where((same.sum(-1) >= 2).any(-1)[:, None], reward, 0.0)
+    entropy = _mean(torch.where(where, -share.clamp(min=1e-300).log(), 0.0), where)
+    advantages = standardised(reward, where & _inside(entropy, entropy_range)[:, None])
+    scores = {"consensus_reward": reward, "semantic_entropy": entropy, "majority_share": share.amax(-1)}
+    return replaced(advantages, scores, clusters)
+
+
+def grpo_care(
+    rewards: Tensor,
+    answer_confidence: Tensor,
+    where: Tensor | None,
+    total_rewards: Tensor | None = None,
+    *,
+    bonus: float = 0.5,
+    margin: float | None = 0.01,
+    upper: float | None = 0.95,
+    threshold: float = 0.1,
+    reward_range: Sequence[float] = (0.0, 2.0),
+) -> Outcome:
+    """GRPO-CARE: a bonus for accurate rollouts of whose answer a slow reference is as sure as of the accurate ones.
+
+    With `acc_i` the reward's place in its range, in [0, 1], and `c_i = min(answer_confidence_i, upper)`:
+    `S = {i: acc_i > threshold and acc_i >= mean(acc)}` in each group; `bonus_i = bonus acc_i (rmax - rmin)` if i is
+    in S and `c_i >= mean_S(c) - margin`, else 0; `A_i` is the standardised advantage of `total_rewards_i + bonus_i`.
+
+    Groups that are all right learn from it too: there GRPO has no signal.
+
+    Args:
+        rewards: `[N, G]`, the task reward, whose place in the range is the accuracy; a value that is not finite marks
+            an unscorable rollout. Partial credit counts as it is.
+        answer_confidence: `[N, G]` in [0, 1], of the answer's tokens given the rollout's own reasoning under a slowly
+            averaged reference, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean
+            and gets no bonus (c).
+        where: `[N, G]`, boolean; which rollouts count.
+        total_rewards: `[N, G]`, what the bonus is added to; None: `rewards`.
+        bonus: largest bonus, as a share of the width of the range, at least 0; 0 gives GRPO.
+        margin: how far below the mean confidence still counts, at least 0; None: 0.
+        upper: confidences above it count as it, in (0, 1]; None: 1.
+        threshold: accuracy that is not above it is not accurate, in [0, 1].
+        reward_range: (lowest, highest) task reward.
+
+    Returns:
+        An outcome that replaces the advantage, weights 1, with the scores `consistency_bonus` (`[N, G]`, in units of
+        the reward) and `accurate_confidence` (`[N]`, `mean_S(c)`; 0 if S is empty).
+
+    Raises:
+        CalibrantError: shapes differ, or an option is out of its range.
+
+    Paper: GRPO-CARE (arXiv:2506.16141)
+    Per: reward
+    Effect: adds 0 or up to 0.5 of the reward's range to the reward
+    Certainty: (a) the authors' code; the accuracy of partial credit, and answers without confidence, are
+        interpretations (c)
+    When: reasoning should support the answer that it leads to. It needs a slowly averaged reference and a span of
+        tokens that is the answer, and takes the place of the KL term.
+    Settings: beta=0.0
+
+    >>> rewards, confidence = torch.tensor([[2.0, 2.0, 0.0, 2.0]]), torch.tensor([[0.99, 0.6, 0.97, 0.7]])
+    >>> grpo_care(rewards, confidence, None).scores["consistency_bonus"]  # 0.95 >= mean(0.95, 0.6, 0.7) - 0.01
+    tensor([[1., 0., 0., 0.]])
+    """
+    given = {"rewards": rewards, "answer_confidence": answer_confidence, "where": where, "total_rewards": total_rewards}
+    check_shapes("grpo_care", **{name: (tensor, "N G") for name, tensor in given.items()})
+    low, high = check_reward_range("grpo_care", reward_range)
+    slack, bound = 0.0 if margin is None else margin, 1.0 if upper is None else upper
+    check_non_negative("grpo_care", bonus=bonus, margin=slack)
+    check_share("grpo_care", threshold=threshold, upper=bound)
+    check_positive("grpo_care", upper=bound)
+    where = valid(rewards, where)
+    accuracy = ((masked(rewards, where)[0] - low) / (high - low)).clamp(0.0, 1.0)
+    confidence = answer_confidence.detach().double().nan_to_num(0.0, 0.0, 0.0).clamp(0.0, bound)
+    accurate = where & (accuracy > threshold) & (accuracy >= group_mean(accuracy, where)[:, None])
+    usual = group_mean(confidence, accurate)
+    paid = accurate & (confidence > 0) & (confidence >= usual[:, None] - slack)
+    extra = torch.where(paid, bonus * accuracy * (high - low), 0.0)
+    total = (rewards if total_rewards is None else total_rewards).detach().double()
+    scores = {"consistency_bonus": extra, "accurate_confidence": usual}
+    return replaced(standardised(total + extra, where), scores, rewards)
+
+
+def _same_meaning(clusters: Tensor, blank: Tensor, where: Tensor) -> Tensor:
+    """`[N, G, G]` boolean: which pairs of rollouts that count mean the same; one without an answer only itself."""
+    itself = torch.eye(clusters.shape[1], dtype=torch.bool, device=clusters.device)
+    answered = ~(blank[:, :, None] | blank[:, None, :])
+    return same_cluster("empo", clusters, where) & (answered | itself)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return values.sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def _inside(entropy: Tensor, bounds: Sequence[float] | None) -> Tensor:
+    """Which entropies lie strictly between the bounds, all if there are none."""
+    if bounds is None:
+        return torch.ones_like(entropy, dtype=torch.bool)
+    pair = list(bounds) if isinstance(bounds, Sequence) and not isinstance(bounds, str) else []
+    if len(pair) != 2 or not all(map(is_number, pair)) or not pair[0] < pair[1]:
+        raise CalibrantError(f"empo: entropy_range has to be (lowest, highest) with lowest < highest, got {bounds!r}")
+    return (entropy > pair[0]) & (entropy < pair[1])
+
+
+def _finite(empty_reward: float) -> float:
+    if not is_number(empty_reward) or not math.isfinite(empty_reward):
+        raise CalibrantError(f"empo: empty_reward has to be a finite number or None, got {empty_reward!r}")
+    return float(empty_reward)

@@ -1,0 +1,89 @@
+"""One page a method, made from its docstring and signature so that they cannot drift apart."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from calibrant.methods.calling import hyperparameters, resolve
+from calibrant.methods.card import card
+from calibrant.methods.inputs import SOURCES
+from calibrant.methods.outcome import Method
+from calibrant.methods.table import METHODS
+
+LEVELS = (
+    "Levels of certainty: (a) read in the authors' code; (a*) read in code of others; (b) read in the paper; "
+    "(c) an interpretation where no source says it."
+)
+SECTION = re.compile(r"^(Args|Returns|Raises|Reference|Paper|Per|Effect|Certainty|When|Settings|>>>)", re.MULTILINE)
+
+
+def page(name: str, method: str | Method) -> str:
+    """A method's page, in Markdown: what it does, when to use it, what it needs, its hyper-parameters.
+
+    >>> page("grpo", "grpo").splitlines()[0]
+    '# grpo'
+    """
+    about, text = card(method), inspect.getdoc(resolve(method)) or ""
+    settings = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in about.recommended)
+    facts = [("Paper", about.paper), ("One weight", f"a {about.per}"), ("Effect at the defaults", about.effect)]
+    facts += [("Certainty", about.certainty), ("Trained with", f"`{settings}`" if settings else "the settings of GRPO")]
+    return "\n".join(
+        [
+            f"# {name}\n",
+            _description(text),
+            f"**When.** {about.when[:1].upper()}{about.when[1:]}\n",
+            "| | |\n|---|---|",
+            *(f"| {key} | {_cell(value)} |" for key, value in facts),
+            f"\n{LEVELS}\n",
+            _inputs(about.needs, about.optional),
+            _hyperparameters(method, text),
+            f"```\ncalibrant train --method {name}\n```\n",
+        ]
+    )
+
+
+def index(methods: Mapping[str, Method] = METHODS) -> str:
+    """The table of all methods, in Markdown, each linked to its page."""
+    head = "| method | what it does | paper | needs | one weight a | effect at the defaults | certainty |"
+    lines = ["# Methods\n", head, "|---|---|---|---|---|---|---|"]
+    for name, method in methods.items():
+        about = card(method)
+        needs = ", ".join(about.needs)
+        cells = (f"[{name}]({name}.md)", about.summary, about.paper, needs, about.per, about.effect, about.certainty)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join([*lines, f"\n{LEVELS}\n"])
+
+
+def write(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:
+    """Writes the table and the pages into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"README.md": index(methods)} | {f"{name}.md": page(name, method) for name, method in methods.items()}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def _description(text: str) -> str:
+    """The paragraphs before the first section of a docstring."""
+    match = SECTION.search(text)
+    return text[: match.start()] if match else text + "\n"
+
+
+def _inputs(needs: tuple[str, ...], optional: tuple[str, ...]) -> str:
+    lines = ["## Inputs\n"] + [f"- `{name}`: {SOURCES.get(name, 'its own')}" for name in needs]
+    return "\n".join([*lines, *(f"- `{name}`, if there: {SOURCES.get(name, 'its own')}" for name in optional), ""])
+
+
+def _hyperparameters(method: str | Method, text: str) -> str:
+    known = hyperparameters(method)
+    if not known:
+        return ""
+    said = dict(re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", text, flags=re.MULTILINE))
+    lines = ["## Hyper-parameters\n", "| name | default | |", "|---|---|---|"]
+    lines += [f"| `{k}` | `{v!r}` | {_cell(' '.join(said.get(k, '').split()))} |" for k, v in known.items()]
+    return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,100 @@
+"""The plain advantages: every weight 1."""
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_shapes
+from calibrant.methods.outcome import BASES, Outcome
+
+
+def grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
+    """Plain GRPO: group-standardised advantages, every weight 1.
+
+    `A_i = (r_i - mean) / (std + 1e-4)`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[N, G]`, boolean; which rollouts count.
+
+    Returns:
+        An outcome without scores.
+
+    Raises:
+        CalibrantError: shapes differ.
+
+    Paper: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1
+    Per: prompt
+    Effect: x 1, the plain advantage
+    Certainty: (a) as TRL computes it: unbiased standard deviation, + 1e-4
+    When: the baseline that every other method is measured against. Not the best choice where the size of a
+        difference of rewards should count: it scales every group to the same size.
+    Settings: as GRPO
+
+    >>> grpo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    tensor([[ 1.4997, -0.4999, -0.4999, -0.4999]])
+    """
+    return _unweighted("grpo", rewards, where, "standardised")
+
+
+def dr_grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
+    """Dr. GRPO: group-centred advantages in units of the reward, every weight 1.
+
+    `A_i = r_i - mean`. The loss that belongs to it sums over tokens and divides by a constant length.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[N, G]`, boolean; which rollouts count.
+
+    Returns:
+        An outcome without scores, of the base "centred".
+
+    Raises:
+        CalibrantError: shapes differ.
+
+    Paper: Liu et al. 2025, Understanding R1-Zero-Like Training (arXiv:2503.20783)
+    Per: prompt
+    Effect: x 1, the centred advantage in units of the reward
+    Certainty: (a) as TRL computes it with scale_rewards="none"
+    When: rewards whose differences mean the same everywhere, so that groups of nearly equal rewards should not be
+        blown up to full size. Check the learning rate: advantages are smaller than those of GRPO.
+    Settings: loss_type="dr_grpo"
+
+    >>> dr_grpo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
+    """
+    return _unweighted("dr_grpo", rewards, where, "centred")
+
+
+def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
+    """RLOO: reward minus the mean of the other rollouts, every weight 1.
+
+    `A_i = r_i - sum_{j != i} r_j / (n - 1)`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[N, G]`, boolean; which rollouts count.
+
+    Returns:
+        An outcome without scores, of the base "leave_one_out".
+
+    Raises:
+        CalibrantError: shapes differ.
+
+    Paper: Ahmadian et al. 2024, Back to Basics (arXiv:2402.14740)
+    Per: prompt
+    Effect: x 1, the leave-one-out advantage in units of the reward
+    Certainty: (a) as TRL and verl compute it
+    When: small groups, where the own reward in the mean biases the baseline. It is the centred advantage times
+        n / (n - 1), so at 16 rollouts a prompt it is Dr. GRPO in all but name.
+    Settings: as GRPO
+
+    >>> rloo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    tensor([[ 1.0000, -0.3333, -0.3333, -0.3333]])
+    """
+    return _unweighted("rloo", rewards, where, "leave_one_out")
+
+
+def _unweighted(caller: str, rewards: Tensor, where: Tensor | None, base: str) -> Outcome:
+    check_shapes(caller, rewards=(rewards, "N G"), where=(where, "N G"))
+    advantages = BASES[base](rewards, where)
+    return Outcome(advantages, torch.ones_like(advantages), {}, base)

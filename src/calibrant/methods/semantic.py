@@ -1,0 +1,266 @@
+"""Methods that damp a prompt by the entropy of its answers' meanings."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_non_negative, check_shapes
+from calibrant.errors import CalibrantError
+from calibrant.groups import group_count, valid
+from calibrant.methods.inputs import missing_input
+from calibrant.methods.options import check_option, check_share
+from calibrant.methods.outcome import Outcome, weighed
+from calibrant.signals import kernel_language_entropy, semantic_entropy
+from calibrant.weights import damp, group_alpha
+
+FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
+"""SEED-GRPO's forms of a weight, each with its default strength."""
+
+ROUNDING = 1e-12
+"""An uncertainty that is no farther from 1 is 1: at 1 the focal form falls to 0 at once."""
+
+
+def grpo_se(
+    rewards: Tensor,
+    clusters: Tensor,
+    where: Tensor | None,
+    mean_logprob: Tensor | None = None,
+    *,
+    alpha: float = 0.6,
+    shape: str = "damp",
+    mass: str = "count",
+    estimator: str = "rao",
+    mean_one: bool = False,
+) -> Outcome:
+    """GRPO damped by semantic entropy: prompts whose answers spread over many meanings get smaller updates.
+
+    `u = clip(SE / ln n, 0, 1)`; shape "damp": `w = clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`. The shapes
+    of SEED-GRPO take alpha as it is: "reciprocal" `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`,
+    "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`. `A~_i = A_i w`.
+
+    GCPO's tables have this baseline without saying how entropy becomes a weight; shape and alpha are an
+    interpretation (c).
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
+        where: `[N, G]`, boolean; which rollouts count.
+        mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mass="likelihood"` only.
+        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
+        shape: "damp", "reciprocal", "linear", "exponential" or "focal".
+        mass: "count", each rollout with equal mass, or "likelihood", a softmax of `mean_logprob` over the group,
+            without the rollouts that have none.
+        estimator: "rao" or "mc", see `signals.semantic_entropy`.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and `entropy_weight`.
+
+    Raises:
+        CalibrantError: shapes differ, an option is unknown or out of its range, or `mean_logprob` is missing.
+
+    Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
+    Per: prompt
+    Effect: x [0.784, 1] at 16 rollouts a prompt
+    Certainty: (b) that the baseline exists; the map from entropy to weight is an interpretation (c)
+    When: the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
+    Settings: as GRPO
+
+    >>> outcome = grpo_se(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None)
+    >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 - 0.6 / ln 4 * 0.75^2
+    (tensor([0.7500]), tensor(0.7565))
+    """
+    _check_shapes("grpo_se", rewards, where, clusters, mean_logprob)
+    check_option("grpo_se", ("damp", *FORMS), shape=shape)
+    where = valid(rewards, where)
+    log_mass = _log_mass("grpo_se", mass, mean_logprob)
+    entropy, u = _normalised(clusters, log_mass, where, estimator)
+    weight = _shaped("grpo_se", shape, u, alpha, group_count(rewards, where))
+    scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one)
+
+
+def grpo_kle(
+    rewards: Tensor,
+    entailment: Tensor,
+    where: Tensor | None,
+    clusters: Tensor | None = None,
+    mean_logprob: Tensor | None = None,
+    *,
+    alpha: float = 0.6,
+    kernel: str = "heat",
+    t: float | None = None,
+    kappa: float = 1.0,
+    nu: float = 1.0,
+    shape: str = "damp",
+    mix: float | None = None,
+    mass: str = "count",
+    mean_one: bool = False,
+) -> Outcome:
+    """GRPO damped by kernel language entropy: prompts whose answers do not entail each other get smaller updates.
+
+    `u = clip((VNE - V_same) / (ln n - V_same), 0, 1)`, the von Neumann entropy of a kernel on the graph of
+    entailment, between answers that all entail each other and answers that all contradict. Its weight is that of
+    `grpo_se`: `w = clip(1 - alpha_G u^2, 0, 1)` or a shape of SEED-GRPO. `A~_i = A_i w`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment), premise first; a pair of
+            which one direction is not finite has no link, so that an empty answer stands alone.
+        where: `[N, G]`, boolean; which rollouts count.
+        clusters: `[N, G]`, integers, read with `mix` only.
+        mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mix` and `mass="likelihood"` only.
+        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
+        kernel: "heat" or "matern".
+        t: time of the heat kernel, above 0; None: 0.3 * 10 / n, so that groups of all sizes compare.
+        kappa: length scale of the Matern kernel, above 0.
+        nu: smoothness of the Matern kernel, above 0.
+        shape: "damp", "reciprocal", "linear", "exponential" or "focal".
+        mix: the share of the kernel in a mixture with the clusters' own, in [0, 1]; None: no mixture.
+        mass: of the clusters in the mixture: "count" or "likelihood".
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the scores `kernel_entropy` (u, in [0, 1]) and `entropy_weight`.
+
+    Raises:
+        CalibrantError: shapes differ, an option is unknown or out of its range, or `clusters` or `mean_logprob` is
+            missing.
+
+    Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
+    Per: prompt
+    Effect: x [0.784, 1] at 16 rollouts a prompt
+    Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
+    When: an entailment model is at hand and meanings shade into each other, so that clusters would be arbitrary.
+        It needs G^2 passes of that model a prompt.
+    Settings: as GRPO
+
+    >>> apart, same = torch.eye(3)[[0, 2], None, None].expand(2, 4, 4, 3)
+    >>> grpo_kle(torch.tensor([[2.0, 0.0, 0.0, 1.0]] * 2), torch.stack([apart, same]), None).weights[:, 0]
+    tensor([0.5672, 1.0000])
+    """
+    _check_shapes("grpo_kle", rewards, where, clusters, mean_logprob)
+    check_shapes("grpo_kle", rewards=(rewards, "N G"), entailment=(entailment, "N G G L"))
+    check_option("grpo_kle", ("damp", *FORMS), shape=shape)
+    where = valid(rewards, where)
+    mixture: dict[str, Any] = {}
+    if mix is not None:
+        check_share("grpo_kle", mix=mix)
+        if clusters is None:
+            raise missing_input("grpo_kle", ["clusters"], " with mix")
+        mixture = {"clusters": clusters, "alpha": mix, "log_mass": _log_mass("grpo_kle", mass, mean_logprob)}
+    graph = _without_empty(entailment)
+    u = kernel_language_entropy(graph, kernel, where, t=t, kappa=kappa, nu=nu, rescale=True, **mixture)
+    weight = _shaped("grpo_kle", shape, u, alpha, group_count(rewards, where))
+    return weighed(rewards, where, weight, {"kernel_entropy": u, "entropy_weight": weight}, mean_one=mean_one)
+
+
+def seed_grpo(
+    rewards: Tensor,
+    clusters: Tensor,
+    where: Tensor | None,
+    mean_logprob: Tensor | None = None,
+    *,
+    form: str = "reciprocal",
+    alpha: float | None = None,
+    estimator: str = "rao",
+    mean_one: bool = False,
+) -> Outcome:
+    """SEED-GRPO: centred advantages, shrunk for prompts whose answers spread over many meanings.
+
+    `A~_i = (r_i - mean) f(u)`, `u = clip(SE / ln n, 0, 1)`, with f one of "reciprocal" `1 / (1 + alpha u)`, "linear"
+    `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
+        where: `[N, G]`, boolean; which rollouts count.
+        mean_logprob: `[N, G]`, length-normalised log-likelihoods; estimators "rao" and "mc" need it, and drop the
+            rollouts that have none from the entropy.
+        form: "reciprocal" as in the released code, or "linear", "exponential", "focal".
+        alpha: strength, at least 0; None: 0.0417 for "reciprocal", 0.02 for the others. 0 gives Dr. GRPO, bit for
+            bit.
+        estimator: "rao", Shannon's entropy of likelihood-weighted meanings, as in the released code; "freq", the
+            same of counted ones; "mc", the paper's equation 5, which ln n does not bound.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome of the base "centred" with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and
+        `entropy_weight`.
+
+    Raises:
+        CalibrantError: shapes differ, an option is unknown or out of its range, or `mean_logprob` is missing.
+
+    Paper: SEED-GRPO (arXiv:2505.12346)
+    Per: prompt
+    Effect: x [0.96, 1]
+    Certainty: (b) the paper, which never defines f; (a*) the reciprocal form and 0.0417, from readers of the
+        released code; the other forms at 0.02 are an interpretation (c)
+    When: to reproduce SEED-GRPO. At the default strength the effect is below the noise between runs; try alpha from
+        0.5 to 1 to see any.
+    Settings: as GRPO
+
+    >>> outcome = seed_grpo(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None, estimator="freq")
+    >>> outcome.weights[0, 0], outcome.advantages[0, 0]  # 1 / (1 + 0.0417 * 0.75), 0.5 times it
+    (tensor(0.9697), tensor(0.4848))
+    """
+    _check_shapes("seed_grpo", rewards, where, clusters, mean_logprob)
+    check_option("seed_grpo", tuple(FORMS), form=form)
+    check_option("seed_grpo", ("rao", "freq", "mc"), estimator=estimator)
+    where = valid(rewards, where)
+    if estimator != "freq" and mean_logprob is None:
+        raise missing_input("seed_grpo", ["mean_logprob"], f" for estimator='{estimator}'; estimator='freq' does not")
+    log_mass, kind = (None, "rao") if estimator == "freq" else (mean_logprob, estimator)
+    entropy, u = _normalised(clusters, log_mass, where, kind)
+    weight = _shaped("seed_grpo", form, u, FORMS[form] if alpha is None else alpha, group_count(rewards, where))
+    scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred")
+
+
+def _check_shapes(
+    caller: str, rewards: Tensor, where: Tensor | None, clusters: Tensor | None, mean_logprob: Tensor | None
+) -> None:
+    arguments = {"rewards": rewards, "where": where, "clusters": clusters, "mean_logprob": mean_logprob}
+    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in arguments.items()})
+
+
+def _log_mass(caller: str, mass: str, mean_logprob: Tensor | None) -> Tensor | None:
+    check_option(caller, ("count", "likelihood"), mass=mass)
+    if mass == "likelihood" and mean_logprob is None:
+        raise missing_input(caller, ["mean_logprob"], " for mass='likelihood'")
+    return mean_logprob if mass == "likelihood" else None
+
+
+def _without_empty(entailment: Tensor) -> Tensor:
+    """Probabilities in float64; a pair of which one direction is unknown contradicts itself, which is no link."""
+    if entailment.shape[-1] != 3:
+        labels = "(contradiction, neutral, entailment)"
+        raise CalibrantError(f"grpo_kle: entailment [N, G, G, 3] has the labels {labels}, got {list(entailment.shape)}")
+    known = torch.isfinite(entailment).all(-1)
+    known = known & known.transpose(-1, -2)
+    apart = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, device=entailment.device)
+    return torch.where(known[..., None], entailment.double(), apart)
+
+
+def _normalised(clusters: Tensor, log_mass: Tensor | None, where: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
+    """Semantic entropy, `[N]` nats in float64, and its share of the logarithm of how many rollouts it is of."""
+    if log_mass is None:
+        log_mass = torch.zeros(clusters.shape, dtype=torch.float64, device=clusters.device)
+    entropy = semantic_entropy(clusters, log_mass.double(), where, estimator=estimator)
+    count = (where & torch.isfinite(log_mass)).sum(-1)
+    highest = count.clamp(min=2).double().log()
+    return entropy, torch.where(count >= 2, (entropy / highest).clamp(0.0, 1.0), 0.0)
+
+
+def _shaped(caller: str, shape: str, u: Tensor, alpha: float, count: Tensor) -> Tensor:
+    """The weight of an uncertainty in [0, 1]."""
+    check_non_negative(caller, alpha=alpha)
+    u = torch.where(u > 1.0 - ROUNDING, 1.0, u)
+    if shape == "damp":
+        return damp(u, group_alpha(alpha, count))
+    if shape == "reciprocal":
+        return 1.0 / (1.0 + alpha * u)
+    if shape == "linear":
+        return (1.0 - alpha * u).clamp(min=0.0)
+    return torch.exp(-alpha * u) if shape == "exponential" else (1.0 - u) ** alpha

@@ -1,0 +1,139 @@
+"""Methods that weigh each rollout by the mean entropy of its next-token distributions."""
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_shapes
+from calibrant.groups import LARGEST_REWARD, group_mean, group_std, has_spread, valid
+from calibrant.methods.options import check_around_one, check_option, check_positive, check_share
+from calibrant.methods.outcome import Outcome, weighed
+
+SMALLEST_MEAN = 1e-6
+"""A group whose mean entropy is below this, in nats, was decoded greedily: shares of it mean nothing."""
+
+
+def edge_grpo(
+    rewards: Tensor,
+    token_entropy: Tensor,
+    where: Tensor | None,
+    *,
+    low: float = 0.1,
+    high: float = 10.0,
+    mean_one: bool = False,
+) -> Outcome:
+    """EDGE-GRPO: rollouts generated with less token entropy than their group count more, those with more, less.
+
+    `P_i` is the mean token entropy of rollout i; `P^_i = clip(P_i / mean(P), low, high)`; `A~_i = A_i / P^_i`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the mean.
+        where: `[N, G]`, boolean; which rollouts count.
+        low: the lowest ratio, above 0 and at most 1; weights are at most `1 / low`.
+        high: the highest ratio, at least 1; weights are at least `1 / high`.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the score `entropy_ratio` (`P^_i`, `[N, G]`).
+
+    Raises:
+        CalibrantError: shapes differ, or not `0 < low <= 1 <= high`.
+
+    Paper: EDGE-GRPO, equations 3, 6 and 7 (arXiv:2507.21848)
+    Per: rollout
+    Effect: x [0.1, 10]
+    Certainty: (b) the formula; (a*) means without padding over the group, as a fork of TRL has them, where the
+        released code (a) averages over padding and the batch; the clip, which that code has switched off, and
+        weights 1 in groups without entropy are interpretations (c)
+    When: certainty should be paid when right and cost when wrong. It amplifies certain rollouts of either sign, and
+        does nothing for groups without reward spread.
+    Settings: as GRPO
+
+    >>> edge_grpo(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), None).weights
+    tensor([[2.0000, 0.6667]])
+    """
+    check_shapes("edge_grpo", rewards=(rewards, "N G"), token_entropy=(token_entropy, "N G"), where=(where, "N G"))
+    check_positive("edge_grpo", low=low)
+    check_around_one("edge_grpo", low, high)
+    where = valid(rewards, where)
+    entropy, known = _known(token_entropy, where)
+    mean = group_mean(entropy, known)[:, None]
+    share = torch.where(known & (mean >= SMALLEST_MEAN), entropy / mean.clamp(min=SMALLEST_MEAN), 1.0)
+    ratio = share.clamp(low, high)
+    return weighed(rewards, where, 1.0 / ratio, {"entropy_ratio": ratio}, mean_one=mean_one)
+
+
+def eg_spo(
+    rewards: Tensor,
+    token_entropy: Tensor,
+    where: Tensor | None,
+    *,
+    gate: str = "hard",
+    quantile: float = 0.5,
+    phi: float = 0.5,
+    mean_one: bool = False,
+) -> Outcome:
+    """EG-SPO for whole rollouts: those generated with much token entropy count fully, the others less.
+
+    `H_i` is the mean token entropy of rollout i. Gate "hard": `w_i = 1` if `H_i` is at least the quantile of its
+    group, else phi. Gate "soft": `w_i = phi + (1 - phi) sigmoid((H_i - mean) / std)`. `A~_i = A_i w_i`. In a group
+    whose entropies do not differ, `w_i = 1`.
+
+    The direction is the opposite of EDGE-GRPO's.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the statistics.
+        where: `[N, G]`, boolean; which rollouts count.
+        gate: "hard" or "soft".
+        quantile: of the group's entropies, in [0, 1], interpolated linearly; read by the hard gate only.
+        phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the score `token_entropy` (`H_i`, `[N, G]`, 0 where it is unknown).
+
+    Raises:
+        CalibrantError: shapes differ, or an option is unknown or out of its range.
+
+    Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO, appendix G
+    Per: rollout
+    Effect: x [0.5, 1]
+    Certainty: (b) that the mean entropy of a rollout gates its advantage; gate, quantile and phi are an
+        interpretation (c)
+    When: rollouts that hardly explored should teach less, e.g. when entropy collapses. Not for policies that are
+        confused rather than curious: it cannot tell the two apart.
+    Settings: as GRPO
+
+    >>> eg_spo(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.2, 0.9, 0.4]]), None).weights
+    tensor([[0.5000, 1.0000, 1.0000]])
+    """
+    check_shapes("eg_spo", rewards=(rewards, "N G"), token_entropy=(token_entropy, "N G"), where=(where, "N G"))
+    check_option("eg_spo", ("hard", "soft"), gate=gate)
+    check_share("eg_spo", quantile=quantile, phi=phi)
+    where = valid(rewards, where)
+    entropy, known = _known(token_entropy, where)
+    if gate == "hard":
+        below = entropy < _quantile(entropy, known, quantile)[:, None]
+        weight = torch.ones_like(entropy).masked_fill(below, phi)
+    else:
+        scale = group_std(entropy, known)[:, None].clamp(min=torch.finfo(torch.float64).tiny)
+        weight = phi + (1.0 - phi) * torch.sigmoid((entropy - group_mean(entropy, known)[:, None]) / scale)
+    weight = torch.where(known & has_spread(entropy, known)[:, None], weight, 1.0)
+    scores = {"token_entropy": torch.where(known, entropy, 0.0)}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one)
+
+
+def _known(token_entropy: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropies in float64, finite and at least 0, and for which rollouts there is one."""
+    known = where & torch.isfinite(token_entropy)
+    return torch.where(known, token_entropy.detach().double(), 0.0).clamp(0.0, LARGEST_REWARD), known
+
+
+def _quantile(values: Tensor, mask: Tensor, q: float) -> Tensor:
+    """The quantile of what counts in each row, `[N]`, between the two neighbours in order; inf if nothing counts."""
+    ordered = torch.where(mask, values, torch.inf).sort(-1).values
+    place = q * (mask.sum(-1, keepdim=True) - 1).clamp(min=0).double()
+    below = ordered.gather(-1, place.floor().long())
+    above = ordered.gather(-1, place.ceil().long())
+    return torch.where(below == above, below, below + (above - below) * (place - place.floor()))[:, 0]

@@ -1,0 +1,114 @@
+"""Methods that damp by a variance: of the rewards of a prompt, or of the importance ratios of a rollout."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_non_negative, check_reward_range, check_shapes
+from calibrant.groups import group_std, masked, valid
+from calibrant.methods.options import check_option
+from calibrant.methods.outcome import Outcome, weighed
+
+STRENGTHS = {"linear": 0.6, "exponential": 0.2}
+"""Forms of the weight, each with its default strength."""
+
+
+def q_hawkeye(
+    rewards: Tensor,
+    where: Tensor | None,
+    *,
+    form: str = "linear",
+    alpha: float | None = None,
+    reward_range: Sequence[float] = (0.0, 2.0),
+    mean_one: bool = False,
+) -> Outcome:
+    """Q-Hawkeye for rewards: prompts whose rewards vary much get smaller updates.
+
+    `u = clip(Var(r) / (0.25 (rmax - rmin)^2), 0, 1)` with the population's variance; "linear":
+    `w = clip(1 - alpha u, 0, 1)`, "exponential": `w = exp(-alpha u)`; `A~_i = A_i w`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        where: `[N, G]`, boolean; which rollouts count.
+        form: "linear" as GCPO adapts it, or "exponential" as the original has it.
+        alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". 0 gives plain GRPO, bit for bit.
+        reward_range: (lowest, highest) task reward.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the scores `reward_variance` (u) and `variance_weight`.
+
+    Raises:
+        CalibrantError: shapes differ, an option is unknown or out of its range, or the range is empty.
+
+    Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
+    Per: prompt
+    Effect: x [0.4, 1]
+    Certainty: (b) the linear form, whose normaliser and alpha are interpretations (c); (a) the exponential form, there
+        of the variance of predicted scores
+    When: as a comparison. With binary rewards the variance is largest where half of the rollouts are right, and so
+        it damps the prompts from which there is most to learn.
+    Settings: as GRPO
+
+    >>> rewards = torch.tensor([[1.0, 5.0, 1.0, 5.0], [3.0, 3.0, 3.0, 4.0]])
+    >>> q_hawkeye(rewards, None, form="exponential", reward_range=(1.0, 5.0)).weights[:, 0]
+    tensor([0.8187, 0.9907])
+    """
+    check_shapes("q_hawkeye", rewards=(rewards, "N G"), where=(where, "N G"))
+    check_option("q_hawkeye", tuple(STRENGTHS), form=form)
+    strength = STRENGTHS[form] if alpha is None else alpha
+    check_non_negative("q_hawkeye", alpha=strength)
+    low, high = check_reward_range("q_hawkeye", reward_range)
+    where = valid(rewards, where)
+    deviation = group_std(masked(rewards, where)[0], where, ddof=0)
+    u = (deviation / (0.5 * (high - low))).square().clamp(max=1.0)
+    weight = (1.0 - strength * u).clamp(min=0.0) if form == "linear" else torch.exp(-strength * u)
+    return weighed(rewards, where, weight, {"reward_variance": u, "variance_weight": weight}, mean_one=mean_one)
+
+
+def r2vpo(
+    rewards: Tensor,
+    ratio_variance: Tensor,
+    where: Tensor | None,
+    *,
+    penalty: float = 1.0,
+    mean_one: bool = False,
+) -> Outcome:
+    """R2VPO for whole rollouts: those on whose tokens the policy has moved unevenly since they were sampled count less.
+
+    `w_i = 1 / (1 + penalty Var_t(rho_it))` with `rho_it` the importance ratio of the current policy to the one that
+    sampled; `A~_i = A_i w_i`.
+
+    Args:
+        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
+        ratio_variance: `[N, G]`, the population's variance of a rollout's ratios over its tokens; 0 on fresh
+            rollouts. NaN: unknown, weight 1; infinite: weight 0.
+        where: `[N, G]`, boolean; which rollouts count.
+        penalty: strength, at least 0; 0 gives plain GRPO, bit for bit.
+        mean_one: divide the weights by their mean over the batch.
+
+    Returns:
+        An outcome with the score `ratio_variance` (`[N, G]`, 0 where it is unknown).
+
+    Raises:
+        CalibrantError: shapes differ, or penalty is negative or not finite.
+
+    Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
+    Per: rollout
+    Effect: x [0, 1]; 1 on fresh rollouts
+    Certainty: (b) the formula; penalty is an interpretation (c)
+    When: rollouts are used more than once or are stale. With one update a batch every ratio is 1, and it is GRPO.
+    Settings: num_iterations=2
+
+    >>> ratios = torch.tensor([[[1.0, 1.2, 0.8, 1.0], [1.0, 1.0, 1.0, 1.0]]])
+    >>> r2vpo(torch.tensor([[1.0, 0.0]]), ratios.var(-1, correction=0), None).weights  # 1 / 1.02
+    tensor([[0.9804, 1.0000]])
+    """
+    check_shapes("r2vpo", rewards=(rewards, "N G"), ratio_variance=(ratio_variance, "N G"), where=(where, "N G"))
+    check_non_negative("r2vpo", penalty=penalty)
+    where = valid(rewards, where)
+    variance = ratio_variance.detach().double()
+    variance = torch.where(where & ~variance.isnan(), variance.clamp(min=0.0), 0.0)
+    weight = 1.0 / (1.0 + penalty * variance) if penalty else torch.ones_like(variance)
+    return weighed(rewards, where, weight, {"ratio_variance": variance}, mean_one=mean_one)

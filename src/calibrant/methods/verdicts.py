@@ -1,0 +1,72 @@
+"""Which rollouts are right and which are wrong, for methods that treat the two differently."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_reward_range
+from calibrant.errors import CalibrantError
+from calibrant.groups import RANGE_TOLERANCE
+from calibrant.methods.inputs import SOURCES
+
+BINARY = ((0.0, 1.0), (-1.0, 1.0))
+"""Pairs of (wrong, right) that rewards may be, beside the ends of the reward range."""
+
+
+def verdicts(
+    caller: str,
+    rewards: Tensor,
+    correct: Tensor | None,
+    where: Tensor,
+    reward_range: Sequence[float],
+    otherwise: str = "",
+) -> Tensor:
+    """Whether each rollout is right: from `correct` if it is given, else from rewards that are binary.
+
+    Interpretation (c): rewards are binary if all that count in the batch are ends of the reward range, or all 0 and
+    1, or all -1 and 1, whichever fits first. Partial credit is no verdict, and is refused.
+
+    Args:
+        caller: the method that asks.
+        rewards: `[N, G]`.
+        correct: `[N, G]`, boolean or floating: 1 right, 0 wrong, not finite unknown.
+        where: `[N, G]`, boolean; which rollouts count.
+        reward_range: (lowest, highest) task reward.
+        otherwise: what else a person can do, appended to the complaint about rewards that are not binary.
+
+    Returns:
+        `[N, G]` float64: 1 right, 0 wrong, NaN unknown or not counted.
+
+    Raises:
+        CalibrantError: the rewards are not binary, or `correct` has other numbers than 0 and 1.
+
+    >>> rewards = torch.tensor([[2.0, 0.0, torch.nan]])
+    >>> verdicts("f", rewards, None, torch.isfinite(rewards), (0.0, 2.0))
+    tensor([[1., 0., nan]], dtype=torch.float64)
+    """
+    low, high = check_reward_range(caller, reward_range)
+    if correct is not None:
+        return _as_given(caller, correct.detach().double(), where)
+    values = rewards.detach().double()
+    for wrong, right in ((low, high), *BINARY):
+        is_right, is_wrong = _near(values, right, right - wrong), _near(values, wrong, right - wrong)
+        if (is_right | is_wrong | ~where).all():
+            return torch.where(where, is_right.double(), torch.nan)
+    odd = values[where & ~_near(values, low, high - low) & ~_near(values, high, high - low)][0].item()
+    raise CalibrantError(
+        f"{caller} needs binary rewards or the input 'correct' ({SOURCES['correct']}){otherwise}: a reward of "
+        f"{odd:g} is neither end of the reward range [{low:g}, {high:g}]"
+    )
+
+
+def _as_given(caller: str, correct: Tensor, where: Tensor) -> Tensor:
+    known = torch.isfinite(correct) & where
+    odd = correct[known & (correct != 0) & (correct != 1)]
+    if len(odd):
+        raise CalibrantError(f"{caller}: correct has to be 1, 0 or NaN (unknown), got {odd[0].item():g}")
+    return torch.where(known, correct, torch.nan)
+
+
+def _near(values: Tensor, target: float, width: float) -> Tensor:
+    return (values - target).abs() <= RANGE_TOLERANCE * width

@@ -1,0 +1,85 @@
+"""Copies of a policy that do not learn: frozen as it was, or following it slowly."""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from calibrant.errors import CalibrantError
+
+FILE = "slow_reference.safetensors"
+
+
+def frozen(model: nn.Module, *, half: bool = True) -> nn.Module:
+    """A copy of a policy in evaluation mode, whose parameters take no gradient.
+
+    Args:
+        model: the policy, unwrapped, before it is prepared for training.
+        half: whether parameters of half precision stay so; else they become float32.
+
+    Raises:
+        CalibrantError: the parameters are sharded over processes, so that there is nothing whole to copy.
+    """
+    if any(getattr(p, "ds_id", None) is not None or type(p).__name__ == "DTensor" for p in model.parameters()):
+        raise CalibrantError(
+            "the method reads a reference copy of the policy, which cannot be taken from parameters that ZeRO-3 or "
+            "FSDP has sharded; train with DDP or ZeRO-2, or choose a method without a reference"
+        )
+    twin: nn.Module = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in (twin, getattr(twin, "get_base_model", lambda: twin)()):
+        module.__dict__.pop("forward", None)  # a patch of the original, still bound to it
+    return twin if half else twin.float()
+
+
+class SlowReference:
+    """An exponential moving average of a policy's parameters, in float32.
+
+    `theta_ref <- decay * theta_ref + (1 - decay) * theta`, every few optimisation steps. In half precision a step of
+    0.005 would be lost in rounding.
+
+    Args:
+        model: the policy that it starts from.
+        decay: the share of the average that stays (GRPO-CARE: 0.995).
+        every: optimisation steps between two updates (GRPO-CARE: 10).
+
+    Raises:
+        CalibrantError: decay is outside of [0, 1], every is below 1, or the parameters are sharded.
+
+    Reference: GRPO-CARE's code (a).
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10):
+        if not 0 <= decay <= 1 or every < 1:
+            said = f"ema_decay is {decay} and ema_every is {every}"
+            raise CalibrantError(f"{said}; the first must lie in [0, 1], the second be at least 1")
+        self.model, self.decay, self.every = frozen(model, half=False), decay, every
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module, step: int) -> None:
+        """Moves towards the policy, if this optimisation step is one of those that do."""
+        if step % self.every:
+            return
+        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
+            own.lerp_(new.to(own), 1.0 - self.decay)
+
+    def save(self, folder: Path) -> None:
+        """Writes the average beside a checkpoint."""
+        save_model(self.model, str(folder / FILE))
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote.
+
+        Raises:
+            CalibrantError: the checkpoint holds no average, or that of another model.
+        """
+        try:
+            load_model(self.model, str(folder / FILE))
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CalibrantError(
+                f"the checkpoint '{folder}' has no slow reference of this policy ({reason}); it was written by "
+                "another method or is incomplete: start a new run"
+            ) from None
+

@@ -1,0 +1,176 @@
+"""Worker processes that are killed when they take too long: tasks in, answers out, whatever a task does to its worker."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from calibrant.errors import CalibrantError
+
+SCRIPT = Path(__file__).with_name("judge.py")
+
+STARTUP = 60.0
+"""Seconds that a worker may take to import its libraries, which count against no task."""
+
+ATTEMPTS = 3
+"""Workers that may fail to start, one after the other, before that is an error."""
+
+
+class Worker:
+    """A fresh interpreter that runs `judge.py`: not a fork, which would inherit the threads' locks of this process.
+
+    Attributes:
+        task: index of the task that it is at, if any.
+        ready: whether it has imported its libraries.
+        deadline: when its time is over, by the monotonic clock.
+    """
+
+    def __init__(self, memory: int, timeout: float):
+        backstop = math.ceil(timeout) + 2
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(SCRIPT), str(memory), str(backstop)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # an interrupt from the keyboard is for this process alone
+        )
+        self.task: int | None = None
+        self.ready = False
+        self.deadline = time.monotonic() + STARTUP
+        self._received = b""
+
+    def fileno(self) -> int:
+        """The pipe that its replies come from."""
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def send(self, task: int, content: Any, timeout: float) -> bool:
+        """Gives it a task; False if it died before."""
+        assert self.process.stdin is not None
+        self.task, self.deadline = task, time.monotonic() + timeout
+        message = memoryview(json.dumps(content).encode("ascii") + b"\n")
+        try:
+            while message:
+                message = message[os.write(self.process.stdin.fileno(), message) :]
+        except BrokenPipeError:
+            return False
+        return True
+
+    def receive(self) -> dict[str, Any] | None:
+        """Its reply, {} if there is no whole one yet, None if it died."""
+        chunk = os.read(self.fileno(), 65536)
+        self._received += chunk
+        line, newline, self._received = self._received.partition(b"\n")
+        if not newline:
+            self._received = line
+            return {} if chunk else None
+        return dict(json.loads(line))
+
+    def kill(self) -> None:
+        """Ends the process, whatever it is doing, and waits until it is gone."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+class Pool:
+    """Up to `size` workers, started when they are needed and replaced when they die.
+
+    Args:
+        size: workers at a time.
+        timeout: seconds of wall clock a task.
+        memory: bytes of address space a worker.
+    """
+
+    def __init__(self, size: int, timeout: float, memory: int):
+        self.size, self.timeout, self.memory = size, timeout, memory
+        self.workers: list[Worker] = []
+        self.failures = 0
+
+    def run(self, tasks: Sequence[Any]) -> list[dict[str, Any]]:
+        """Answers all tasks.
+
+        Returns:
+            In order, the worker's reply, or {"equal": None, "error": why} where the worker took too long or died.
+
+        Raises:
+            CalibrantError: a worker cannot be started.
+        """
+        replies: list[dict[str, Any]] = [{} for _ in tasks]
+        waiting = deque(range(len(tasks)))
+        try:
+            while waiting or any(worker.task is not None for worker in self.workers):
+                self._assign(waiting, tasks)
+                for worker in self._awaited():
+                    self._collect(worker, replies)
+        except BaseException:
+            self._drop([worker for worker in self.workers if worker.task is not None])
+            raise
+        return replies
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._drop(list(self.workers))
+
+    def _assign(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
+        """Gives waiting tasks to idle workers, and starts workers for those left over."""
+        for worker in [worker for worker in self.workers if worker.ready and worker.task is None]:
+            if waiting and not worker.send(waiting[0], tasks[waiting[0]], self.timeout):
+                self._drop([worker])
+            elif waiting:
+                waiting.popleft()
+        starting = sum(not worker.ready for worker in self.workers)
+        for _ in range(min(self.size - len(self.workers), len(waiting) - starting)):
+            self.workers.append(Worker(self.memory, self.timeout))
+
+    def _awaited(self) -> list[Worker]:
+        """Waits for replies until the first deadline; the workers that have one, died, or are late."""
+        busy = [worker for worker in self.workers if not worker.ready or worker.task is not None]
+        first = min(worker.deadline for worker in busy)
+        heard = wait(busy, max(0.0, first - time.monotonic()))
+        now = time.monotonic()
+        return [worker for worker in busy if worker in heard or worker.deadline <= now]
+
+    def _collect(self, worker: Worker, replies: list[dict[str, Any]]) -> None:
+        """Notes what became of a worker's task, or of its start."""
+        reply = worker.receive() if wait([worker], 0) else {}
+        if reply == {} and time.monotonic() < worker.deadline:
+            return
+        why = "it died" if reply is None else (reply or {"error": f"more than {self.timeout:g} s"}).get("error", "")
+        if not worker.ready:
+            self._started(worker, why)
+            return
+        task, worker.task = worker.task, None
+        assert task is not None
+        replies[task] = reply or {"equal": None, "error": why}
+        if not reply or why.startswith("MemoryError"):
+            self._drop([worker])
+
+    def _started(self, worker: Worker, why: str) -> None:
+        """Notes that a worker is ready, or why not; after a few failures there is no use in starting another."""
+        worker.ready = not why
+        self.failures = 0 if worker.ready else self.failures + 1
+        if not worker.ready:
+            self._drop([worker])
+        if self.failures == ATTEMPTS:
+            self.failures = 0
+            raise CalibrantError(
+                f"the verifier's workers do not start ({why}); install calibrant[math], or give each more memory than "
+                f"{self.memory / 2**30:g} GiB"
+            )
+
+    def _drop(self, workers: Sequence[Worker]) -> None:
+        for worker in workers:
+            self.workers.remove(worker)
+            worker.kill()
+

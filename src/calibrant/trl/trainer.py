@@ -1,0 +1,298 @@
+"""The trainer. Only methods of TRL's are overridden, none is copied.
+
+TRL generates, scores rewards and standardises advantages; then whole groups are gathered, the method is applied, and
+its weights multiply TRL's advantages. Weights act on the policy term alone: with `beta > 0` a group of weight 0 still
+has its KL gradient.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, GRPOTrainer
+
+from calibrant import memory
+from calibrant.errors import CalibrantError
+from calibrant.groups import Groups, assert_integrity
+from calibrant.likelihoods import ratio_variance
+from calibrant.methods import METHODS, Method, apply, resolve
+from calibrant.rewarding import checked
+from calibrant.rollouts import write_rollouts
+from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
+from calibrant.text.embed import Embedder
+from calibrant.text.entail import EntailmentJudge
+from calibrant.text.inputs import Readers, by_key
+from calibrant.text.metrics import normalise_answer
+from calibrant.trl.config import CalibratedGRPOConfig, complete
+from calibrant.trl.policy import PolicyInputs, completion_mask
+
+
+class CalibratedGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` whose updates are as strong as a method says.
+
+    `A~_i = A_i * w_i`: `A_i` is TRL's advantage, to the bit; `w_i` comes from the method. A group without reward
+    spread has advantage exactly 0, where TRL leaves a few 1e-3 of float residue. `method="grpo"` changes nothing:
+    the same seed gives TRL's losses and parameters bit for bit, that residue included. A method with another base
+    advantage (`Outcome.base`), or with advantages of its own, is taken at its word.
+
+    What a method names is supplied, and nothing else is computed: embeddings, clusters, entailment, correctness from
+    the texts; log-probabilities of the sampling policy and of the reference, token entropies, the likelihood of the
+    answer under a slow reference, the variance of the importance ratio from the models. `CalibratedGRPOConfig` says
+    with which models.
+
+    Args:
+        model, reward_funcs, args, ...: as in `GRPOTrainer`; a plain `GRPOConfig` takes the defaults of
+            `CalibratedGRPOConfig`. A method that names no rewards trains without `reward_funcs`.
+        extract_answer: completion -> answer; strips white space when None.
+        answer_key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
+        is_correct: (answer, references) -> bool, with the column `references` of the data.
+
+    Raises:
+        CalibrantError: an unknown method or hyper-parameter, an input that nothing supplies, an embedding or
+            entailment model that cannot be loaded; while training, a reward function that fails or a group that is
+            not one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        *positional: Any,
+        extract_answer: Callable[[str], str] | None = None,
+        answer_key: Callable[[str], str] | None = None,
+        is_correct: Callable[[str, list[str]], bool] | None = None,
+        **keywords: Any,
+    ):
+        args = args or CalibratedGRPOConfig("calibrated-grpo")
+        complete(args)
+        self.method: Method = resolve(args.method)
+        self._named = named_inputs(self.method)
+        options = options_of(self.method, args)
+        rehearse(self.method, options, without=() if is_correct else ("correct",))
+        readers = _readers(args, self._named, answer_key or normalise_answer, is_correct)
+        self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
+        self._memory: dict[str, Tensor] = {}
+        self._last_rollouts: tuple[int, int] = (-1, 0)
+        self._warned_of_range = False
+        self._reweighing: dict[str, Any] | None = None
+        unlabelled = not reward_funcs and keywords.get("environment_factory") is None
+        if unlabelled and "rewards" in self._named:
+            raise CalibrantError(f"the method '{args.method}' reads rewards; give reward_funcs")
+        self._label_free = unlabelled
+        rewards = unrewarded if unlabelled else _checked_all(reward_funcs)
+        super().__init__(model, rewards, args, *positional, **keywords)
+        self._task_reward = self._find_task_reward()
+        self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
+    ) -> Tensor:
+        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._gathered = {
+            "prompt": [as_text(p) for p in gather_object(prompts)],
+            "completion": [as_text(c) for c in gather_object(completions)],
+            "references": gather_object([row.get("references") for row in inputs]),
+            "prompt_id": gather_object([row.get("prompt_id") for row in inputs]),
+            "num_tokens": gather_object([len(ids) for ids in completion_ids_list]),
+        }
+        return self._rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        assert_integrity(self._gathered["prompt"], size)
+        given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output).items()}
+        total = self._total_rewards()
+        scored = self._scorer(
+            self._gathered["completion"],
+            self._rewards[:, self._task_reward].view(-1, size),
+            references=self._gathered["references"],
+            given={name: x.view(-1, size) for name, x in {**given, "total_rewards": total}.items()},
+            state=self._memory,
+        )
+        standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
+        base, advantages = standardised, standardised
+        if self.method is not METHODS["grpo"]:
+            base, advantages = combine(scored.outcome, standardised, total.view(-1, size))
+        output["advantages"] = self._local(advantages.flatten(), len(inputs))
+        self._log_scores(mode, scored, advantages)
+        if mode == "train":
+            self._memory = dict(scored.outcome.state or self._memory)
+            self._remember(output, scored, standardised, total.view(-1, size))
+            if self.args.rollouts_dir != "":
+                self._write_rollouts(scored, given, base, advantages)
+        return output
+
+    def _local(self, gathered: Tensor, count: int) -> Tensor:
+        start = self.accelerator.process_index * count
+        return gathered[start : start + count]
+
+    def _total_rewards(self) -> Tensor:
+        total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
+        total[self._rewards.isnan().all(dim=1)] = torch.nan
+        return total
+
+    def _log_scores(self, mode: str, scored: Any, advantages: Tensor) -> None:
+        statistics = summary(scored, self.args.reward_range)
+        for name, value in statistics.items():
+            self._metrics[mode][name].append(value)
+        self._logs["extra"]["weight"].extend(scored.outcome.weights.flatten().tolist())
+        self._rewrite_logged(advantages.flatten())
+        self._warn_of_range(int(statistics["batch/reward_out_of_range"]))
+
+    def _warn_of_range(self, outside: int) -> None:
+        """Says once that rewards leave the range; `batch/reward_out_of_range` counts them at every step."""
+        if outside and not self._warned_of_range and self.accelerator.is_main_process:
+            self._warned_of_range = True
+            low, high = self.args.reward_range
+            warnings.warn(
+                f"{outside} rewards of step {self.state.global_step + 1} lie outside the reward range [{low}, {high}]; "
+                "reward dispersion is clipped there, so set reward_range to what the reward function can return "
+                "(batch/reward_out_of_range counts them from here on)",
+                stacklevel=2,
+            )
+
+    def _rewrite_logged(self, advantages: Tensor) -> None:
+        """Puts the advantages that are trained where the parent has logged the ones before."""
+        logged = self._logs["advantages"]
+        values = advantages.tolist()[-len(logged) :]
+        for i, value in enumerate(values, start=len(logged) - len(values)):
+            logged[i] = value
+
+    def _remember(self, output: dict[str, Any], scored: Any, standardised: Tensor, total: Tensor) -> None:
+        """Keeps what a method that reads the importance ratio needs again at every update of this batch."""
+        if "ratio_variance" in self._named:
+            count = len(output["advantages"])
+            everywhere = torch.arange(standardised.numel(), device=standardised.device)
+            output["rollout_index"] = self._local(everywhere, count)
+            self._batch = (scored.groups, standardised, total)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        moving = self.model.training and "rollout_index" in inputs and "old_per_token_logps" in inputs
+        if moving:
+            self._reweighing = inputs = dict(inputs)
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self._reweighing = None
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **keywords: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*arguments, **keywords)
+        if self._reweighing is not None:
+            self._reweigh(self._reweighing, found[0])
+        return found
+
+    def _reweigh(self, inputs: dict[str, Any], logps: Tensor) -> None:
+        """Applies the method again, now that the policy has moved away from the one that sampled.
+
+        TRL reads the advantages of its inputs after it has computed the log-probabilities. Ratios are known for the
+        rows of this micro-batch; the others have moved for nobody, and no weight of a row depends on them.
+        """
+        groups, standardised, total = self._batch
+        rows = inputs["rollout_index"]
+        variance = ratio_variance(logps, inputs["old_per_token_logps"], completion_mask(inputs))
+        moved = torch.zeros_like(groups.rewards).flatten()
+        moved[rows] = variance.to(moved)
+        given = {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)}
+        outcome = apply(self.method, Groups(groups.rewards, given), self._memory, **self._scorer.options)
+        inputs["advantages"] = combine(outcome, standardised, total)[1].flatten()[rows]
+        for name, values in (("ratio_variance", variance), ("update_weight", outcome.weights.flatten()[rows])):
+            mean = self.accelerator.gather(values.nanmean()).nanmean().item()
+            self._metrics["train"][f"batch/{name}/mean"].append(mean)
+
+    def _write_rollouts(self, scored: Any, given: Mapping[str, Tensor], base: Tensor, advantages: Tensor) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        step = self.state.global_step + 1
+        part = self._last_rollouts[1] + 1 if self._last_rollouts[0] == step else 0
+        self._last_rollouts = (step, part)
+        folder = Path(self.args.rollouts_dir or Path(self.args.output_dir) / "rollouts")
+        name = f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet"
+        columns = {
+            **self._gathered,
+            **_model_columns(given, self._gathered["num_tokens"]),
+            "advantage_base": base.flatten().tolist(),
+            "advantage": advantages.flatten().tolist(),
+            **({"reward": [None] * advantages.numel()} if self._label_free else {}),
+        }
+        is_correct = self._scorer.readers.is_correct
+        write_rollouts(folder / name, rollout_rows(scored, columns, step=step, is_correct=is_correct))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial=trial)) / name
+            memory.save(self._memory, folder)
+            if self._policy_inputs.slow is not None:
+                self._policy_inputs.slow.save(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._memory = {k: x.to(self.accelerator.device) for k, x in memory.load(Path(checkpoint)).items()}
+            if self._policy_inputs.slow is not None:
+                self._policy_inputs.slow.load(Path(checkpoint))
+
+    def _find_task_reward(self) -> int:
+        names: list[str] = self.reward_func_names
+        wanted = self.args.task_reward
+        if wanted is not None and wanted not in names:
+            raise CalibrantError(
+                f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
+            )
+        return names.index(wanted) if wanted is not None else 0
+
+
+def as_text(message: Any) -> str:
+    """A prompt or completion as one string; a conversation as its contents, prompts with the roles."""
+    if isinstance(message, str):
+        return message
+    if len(message) == 1 and message[0]["role"] == "assistant":
+        return str(message[0].get("content") or "")
+    return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in message)
+
+
+def unrewarded(completions: list[Any], **_: Any) -> list[float]:
+    """Stands for a reward where a method reads none."""
+    return [0.0] * len(completions)
+
+
+def _readers(
+    args: Any,
+    named: tuple[str, ...],
+    key: Callable[[str], str],
+    is_correct: Callable[[str, list[str]], bool] | None,
+) -> Readers:
+    """What reads texts for a method; a model is loaded only if the method names what it gives."""
+    embed = Embedder(args.embedding_model, device=args.embedding_device) if "embeddings" in named else None
+    if args.entailment_model is None or not {"clusters", "entailment"} & set(named):
+        return Readers(embed, by_key(key), None, is_correct)
+    judge = EntailmentJudge(args.entailment_model, device=args.entailment_device)
+    cluster = partial(judge.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
+    return Readers(embed, cluster, judge.matrix, is_correct)
+
+
+def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:
+    """Columns of a rollout file from what the models said: sums of log-probabilities, means of the rest."""
+    lengths = torch.tensor(num_tokens)
+    columns = {name: given[name] for name in ("token_entropy", "answer_confidence") if name in given}
+    for column, name in (("logprob", "mean_logprob"), ("ref_logprob", "ref_mean_logprob")):
+        if name in given:
+            columns[column] = given[name].cpu() * lengths
+    return {name: x.tolist() for name, x in columns.items()}
+
+
+def _checked_all(reward_funcs: Any) -> Any:
+    if isinstance(reward_funcs, list):
+        return [_checked_all(function) for function in reward_funcs]
+    plain = callable(reward_funcs) and not isinstance(reward_funcs, (str, torch.nn.Module))
+    return checked(reward_funcs) if plain else reward_funcs
