@@ -1,7 +1,11 @@
 """The examples run as they stand."""
 
 import runpy
+import sys
 from pathlib import Path
+
+from calibrant.cli.main import main
+from calibrant.files import read_json_lines
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -13,3 +17,19 @@ def test_trl_one_line(tmp_path, monkeypatch, capsys):
     assert len(printed) >= 5
     assert all("group/weight/mean" in line for line in printed[-5:])
     assert len(list(tmp_path.glob("runs/trl_one_line/rollouts/step-*.parquet"))) == 5
+
+
+def test_the_method_of_the_documentation_trains_on_the_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    arguments = ["--method", "my_method.frontier", "--method-options", "width=0.3", "--out", str(tmp_path / "run")]
+    small = ["--steps", "2", "--prompts-per-step", "2", "--rollouts", "4", "--no-evaluation"]
+    assert main(["train", *arguments, *small]) == 0
+    rows = list(read_json_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert all("group/distance/mean" in row and row["group/weight/mean"] < 1 for row in rows)
+
+
+def test_the_documentation_shows_the_method_as_it_is():
+    source = (EXAMPLES / "my_method.py").read_text().partition('"""\n\n')[2]
+    assert len(source.strip().splitlines()) <= 20
+    assert source in (EXAMPLES.parent / "docs" / "own_method.md").read_text()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, Method, required_inputs
+from calibrant.methods import METHODS, Method
 from calibrant.scoring import Scored, Scorer, options_of
 from calibrant.text.inputs import Readers
 
@@ -141,17 +141,23 @@ def score_all(
     return scored, refused
 
 
-def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> pd.DataFrame:
-    """The file with a column for each score, and `<method>/weight` and `<method>/advantage` for each method."""
-    frame = groups.frame.copy()
+def distinct_scores(scored: Mapping[str, Scored]) -> dict[str, Tensor]:
+    """The scores of several methods: what two of them compute alike once, `<method>/<score>` where they differ."""
+    scores: dict[str, Tensor] = {}
     for method, found in scored.items():
         for name, values in found.outcome.scores.items():
-            frame[name] = groups.column(values)
+            same = name not in scores or torch.equal(scores[name], values)
+            scores[name if same else f"{method}/{name}"] = values
+    return scores
+
+
+def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """The file's rows with each score, and `<method>/weight` and `<method>/advantage` of each method."""
+    frame = groups.frame.copy()
+    for name, values in distinct_scores(scored).items():
+        frame[name] = groups.column(values)
+    for method, found in scored.items():
         frame[f"{method}/weight"] = groups.column(found.outcome.weights)
         frame[f"{method}/advantage"] = groups.column(found.outcome.advantages)
-    return frame
-
-
-def needs_embeddings(methods: Sequence[Method]) -> bool:
-    """Whether one of the methods reads embeddings."""
-    return any("embeddings" in required_inputs(method) for method in methods)
+    known = frame.notna()
+    return frame.astype(object).where(known, None).to_dict("records")

@@ -30,7 +30,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "weight": pa.float64(),
     "advantage": pa.float64(),
 }
-"""The columns that every rollout file has, null where nothing was computed; further float columns are scores.
+"""The columns that every rollout file has, null where nothing was computed; further columns are scores or the user's.
 
 `logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` the mean over them.
 """
@@ -42,15 +42,21 @@ def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     Args:
         path: the file.
         rows: one mapping a rollout, at least `prompt_id` and `completion`, and `reward` or `correct`; a key that
-            is not in `COLUMNS` becomes a float column of its own.
+            is not in `COLUMNS` becomes a column of its own, of floats if its values are numbers and of texts else.
     """
     rows = [dict(row) for row in rows]
     if str(path).endswith(".jsonl"):
         return write_json_lines(path, rows)
-    scores = sorted({key for row in rows for key in row} - set(COLUMNS))
-    schema = pa.schema([*COLUMNS.items(), *((name, pa.float64()) for name in scores)])
-    table = pa.Table.from_pylist(rows, schema=schema)
+    further = sorted({key for row in rows for key in row} - set(COLUMNS))
+    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in COLUMNS.items()}
+    table = pa.table(columns | {name: _further([row.get(name) for row in rows]) for name in further})
     return write_with(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def _further(values: list[Any]) -> pa.Array:
+    if all(value is None or isinstance(value, (int, float)) for value in values):
+        return pa.array(values, pa.float64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def read_rollouts(path: str | Path) -> pd.DataFrame:

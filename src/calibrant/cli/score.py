@@ -40,10 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Scores, prints a table, writes the file where asked."""
     from calibrant.methods import METHODS, resolve
+    from calibrant.models import quiet_loading
     from calibrant.rescoring import RolloutGroups, score, score_all, with_scores
     from calibrant.rollouts import read_rollouts, write_rollouts
     from calibrant.scoring import options_of
 
+    quiet_loading()
     task = _task(options)
     options.method_options = dict(options.method_options or [])
     options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
@@ -60,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         scored, refused = score_all(groups, list(METHODS), options, readers, meaning)
     _print(scored, refused, options.reward_range)
     if options.out:
-        print(f"written: {write_rollouts(options.out, with_scores(groups, scored).to_dict('records'))}")
+        print(f"written: {write_rollouts(options.out, with_scores(groups, scored))}")
     return 0
 
 
@@ -96,6 +98,7 @@ def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
 
 
 def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[float, float]) -> None:
+    from calibrant.rescoring import distinct_scores
     from calibrant.scoring import summary
 
     some = next(iter(scored.values()))
@@ -106,13 +109,10 @@ def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[
         weights = (values.get(f"group/weight/{kind}", 1.0) for kind in ("mean", "min", "max"))
         mean, low, high = weights
         print(f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{values['group/uninformative']:>28.1%}")
-    if scores := {k: v for values in found.values() for k, v in values.items() if _is_score(k)}:
-        print(f"\n{'score (mean over groups)':<44}")
-        print("\n".join(f"  {name.rpartition('/')[0]:<42}{value:>10.4f}" for name, value in scores.items()))
+    print(f"\n{'signal':<44}{'mean':>10}{'lowest':>10}{'highest':>10}")
+    for name, score in distinct_scores(scored).items():
+        values = score[some.groups.where] if score.ndim == 2 else score
+        print(f"{name:<44}{values.mean():>10.4f}{values.min():>10.4f}{values.max():>10.4f}")
     for name, reason in refused.items():
         print(f"\nnot applied: {name}: {reason}", end="")
     print()
-
-
-def _is_score(name: str) -> bool:
-    return name.endswith("/mean") and not name.startswith("group/weight/")

@@ -1,0 +1,91 @@
+"""Rollouts of a file, scored without a trainer, and plain words where they lack something."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from calibrant.cli.main import main
+from calibrant.methods import METHODS
+from calibrant.rescoring import RolloutGroups, score
+from calibrant.rollouts import read_rollouts, write_rollouts
+
+ROWS = [
+    {"prompt_id": "a", "completion": "Paris", "reward": 2.0, "logprob": -2.0, "num_tokens": 4, "model": "mine"},
+    {"prompt_id": "b", "completion": "12", "reward": 0.0, "logprob": -3.0, "num_tokens": 3, "model": "mine"},
+    {"prompt_id": "a", "completion": "Rome", "reward": 0.0, "logprob": -1.0, "num_tokens": 1, "model": "mine"},
+    {"prompt_id": "a", "completion": "", "reward": None, "logprob": None, "num_tokens": 0, "model": "mine"},
+]  # fmt: skip
+
+
+def frame():
+    return pd.DataFrame(ROWS)
+
+
+def test_groups_of_different_sizes_are_padded_with_rollouts_that_do_not_count():
+    groups = RolloutGroups(frame())
+    assert groups.counts.tolist() == [[True, True, True], [True, False, False]]
+    assert groups.completions == ["Paris", "Rome", "", "12", "", ""]
+    torch.testing.assert_close(groups.given()["mean_logprob"][0, :2], torch.tensor([-0.5, -1.0]).double())
+    assert groups.given()["mean_logprob"].isnan().tolist() == [[False, False, True], [False, True, True]]
+    outcome = score(groups, METHODS["rd_only"]).outcome
+    assert outcome.advantages[1].tolist() == [0, 0, 0]
+    assert outcome.weights[0, 0] == pytest.approx(1 + 0.6 / np.log(2))
+
+
+def test_columns_go_back_to_the_rows_they_came_from():
+    groups = RolloutGroups(frame())
+    np.testing.assert_array_equal(groups.column(groups.rewards), [2.0, 0.0, 0.0, np.nan])
+    np.testing.assert_array_equal(groups.column(torch.tensor([5.0, 7.0])), [5.0, 7.0, 5.0, 5.0])
+
+
+def test_steps_make_groups_of_their_own():
+    rows = pd.concat([frame().assign(step=1), frame().assign(step=2)])
+    assert RolloutGroups(rows).rewards.shape == (4, 3)
+
+
+def test_padding_changes_nothing():
+    alone = score(RolloutGroups(frame()[frame().prompt_id == "a"]), METHODS["seed_grpo"], {"alpha": 1.0})
+    beside = score(RolloutGroups(frame()), METHODS["seed_grpo"], {"alpha": 1.0})
+    torch.testing.assert_close(alone.outcome.weights[0], beside.outcome.weights[0])
+
+
+@pytest.mark.parametrize("name", ["rollouts.jsonl", "rollouts.parquet"])
+def test_a_file_is_scored_with_every_method_it_has_the_inputs_of(tmp_path, capsys, name):
+    source = write_rollouts(tmp_path / name, ROWS)
+    assert main(["score", str(source), "--out", str(tmp_path / "scored.parquet")]) == 0
+    said = capsys.readouterr().out
+    assert "2 groups, 3 scorable rollouts" in said
+    assert "not applied: edge_grpo" in said and "column token_entropy" in said
+    scored = read_rollouts(tmp_path / "scored.parquet")
+    assert scored.completion.tolist() == [row["completion"] for row in ROWS]
+    assert scored.model.tolist() == ["mine"] * 4
+    assert scored["gcpo_bot/weight"].iloc[0] > 1 == scored["gcpo_bot/weight"].iloc[1]
+    assert scored["gcpo_bot/advantage"].tolist()[1:4:2] == [0.0, 0.0]
+    assert {"cosine_dispersion", "semantic_entropy", "reward_dispersion"} <= set(scored)
+
+
+def test_one_method_with_options(tmp_path, capsys):
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert main(["score", str(source), "--method", "rd_only", "--alpha", "0", "--out", str(tmp_path / "s.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [row["rd_only/weight"] for row in rows] == [1.0] * 4
+    assert rows[3]["reward"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--method", "capo"], "'ref_mean_logprob' (the log-probabilities of a frozen reference"),
+        (["--method", "capoo"], "did you mean 'capo'"),
+        (["--alpha", "1"], "name it with --method"),
+        (["--method", "rd_only", "--reward-range", "1", "1"], "range"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, arguments, said):
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert main(["score", str(source), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.count("\n") == 1
