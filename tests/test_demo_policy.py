@@ -5,7 +5,7 @@ import torch
 
 from calibrant.demo import FOLDER, load_places, policy_path
 from calibrant.evaluation import evaluate
-from calibrant.generation import generate_answers
+from calibrant.generation import generate
 from calibrant.models import load_policy, load_tokenizer
 from calibrant.tasks.places import TASK
 
@@ -51,11 +51,11 @@ def test_generation_is_repeatable_and_leaves_the_global_state_alone(demo):
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     options = dict(samples=3, temperature=0.9, max_new_tokens=12, seed=1)
-    first = generate_answers(model, tokenizer, prompts, **options)
+    first = generate(model, tokenizer, prompts, **options)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert first == generate_answers(model, tokenizer, prompts, **options)
+    assert first == generate(model, tokenizer, prompts, **options)
     assert [len(group) for group in first] == [3] * 5
-    assert any(text.strip() for group in first for text in group)
+    assert any(found.text.strip() and found.logprob < 0 for group in first for found in group)
 
 
 def test_the_start_leaves_room_to_learn(demo):

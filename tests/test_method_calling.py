@@ -155,7 +155,8 @@ def test_a_name_that_is_no_input_gets_the_nearest():
     def mine(rewards, embedings, where):
         return None
 
-    with pytest.raises(CalibrantError, match=r"'mine' names the input 'embedings'.*did you mean 'embeddings'.*clusters"):
+    said = r"'mine' names the input 'embedings'.*did you mean 'embeddings'.*clusters"
+    with pytest.raises(CalibrantError, match=said):
         apply(mine, groups_of_four())
 
 

@@ -296,6 +296,8 @@ def test_eg_spo_by_hand():
     assert eg_spo(rewards, entropies, None, quantile=1.0, phi=0.2).weights.tolist() == [[0.2, 1, 0.2, 0.2]]
     assert eg_spo(rewards, entropies, None, quantile=0.0).weights.tolist() == [[1, 1, 1, 1]]
     assert eg_spo(rewards, row(0.1, 0.4, 0.2, NAN), None).weights.tolist() == [[0.5, 1, 1, 1]]
+    ordered = torch.arange(26.0)[None]  # 0.28 * 25 is more than 7 in floating point
+    assert eg_spo(ordered, ordered, None, quantile=0.28).weights.tolist() == [[0.5] * 7 + [1.0] * 19]
     # mean 0.25, std sqrt(0.05 / 3) = 0.1290994: sigmoid(+-1.161895), sigmoid(+-0.387298)
     soft = eg_spo(rewards, entropies, None, gate="soft", phi=0.2).weights[0].tolist()
     assert soft == pytest.approx([0.2 + 0.8 * x for x in (0.2383231, 0.7616769, 0.4043679, 0.5956321)], abs=1e-6)
@@ -392,7 +394,7 @@ def test_r2vpo_is_the_loop(dtype):
         ("grpo_care", {"upper": 0.0}, "upper"),
         ("grpo_care", {"upper": 1.1}, "upper"),
         ("grpo_care", {"threshold": -0.1}, "threshold"),
-        *[("capo", {"tau": tau}, "tau") for tau in (0.0, -1.0, NAN, INF, None, "1", True)],
+        *[("capo", {"tau": tau}, "tau has to be") for tau in (0.0, -1.0, NAN, INF, None, "1", True)],
         ("capo", {"ref_high": 0.0}, "ref_high"),
         ("capo", {"ref_low": NAN}, "ref_low"),
         ("capo", {"normalise": "mean"}, "normalise has to be one of 'sum', 'group', 'pairs'"),

@@ -1,5 +1,7 @@
 """Methods that make their own reward or advantage, or treat right and wrong apart: EMPO, GRPO-CARE, CAPO, EGPO."""
 
+import math
+
 import oracles
 import pytest
 import torch
@@ -9,6 +11,7 @@ from calibrant.advantages import standardised
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
 from calibrant.methods import apply, capo, egpo, empo, grpo_care
+from calibrant.methods.verdicts import verdicts
 
 # EMPO
 
@@ -57,6 +60,9 @@ def test_the_gates_of_empo():
     inside = empo(pair, None, entropy_range=(0.5, 1.0)).advantages
     assert (inside[0] != 0).all() and (inside[1] == 0).all()
     assert (empo(pair, None, entropy_range=(0.0, 9.0)).advantages != 0).all()
+    exactly = 1.5 * math.log(2)  # both bounds are excluded
+    for bounds in ((exactly, 2.0), (0.9, exactly)):
+        assert (empo(pair[1:], None, entropy_range=bounds).advantages == 0).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"empty_reward": -0.5}, {"gate": "all_distinct", "min_majority": 0.4}])
@@ -225,6 +231,12 @@ def test_capo_sums_to_zero_before_the_mask_and_ignores_a_shift():
         torch.testing.assert_close(again.advantages, free.advantages, rtol=1e-12, atol=1e-12)
 
 
+def test_likelihoods_out_of_all_proportion_only_saturate():
+    logprobs = row(1.7e308, -1.7e308, 0, 0)
+    advantages = capo(RIGHT, logprobs, LOGPROBS, None, inverse_tau=False, ref_low=None, ref_high=None).advantages
+    assert advantages.tolist() == [[0, 2, -1, -1]]
+
+
 def test_capo_becomes_the_centred_reward_at_a_high_temperature():
     groups = random_groups(binary=True, nan=0.0)
     rewards = groups.rewards / 2
@@ -266,6 +278,14 @@ class TestVerdicts:
         assert torch.isfinite(method(RIGHT, LOGPROBS, None, row(1, NAN, 0, NAN)).advantages).all()
         with pytest.raises(CalibrantError, match=r"correct has to be 1, 0 or NaN \(unknown\), got 0.5"):
             method(RIGHT, LOGPROBS, None, row(1, 0.5, 0, 0))
+
+
+def test_equal_rewards_are_read_by_the_range_before_anything_else():
+    where = torch.ones(1, 2, dtype=torch.bool)
+    assert verdicts("f", row(0, 0), None, where, (-2.0, 0.0)).tolist() == [[1, 1]]
+    assert verdicts("f", row(1, 1), None, where, (1.0, 2.0)).tolist() == [[0, 0]]
+    assert verdicts("f", row(1, 1), None, where, (0.0, 2.0)).tolist() == [[1, 1]]
+    assert verdicts("f", row(-1, -1), None, where, (0.0, 2.0)).tolist() == [[0, 0]]
 
 
 def test_capo_offers_the_graded_form():
@@ -378,5 +398,3 @@ def test_a_deterministic_group_has_weights_of_one():
 def test_the_symmetric_reading_needs_no_verdicts():
     outcome = egpo(row(2, 0.7, 0.1, 0), -DOUBT, None, reading="symmetric", nsr=False)
     assert outcome.weights[0].tolist() == pytest.approx([2, 1, 2, 0.5], abs=1e-4)
-
-

@@ -1,13 +1,18 @@
-"""How good a policy's answers are: greedy and sampled, with intervals over prompts."""
+"""How good a policy's answers are, and whether its confidence can be trusted; with intervals over prompts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from calibrant.generation import generate_answers
+from calibrant.errors import CalibrantError
+from calibrant.generation import Completion, generate
+from calibrant.judging import calibration
 from calibrant.tasks.base import Row, Task
+from calibrant.tasks.prompts import prompt_for
 
 Table = dict[str, dict[str, float]]
 
@@ -40,49 +45,121 @@ def evaluate(
     Returns:
         The results, as `evaluation.json` holds them, and the sampled answers as rows of a rollout file.
     """
-    prompts = [row["prompt"] for row in rows]
-    length = max_completion_length or task.max_completion_length
-    common = {"max_new_tokens": length, "seed": seed}
-    greedy = generate_answers(
+    prompts = [prompt_for(row, tokenizer) for row in rows]
+    common = {"max_new_tokens": max_completion_length or task.max_completion_length, "seed": seed}
+    greedy = generate(
         model, tokenizer, prompts, samples=1, temperature=None, progress="greedy" if progress else None, **common
     )
-    sampled = generate_answers(
+    sampled = generate(
         model, tokenizer, prompts, samples=samples, temperature=temperature,
         progress="sampled" if progress else None, **common,
     )  # fmt: skip
+    answers = judged_rows(task, rows, sampled)
     results = {
         "task": task.name,
         "prompts": len(rows),
         "samples": samples,
         "temperature": temperature,
         "seed": seed,
-        "greedy": judge(task, rows, greedy, seed=seed),
-        "sampled": judge(task, rows, sampled, seed=seed),
+        "greedy": table(task, judged_rows(task, rows, greedy), seed=seed),
+        "sampled": table(task, answers, seed=seed),
     }
-    return results, sampled_rows(task, rows, sampled)
+    return results | calibration(pd.DataFrame(answers), task.key, seed=seed), answers
 
 
-def judge(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[str]], *, seed: int = 0) -> Table:
-    """Means of a task's metrics and of its accuracy over all completions.
+def judged_rows(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[Completion]]) -> list[dict[str, Any]]:
+    """Completions as rows of a rollout file, judged by the task in one batch; None where nothing can be said."""
+    out: list[dict[str, Any]] = [
+        {
+            "prompt_id": row["prompt_id"],
+            "prompt": row["prompt"],
+            "references": row["references"],
+            "rollout": i,
+            "completion": found.text,
+            "answer": task.extract(found.text),
+            "logprob": found.logprob,
+            "num_tokens": found.num_tokens,
+        }
+        for row, group in zip(rows, completions, strict=True)
+        for i, found in enumerate(group)
+    ]
+    answers, references = [row["answer"] for row in out], [row["references"] for row in out]
+    rewards, verdicts = task.reward_batch(answers, references), task.correct_batch(answers, references)
+    return [row | {"reward": r, "correct": c} for row, r, c in zip(out, rewards, verdicts, strict=True)]
+
+
+def table(task: Task, answers: Sequence[dict[str, Any]], *, seed: int = 0) -> Table:
+    """Means of a task's metrics and of its accuracy over judged answers.
 
     Args:
-        task: says how answers are read and judged.
-        rows: N questions.
-        completions: N lists of completions.
+        task: says how answers are measured.
+        answers: rows as of `judged_rows`; those of one prompt are together.
         seed: of the bootstrap.
 
     Returns:
         name -> `{"mean", "low", "high"}`, a 95% percentile interval from resampling prompts with their answers.
+        Answers of which correctness is not known are out of the accuracy.
     """
-    functions = {**task.metrics, "accuracy": lambda answer, references: float(task.correct(answer, references))}
-    answers = [[task.extract(text) for text in texts] for texts in completions]
-    return {
-        name: interval(
-            [np.mean([f(a, row["references"]) for a in group]) for row, group in zip(rows, answers, strict=True)],
-            seed=seed,
-        )
-        for name, f in functions.items()
+    means = by_prompt(task, answers)
+    return {name: interval(means[name].dropna(), seed=seed) for name in means}
+
+
+def by_prompt(task: Task, answers: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The mean of each metric, and the accuracy, of the answers to each prompt; one row a prompt."""
+    columns = {name: [f(row["answer"], row["references"]) for row in answers] for name, f in task.metrics.items()}
+    columns["accuracy"] = [np.nan if row["correct"] is None else float(row["correct"]) for row in answers]
+    return pd.DataFrame(columns).groupby([row["prompt_id"] for row in answers], sort=False).mean()
+
+
+def differences(
+    task: Task, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], *, seed: int = 0
+) -> Table:
+    """What the second answers have more than the first, prompt by prompt: mean and 95% paired bootstrap interval."""
+    change = (by_prompt(task, after) - by_prompt(task, before)).dropna(how="all")
+    return {name: interval(change[name].dropna(), seed=seed) for name in change}
+
+
+def evaluate_rollouts(frame: pd.DataFrame, task: Task, *, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Evaluates answers that exist already.
+
+    Args:
+        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references`, or with `correct`.
+        task: says how answers are read, judged and measured, where the file has no verdicts of its own.
+        seed: of the bootstrap.
+
+    Returns:
+        The results, without a greedy part, and the judged rows.
+
+    Raises:
+        CalibrantError: nothing in the file says what is correct.
+    """
+    rows = [dict(row) for row in frame.astype(object).where(frame.notna(), None).to_dict("records")]
+    for row in rows:
+        row["answer"] = row.get("answer") if row.get("answer") is not None else task.extract(row["completion"])
+    _judge_what_is_not(rows, task)
+    metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={})
+    count = frame["prompt_id"].nunique()
+    results = {
+        "task": task.name,
+        "split": "given",
+        "prompts": count,
+        "samples": round(len(frame) / count),
+        "seed": seed,
+        "sampled": table(metrics, rows, seed=seed),
     }
+    return results | calibration(pd.DataFrame(rows), task.key, seed=seed), rows
+
+
+def _judge_what_is_not(rows: list[dict[str, Any]], task: Task) -> None:
+    open_rows = [row for row in rows if row.get("correct") is None]
+    known = [row for row in open_rows if row.get("references") is not None]
+    if open_rows and not known and len(open_rows) == len(rows):
+        raise CalibrantError("the rollouts have neither 'correct' nor 'references'; one of them says what is right")
+    verdicts = task.correct_batch([row["answer"] for row in known], [list(row["references"]) for row in known])
+    for row, right in zip(known, verdicts, strict=True):
+        row["correct"] = right
+    for row in open_rows:
+        row.setdefault("correct", None)
 
 
 def interval(values: Sequence[Any], *, seed: int = 0, resamples: int = 2000) -> dict[str, float]:
@@ -92,25 +169,8 @@ def interval(values: Sequence[Any], *, seed: int = 0, resamples: int = 2000) -> 
     {'mean': 0.5, 'low': 0.5, 'high': 0.5}
     """
     x = np.asarray(values, dtype=np.float64)
+    if not len(x):
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
     draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
     low, high = np.quantile(x[draws].mean(axis=1), [0.025, 0.975])
     return {"mean": float(x.mean()), "low": float(low), "high": float(high)}
-
-
-def sampled_rows(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """Completions as rows of a rollout file, judged by the task."""
-    out = []
-    for row, texts in zip(rows, completions, strict=True):
-        for i, text in enumerate(texts):
-            answer = task.extract(text)
-            out.append(
-                {
-                    **row,
-                    "rollout": i,
-                    "completion": text,
-                    "answer": answer,
-                    "reward": task.reward(answer, row["references"]),
-                    "correct": task.correct(answer, row["references"]),
-                }
-            )
-    return out

@@ -1,20 +1,32 @@
-"""Sampling answers from a policy, for evaluation."""
+"""Sampling answers from a policy, for evaluation, with their log-probabilities."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from calibrant.models import as_prompt
+from calibrant.prefix import logps_in_chunks
+
+TOKENS_A_CHUNK = 2**14
+"""Completion tokens that are scored at a time: logits of all of them are held at once."""
+
+
+class Completion(NamedTuple):
+    """What a policy wrote."""
+
+    text: str
+    num_tokens: int  # the end-of-text token included
+    logprob: float | None  # sum over the tokens, nats, of the distribution that was sampled; None if greedy
 
 
 @torch.no_grad()
-def generate_answers(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     samples: int,
     temperature: float | None,
@@ -22,13 +34,13 @@ def generate_answers(
     seed: int = 0,
     batch_size: int = 256,
     progress: str | None = None,
-) -> list[list[str]]:
+) -> list[list[Completion]]:
     """Generates completions without touching the global random state.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer, padding on the left.
-        prompts: N texts.
+        prompts: N texts, or N conversations for a tokenizer with a chat template.
         samples: completions a prompt.
         temperature: of sampling; None decodes greedily.
         max_new_tokens: longest completion.
@@ -37,38 +49,72 @@ def generate_answers(
         progress: label of a progress bar; no bar when None.
 
     Returns:
-        N lists of `samples` texts without special tokens.
+        N lists of `samples` completions.
     """
     was_training = model.training
     model.eval()
     step = max(1, batch_size // samples)
-    completions: list[list[str]] = []
+    completions: list[list[Completion]] = []
     options = _decoding(temperature) | {"num_return_sequences": samples, "max_new_tokens": max_new_tokens}
     with torch.random.fork_rng(), tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False) as bar:
         torch.manual_seed(seed)
         for start in range(0, len(prompts), step):
             batch = prompts[start : start + step]
-            texts = _generate(model, tokenizer, batch, **options)
-            completions += [texts[i : i + samples] for i in range(0, len(texts), samples)]
+            written = _generate(model, tokenizer, batch, temperature, options)
+            completions += [written[i : i + samples] for i in range(0, len(written), samples)]
             bar.update(len(batch))
     model.train(was_training)
     return completions
 
 
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], **options: Any
-) -> list[str]:
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    temperature: float | None,
+    options: dict[str, Any],
+) -> list[Completion]:
     texts = [_rendered(tokenizer, prompt) for prompt in prompts]
-    chat = bool(tokenizer.chat_template)
+    chat = not isinstance(prompts[0], str)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(model.device)
     inputs.pop("token_type_ids", None)
-    output = model.generate(
-        **inputs,
-        **options,
-        repetition_penalty=1.0,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    output = model.generate(**inputs, **options, repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id)
+    ids = output[:, inputs["input_ids"].shape[1] :]
+    mask = written(ids, model.generation_config.eos_token_id)
+    copies = options["num_return_sequences"]
+    prompt, prompt_mask = (inputs[name].repeat_interleave(copies, 0) for name in ("input_ids", "attention_mask"))
+    logprobs = _logprobs(model, prompt, prompt_mask, ids, mask, temperature)
+    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [Completion(*each) for each in zip(decoded, mask.sum(-1).tolist(), logprobs, strict=True)]
+
+
+def _logprobs(
+    model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor, temperature: float | None
+) -> list[float | None]:
+    if temperature is None:
+        return [None] * len(ids)
+    rows = max(1, TOKENS_A_CHUNK // ids.shape[1])
+    scored = logps_in_chunks(model, prompt, prompt_mask, ids, mask, rows_per_chunk=rows, temperature=temperature)
+    return scored.logps.double().sum(-1).tolist()
+
+
+def written(ids: Tensor, end: int | list[int] | None) -> Tensor:
+    """Which tokens a policy wrote: all up to the first that ends a text, that one included.
+
+    Args:
+        ids: `[B, T]`.
+        end: the tokens that end a text.
+
+    Returns:
+        `[B, T]`, 0 and 1.
+
+    >>> written(torch.tensor([[5, 1, 0], [5, 6, 7]]), 1)
+    tensor([[1, 1, 0],
+            [1, 1, 1]])
+    """
+    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else end, device=ids.device)
+    ended = torch.isin(ids, ends.to(ids.dtype)).cumsum(-1)
+    return (torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) == 0).long()
 
 
 def _decoding(temperature: float | None) -> dict[str, Any]:
@@ -78,7 +124,7 @@ def _decoding(temperature: float | None) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    if not tokenizer.chat_template:
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:
+    if isinstance(prompt, str):
         return prompt
-    return str(tokenizer.apply_chat_template(as_prompt(prompt, tokenizer), tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))

@@ -65,6 +65,11 @@ class RolloutGroups:
         first = [column[row[0]] for row in self.where_from]
         return [gold for gold in first for _ in range(self.where_from.shape[1])]
 
+    def grouped(self, texts: Sequence[str]) -> list[list[str]]:
+        """N * G texts as N lists."""
+        size = self.where_from.shape[1]
+        return [list(texts[i : i + size]) for i in range(0, len(texts), size)]
+
     def column(self, values: Tensor) -> np.ndarray:
         """`[N, G]` or `[N]` as a column of the file."""
         wide = values if values.ndim == 2 else values[:, None].expand(self.where_from.shape)

@@ -19,7 +19,7 @@ from calibrant.methods import (
     required_inputs,
 )
 from calibrant.methods.outcome import BASES
-from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read
+from calibrant.text.inputs import FROM_TEXT, Judge, Readers, TextGroups, read
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance")
 """The inputs of methods that only models can give, or a file that holds what they gave."""
@@ -215,7 +215,7 @@ def rollout_rows(
     columns: dict[str, list[Any]],
     *,
     step: int,
-    is_correct: Callable[[str, list[str]], bool] | None = None,
+    judge: Judge | None = None,
 ) -> list[dict[str, Any]]:
     """One row a rollout: gathered columns beside what was scored.
 
@@ -223,7 +223,7 @@ def rollout_rows(
         scored: N groups of G rollouts.
         columns: lists of N * G values, among them `prompt` and `references`; they stand in for what was scored.
         step: the optimisation step that trains on them.
-        is_correct: (answer, references) -> bool, where correctness is known.
+        judge: says which answers are correct, where that is known.
     """
     size = scored.groups.rewards.shape[1]
     columns = {
@@ -239,8 +239,11 @@ def rollout_rows(
     for i, row in enumerate(rows):
         row["step"], row["rollout"] = step, i % size
         row["prompt_id"] = row["prompt_id"] or hashlib.sha256(row["prompt"].encode()).hexdigest()[:16]
-        if is_correct is not None and row["references"] is not None:
-            row["correct"] = is_correct(row["answer"], row["references"])
+    known = [row for row in rows if row["references"] is not None]
+    if judge is not None and known:
+        verdicts = judge([row["answer"] for row in known], [row["references"] for row in known])
+        for row, right in zip(known, verdicts, strict=True):
+            row["correct"] = right
     return rows
 
 

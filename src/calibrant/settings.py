@@ -27,6 +27,7 @@ class TrainSettings:
     """Everything that decides a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
 
     task: str = option("places", "what to learn; see `calibrant tasks`")
+    data_dir: str | None = option(None, "folder with the task's official files; the hub when not given")
     model: str = option("demo", "policy: 'demo', a folder, or a hub name")
     method: str = option("gcpo_bot", "a name from `calibrant methods`, or the dotted path of your own function")
     seed: int = option(0, "seed of data order, sampling and initialisation")
@@ -50,6 +51,7 @@ class TrainSettings:
     entailment_threshold: float = option(0.35, "least probability of entailment that joins a cluster (paper: 0.35)")
     ema_decay: float = option(0.995, "decay of the slow reference of grpo_care")
     ema_every: int = option(10, "optimisation steps between updates of the slow reference of grpo_care")
+    max_prompt_length: int = option(2048, "longest prompt in tokens; the text of a longer one loses its end")
     max_completion_length: int | None = option(None, "longest answer in tokens; the task's when not given")
     loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, cispo, sapo or vespo")
     num_iterations: int = option(1, "optimisation passes over a batch of rollouts")
@@ -144,7 +146,7 @@ def _whole(value: Any) -> int:
 
 def _check(settings: TrainSettings) -> None:
     counts = ("steps", "prompts_per_step", "num_iterations", "ema_every", "eval_prompts", "eval_samples", "save_every")
-    for name in counts:
+    for name in (*counts, "max_prompt_length"):
         if getattr(settings, name) < 1:
             raise CalibrantError(f"option '{name}' is {getattr(settings, name)}; it must be at least 1")
     for name in ("micro_batch", "max_completion_length", "train_rows"):

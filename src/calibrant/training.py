@@ -16,14 +16,16 @@ from calibrant.errors import CalibrantError
 from calibrant.evaluation import evaluate
 from calibrant.files import write_json
 from calibrant.methods import resolve as resolve_method
-from calibrant.models import as_prompt, load_policy, load_tokenizer, locate, quiet_loading
+from calibrant.models import load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.runs import Run, create, last_checkpoint, publish, rewind, step_of
 from calibrant.scoring import named_inputs, options_of, rehearse
 from calibrant.settings import TrainSettings
 from calibrant.tasks import resolve as resolve_task
+from calibrant.tasks import training_task
 from calibrant.tasks.base import Row, Task
+from calibrant.tasks.prompts import fit_to, prompt_for
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
@@ -138,7 +140,7 @@ def build_trainer(
         processing_class=tokenizer,
         extract_answer=task.extract,
         answer_key=task.key,
-        is_correct=task.correct,
+        judge=task.correct_batch,
         callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -148,21 +150,38 @@ def build_trainer(
 
 def training_data(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The training split as TRL reads it: prompt, references, prompt_id."""
-    rows = task.load(task.splits[0], settings.train_rows, settings.seed)
-    return Dataset.from_list([{**row, "prompt": as_prompt(row["prompt"], tokenizer)} for row in rows])
+    source = training_task(task)
+    rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=data_dir(settings))
+    columns = [
+        {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"]}
+        for row in fitted(rows, tokenizer, settings, source)
+    ]
+    return Dataset.from_list(columns)
+
+
+def data_dir(settings: TrainSettings) -> Path | None:
+    """The folder of the official files, where one is given."""
+    return Path(settings.data_dir) if settings.data_dir else None
+
+
+def fitted(rows: list[Row], tokenizer: PreTrainedTokenizerBase, settings: TrainSettings, task: Task) -> list[Row]:
+    """Rows whose prompts are no longer than allowed, and leave room for an answer; says how many were cut."""
+    return fit_to(
+        rows, tokenizer, settings.max_prompt_length, settings.max_completion_length or task.max_completion_length
+    )
 
 
 def evaluation_rows(settings: TrainSettings, task: Task) -> list[Row]:
     """The questions of an evaluation: the same for every seed of training."""
-    return task.load(task.splits[-1], settings.eval_prompts, 0)
+    return task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=data_dir(settings))
 
 
 def reward_function(task: Task) -> Any:
     """A task's reward as a TRL reward function."""
 
-    def task_reward(completions: list[Any], references: list[list[str]], **_: Any) -> list[float]:
+    def task_reward(completions: list[Any], references: list[list[str]], **_: Any) -> list[float | None]:
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return [task.reward(task.extract(text), gold) for text, gold in zip(texts, references, strict=True)]
+        return task.reward_batch([task.extract(text) for text in texts], references)
 
     return task_reward
 
@@ -238,7 +257,8 @@ def evaluate_into(run: Run, when: str, policy: PreTrainedModel, settings: TrainS
     """Evaluates a policy on the unseen split into `evaluation.json` and a rollout file."""
     tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
     results, rows = evaluate(
-        policy, tokenizer, task, evaluation_rows(settings, task), samples=settings.eval_samples,
+        policy, tokenizer, task, fitted(evaluation_rows(settings, task), tokenizer, settings, task),
+        samples=settings.eval_samples,
         temperature=settings.temperature, max_completion_length=settings.max_completion_length,
     )  # fmt: skip
     write_rollouts(run.rollouts / f"evaluation-{when}.parquet", rows)

@@ -93,7 +93,7 @@ def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
         embed,
         judge.clusters if judge else by_key(task.key if task else normalise_answer),
         judge.matrix if judge else None,
-        task.correct if task else None,
+        task.correct_batch if task else None,
     )
 
 
@@ -111,8 +111,8 @@ def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[
         print(f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{values['group/uninformative']:>28.1%}")
     print(f"\n{'signal':<44}{'mean':>10}{'lowest':>10}{'highest':>10}")
     for name, score in distinct_scores(scored).items():
-        values = score[some.groups.where] if score.ndim == 2 else score
-        print(f"{name:<44}{values.mean():>10.4f}{values.min():>10.4f}{values.max():>10.4f}")
+        kept = score[some.groups.where] if score.ndim == 2 else score
+        print(f"{name:<44}{kept.mean():>10.4f}{kept.min():>10.4f}{kept.max():>10.4f}")
     for name, reason in refused.items():
         print(f"\nnot applied: {name}: {reason}", end="")
     print()

@@ -1,9 +1,15 @@
-"""List the tasks, one line each: name, reward range, what it is."""
+"""List the tasks, one line each: name, kind, splits, reward and its range, what it is, where its rows come from."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calibrant.tasks.base import Task
 
 EXAMPLES = """example:
   calibrant tasks
+
+A task that is not embedded takes its rows from the hub, or from --data-dir DIR with the official files: docs/tasks.md.
 """
 
 
@@ -15,7 +21,19 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table."""
     from calibrant.tasks import TASKS
 
-    for name, task in TASKS.items():
-        low, high = task.reward_range
-        print(f"{name:<12}  reward [{low:g}, {high:g}]  {task.summary}")
+    rows = [(t.name, t.kind, ", ".join(t.splits), _reward(t), t.summary, _data(t)) for t in TASKS.values()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
+
+
+def _reward(task: "Task") -> str:
+    low, high = task.reward_range
+    return f"{task.reward_name} [{low:g}, {high:g}]"
+
+
+def _data(task: "Task") -> str:
+    if task.source is None:
+        return "embedded"
+    return ", ".join(dict.fromkeys(at.repository for at in task.source.hubs.values()))

@@ -60,9 +60,7 @@ def card(method: str | Method) -> Card:
 
 
 def _fields(text: str) -> dict[str, str]:
-    found = {
-        name: re.search(rf"^{name}:[ \t]*(\S.*(?:\n[ \t]+\S.*)*)", text, flags=re.MULTILINE) for name in FIELDS
-    }
+    found = {name: re.search(rf"^{name}:[ \t]*(\S.*(?:\n[ \t]+\S.*)*)", text, flags=re.MULTILINE) for name in FIELDS}
     return {name: " ".join(match[1].split()) if match else UNKNOWN for name, match in found.items()}
 
 

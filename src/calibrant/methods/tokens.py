@@ -11,6 +11,9 @@ from calibrant.methods.outcome import Outcome, weighed
 SMALLEST_MEAN = 1e-6
 """A group whose mean entropy is below this, in nats, was decoded greedily: shares of it mean nothing."""
 
+ROUNDING = 1e-9
+"""A place in an order that is no farther above a whole number is that number: 0.28 * 25 is 7."""
+
 
 def edge_grpo(
     rewards: Tensor,
@@ -86,7 +89,7 @@ def eg_spo(
         token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the statistics.
         where: `[N, G]`, boolean; which rollouts count.
         gate: "hard" or "soft".
-        quantile: of the group's entropies, in [0, 1], interpolated linearly; read by the hard gate only.
+        quantile: of the group's entropies, in [0, 1]; read by the hard gate only.
         phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
         mean_one: divide the weights by their mean over the batch.
 
@@ -131,9 +134,7 @@ def _known(token_entropy: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _quantile(values: Tensor, mask: Tensor, q: float) -> Tensor:
-    """The quantile of what counts in each row, `[N]`, between the two neighbours in order; inf if nothing counts."""
+    """The least of what counts in each row that is at or above its quantile, `[N]`; inf if nothing counts."""
     ordered = torch.where(mask, values, torch.inf).sort(-1).values
-    place = q * (mask.sum(-1, keepdim=True) - 1).clamp(min=0).double()
-    below = ordered.gather(-1, place.floor().long())
-    above = ordered.gather(-1, place.ceil().long())
-    return torch.where(below == above, below, below + (above - below) * (place - place.floor()))[:, 0]
+    place = q * (mask.sum(-1, keepdim=True) - 1).double()
+    return ordered.gather(-1, (place - ROUNDING).ceil().clamp(min=0.0).long())[:, 0]

@@ -11,11 +11,11 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from calibrant.demo import load_places
-from calibrant.errors import CalibrantError
-from calibrant.tasks.base import Row, Task
+from calibrant.tasks.base import Row, Task, check_split, refuse_data_dir
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
 INVENTED_SHARE = 0.75
@@ -49,19 +49,20 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 Facts = dict[str, str]
 
 
-def load(split: str, size: int | None, seed: int) -> list[Row]:
+def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
     """Questions of a split; the same arguments give the same rows.
 
     Args:
         split: "train" or "test".
         size: number of rows; when None 4000 for "train", and every question about a test country once for "test".
         seed: of the generator.
+        data_dir: refused: the data come with the package.
 
     Raises:
-        CalibrantError: another split.
+        CalibrantError: another split, or a folder of data.
     """
-    if split not in ("train", "test"):
-        raise CalibrantError(f"places has no split '{split}'; it has train and test")
+    refuse_data_dir("places", data_dir)
+    check_split("places", split, ("train", "test"))
     rng = random.Random(f"places {split} {seed}")
     if split == "train":
         return [_row(f"train-{seed}-{i}", rng, *train_item(rng)) for i in range(TRAIN_ROWS if size is None else size)]
@@ -208,7 +209,7 @@ def _row(prompt_id: str, rng: random.Random, facts: Facts, kind: str) -> Row:
 
 TASK = Task(
     name="places",
-    summary="reading comprehension over fact sheets of countries (GeoNames), embedded; reward 2 x token F1",
+    summary="questions about fact sheets of countries, from GeoNames",
     splits=("train", "test"),
     load=load,
     extract=extract,

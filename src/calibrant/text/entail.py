@@ -23,7 +23,7 @@ SAME: Row = (0.0, 0.0, 1.0)
 NOTHING: Row = (torch.nan, torch.nan, torch.nan)
 """Of an empty text, which entails nothing and which nothing entails."""
 
-CPU_PADDING = 16
+CPU_PADDING = 32
 """Tokens of padding that cost a CPU about as much as another forward pass. Elsewhere a pass costs more than padding."""
 
 
@@ -101,7 +101,7 @@ class EntailmentJudge:
             CalibrantError: not as many premises as hypotheses, or not texts.
         """
         if len(premises) != len(hypotheses):
-            raise CalibrantError(f"entailment: got {len(premises)} premises and {len(hypotheses)} hypotheses; pair them")
+            raise CalibrantError(f"entailment: got {len(premises)} premises but {len(hypotheses)} hypotheses")
         sides = _texts([premises, hypotheses], None)
         return self._judge(list(zip(*sides, strict=True)), {})
 
@@ -323,7 +323,7 @@ def _columns(id2label: Mapping[int, str], name: str) -> list[int]:
     if count == 3 and found.count(None) <= 1:
         third = 3 - sum(index for index in found if index is not None)
         return [third if index is None else index for index in found]
-    if count != 3 or any(index not in (None, default) for default, index in enumerate(found[:2])) or found[2] is not None:
+    if count != 3 or found not in ([None, None, None], [0, None, None], [None, 1, None]):
         raise CalibrantError(
             f"the labels of '{name}' are {list(id2label.values())}, not those of entailment; expected contradiction, "
             "neutral and entailment, or entailment and one other"

@@ -5,6 +5,7 @@ Every function is pure and takes time linear in its text. What is not there is "
 
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -38,17 +39,16 @@ def boxed(text: str) -> str:
     '\\frac{3}{4}'
     """
     opened: list[tuple[bool, int]] = []
-    last = Span((0, 0))
-    start = -1
+    content: Span = (0, 0)
     for found in _BRACES.finditer(text):
         sign = found.group()
         if sign[-1] == "{" and sign != r"\{":
             opened.append((len(sign) > 1, found.end()))
         elif sign == "}" and opened:
             is_box, begin = opened.pop()
-            if is_box and begin > start:
-                start, last = begin, (begin, found.start())
-    return text[slice(*last)].strip()
+            if is_box and begin > content[0]:
+                content = begin, found.start()
+    return text[slice(*content)].strip()
 
 
 def tagged(text: str, tag: str = "answer") -> str:
@@ -57,9 +57,7 @@ def tagged(text: str, tag: str = "answer") -> str:
     >>> tagged("<answer>1</answer> or <answer> 2 </answer>")
     '2'
     """
-    opening = None
-    for opening in re.finditer(f"<{re.escape(tag)}>", text, re.IGNORECASE):
-        pass
+    opening = _last(re.compile(f"<{re.escape(tag)}>", re.IGNORECASE), text)
     if opening is None:
         return ""
     closing = re.compile(f"</{re.escape(tag)}>", re.IGNORECASE).search(text, opening.end())
@@ -95,10 +93,8 @@ def last_number(text: str) -> str:
     >>> last_number("5-3 = 2, or -1.5e3.")
     '-1.5e3'
     """
-    number = ""
-    for found in _NUMBER.finditer(text):
-        number = found.group()
-    return number
+    found = _last(_NUMBER, text)
+    return found.group() if found else ""
 
 
 def stated_answer(text: str) -> str:
@@ -109,9 +105,7 @@ def stated_answer(text: str) -> str:
     >>> stated_answer("**Answer:** 1.5 km. It is far.")
     '1.5 km'
     """
-    stated = None
-    for stated in _STATED.finditer(text):
-        pass
+    stated = _last(_STATED, text)
     if stated is None:
         return ""
     rest = text[stated.end() :]
@@ -129,6 +123,10 @@ def final_answer(text: str) -> str:
     ['4', 'x + 1', '5', '']
     """
     return boxed(text) or stated_answer(text) or last_number(text)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def answer_span(text: str, answer: str) -> Span | None:

@@ -13,6 +13,7 @@ FROM_TEXT = ("embeddings", "clusters", "entailment", "empty", "correct")
 """The inputs of methods that texts give."""
 
 TextGroups = Sequence[Sequence[str]]
+Judge = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[bool | None]]
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Readers:
         embed: B texts -> L2-normalised embeddings `[B, D]`; needed by methods that name `embeddings`.
         cluster: N groups of G texts -> cluster numbers `[N, G]`; equal SQuAD-normalised texts when None.
         entail: N groups of G texts -> probabilities `[N, G, G, 3]`; `from_clusters` when None.
-        is_correct: (answer, references) -> bool.
+        judge: B answers and their B lists of references -> B verdicts, None where there is none.
     """
 
     embed: Callable[[Sequence[str]], Tensor] | None = None
     cluster: Callable[[TextGroups], Tensor] | None = None
     entail: Callable[[TextGroups], Tensor] | None = None
-    is_correct: Callable[[str, list[str]], bool] | None = None
+    judge: Judge | None = None
 
 
 def read(
@@ -60,10 +61,21 @@ def read(
         return torch.tensor([[not answer.strip() for answer in group] for group in answers])
     if name == "embeddings" and readers.embed is not None:
         return readers.embed([text for group in texts for text in group]).unflatten(0, (len(texts), -1))
-    if name == "correct" and readers.is_correct is not None and references is not None:
-        judged = zip(answers, references, strict=True)
-        return torch.tensor([[float(readers.is_correct(a, list(gold))) for a in group] for group, gold in judged])
+    if name == "correct" and readers.judge is not None and references is not None:
+        flat = [answer for group in answers for answer in group]
+        gold = [known for known, group in zip(references, answers, strict=True) for _ in group]
+        verdicts = [torch.nan if right is None else float(right) for right in readers.judge(flat, gold)]
+        return torch.tensor(verdicts).unflatten(0, (len(answers), -1))
     return None
+
+
+def one_at_a_time(is_correct: Callable[[str, list[str]], bool]) -> Judge:
+    """A judge of batches from one of single answers.
+
+    >>> one_at_a_time(lambda answer, references: answer in references)(["4", "5"], [["4"], ["4"]])
+    [True, False]
+    """
+    return lambda answers, references: [is_correct(a, list(gold)) for a, gold in zip(answers, references, strict=True)]
 
 
 def by_key(key: Callable[[str], str]) -> Callable[[TextGroups], Tensor]:

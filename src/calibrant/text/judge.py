@@ -14,6 +14,12 @@ import signal
 import sys
 from typing import Any, TextIO
 
+_SIGNS = str.maketrans(
+    {"∞": r"\infty ", "√": r"\sqrt ", "π": r"\pi ", "°": r"^{\circ}", "²": "^2", "³": "^3", "½": r"\frac{1}{2}"}
+    | {"−": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "±": r"\pm "}
+)
+_POWER = re.compile(r"\*\*\s*(-?[0-9]+(?:\.[0-9]+)?)")
+_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 _SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([-+]?[0-9]+)(?![\w.])")
 
 
@@ -38,46 +44,81 @@ def equal(prediction: str, gold: str, tolerance: float | None = None) -> bool | 
     """
     from math_verify import verify
 
+    if tolerance is not None:  # of percentage points
+        gold, prediction = (re.sub(r"\\?%", "", text) for text in (gold, prediction))
     theirs, ours = _read(gold), _read(prediction)
-    if not theirs:
-        return None
-    if tolerance is not None and ours:
-        pair = _numbers(theirs[0]), _numbers(ours[0])
-        if pair[0] is not None and pair[1] is not None:
-            return _close(*pair, tolerance)
-    return bool(ours) and bool(verify(theirs, ours, timeout_seconds=None, raise_on_error=True))
+    if tolerance is not None:
+        left, right = _numbers(theirs), _numbers(ours)
+        if left is not None and right is not None:
+            return _close(left, right, tolerance)
+    if verify(theirs, ours, timeout_seconds=None, raise_on_error=True):
+        return True
+    return False if _expressions(theirs) else None
 
 
 def _read(text: str) -> list[Any]:
-    """What math-verify reads in an answer, as sympy objects: at most one."""
+    """What math-verify reads in an answer: at most one sympy object, and the normalised text."""
     from math_verify import LatexExtractionConfig, parse
 
-    latex = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
-    found = parse(
-        f"\\boxed{{{latex}}}",
+    found: list[Any] = parse(
+        f"\\boxed{{{_latex(text)}}}",
         extraction_config=[LatexExtractionConfig()],
-        parsing_timeout=None,  # type: ignore[arg-type]  # math-verify's way to say "no signals", which its hints lack
+        parsing_timeout=None,
         raise_on_error=True,
     )
+    if found and not _expressions(found):
+        _raise_what_was_swallowed(found[0])
+    return found
+
+
+def _expressions(found: list[Any]) -> list[Any]:
     return [expression for expression in found if not isinstance(expression, str)]
 
 
-def _numbers(expression: Any) -> list[float] | None:
-    """The numbers of a number, a tuple, or a set (in ascending order); None if something else is among them."""
-    from sympy import Equality, FiniteSet, Tuple
+def _raise_what_was_swallowed(latex: str) -> None:
+    """Reads again what math-verify could not: an answer too deep or too large is no wrong answer."""
+    from math_verify.parser import parse_latex_cached
 
+    try:
+        parse_latex_cached(latex)
+    except (RecursionError, MemoryError):
+        raise
+    except Exception:
+        return
+
+
+def _latex(text: str) -> str:
+    """LaTeX of what is written without it: signs, powers and numbers of programs."""
+    text = text.translate(_SIGNS).lstrip(" \n\t$").rstrip(" \n\t$.,;").removesuffix("\\")
+    text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
+    return _PI.sub(r"\\pi ", _POWER.sub(r"^{\1}", text).replace("**", "^"))
+
+
+def _numbers(found: list[Any]) -> tuple[str, list[float]] | None:
+    """The brackets and the numbers of a number, a tuple, an interval, or a set; None if something else is in it."""
+    from sympy import Equality, FiniteSet, Interval, Tuple
+
+    expression = next(iter(_expressions(found)), None)
     if isinstance(expression, Equality):
         expression = expression.rhs
-    parts = expression.args if isinstance(expression, FiniteSet | Tuple) else [expression]
-    values = [float(part.doit().evalf()) if getattr(part, "is_number", False) else math.nan for part in parts]
+    if expression is None:
+        return None
+    if isinstance(expression, Interval):  # math-verify reads (1, 2) as an open one, (2, 1) as a tuple
+        parts, brackets = expression.args[:2], "[("[bool(expression.left_open)] + "])"[bool(expression.right_open)]
+    elif isinstance(expression, FiniteSet | Tuple):
+        parts, brackets = expression.args, "{}" if isinstance(expression, FiniteSet) else "()"
+    else:
+        parts, brackets = [expression], ""
+    values = [float(part.doit().evalf()) if part.is_number and part.is_real else math.nan for part in parts]
     if not all(map(math.isfinite, values)):
         return None
-    return sorted(values) if isinstance(expression, FiniteSet) else values
+    return brackets, sorted(values) if brackets == "{}" else values
 
 
-def _close(gold: list[float], prediction: list[float], tolerance: float) -> bool:
+def _close(gold: tuple[str, list[float]], prediction: tuple[str, list[float]], tolerance: float) -> bool:
     slack = tolerance * (1 + 1e-9)
-    return len(gold) == len(prediction) and all(abs(a - b) <= slack for a, b in zip(gold, prediction, strict=True))
+    same_form = gold[0] == prediction[0] and len(gold[1]) == len(prediction[1])
+    return same_form and all(abs(a - b) <= slack for a, b in zip(gold[1], prediction[1], strict=True))
 
 
 def serve(tasks: TextIO, replies: TextIO, memory: int, seconds: int) -> None:

@@ -16,26 +16,25 @@ if TYPE_CHECKING:
     from calibrant.text.verify import Verifier
 
 LONGEST_NUMBER = 1000
-"""Characters, and digits of an exponent's power of ten, up to which a text is read as a number."""
+"""Characters, and powers of ten, up to which a text is read as a number."""
 
 _MARKS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*"})
 _NOISE = re.compile(r"\\[!,;: ]|\\left|\\right|\\displaystyle")
 _WRAPPED = re.compile(r"\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", re.DOTALL)
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_FRACTION = r"[0-9]+/[0-9]+|\\[dtc]?frac(?:\{[0-9]+\}\{[0-9]+\}|[0-9]{2}|[0-9]\{[0-9]+\}|\{[0-9]+\}[0-9])"
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?:\\?[$\u20ac\u00a3\u00a5])?\s*(?P<minus>-?)\s*"
-    rf"(?:(?P<whole>[0-9]+)\s*(?P<part>\\[dtc]?frac\{{[0-9]+\}}\{{[0-9]+\}}|(?<=\s)[0-9]+/[0-9]+)"
-    rf"|(?P<fraction>{_FRACTION})"
-    rf"|(?P<decimal>{_DECIMAL})(?:[eE](?P<e>[-+]?[0-9]+)"
-    r"|\s*(?:\*|\\times|\\cdot)\s*10\s*\^\s*(?:\{\s*(?P<power>[-+]?[0-9]+)\s*\}|(?P<digits>-?[0-9]+)))?)"
-    r"\s*\\?%?\s*\.?"
+_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+_POWER = r"[eE]([-+]?[0-9]+)|\s*(?:\*|\\times|\\cdot)\s*10\s*\^\s*\{?\s*([-+]?[0-9]+)\s*\}?"
+_CURRENCY = re.compile(r"([-+]?)\s*\\?[$\u20ac\u00a3\u00a5]")
+_SIGNED = re.compile(r"([-+]?)\s*(.*?)\s*(?:\\?%)?\s*\.?", re.DOTALL)
+_SCIENTIFIC = re.compile(rf"({_DECIMAL})(?:{_POWER})?")
+_RATIO = re.compile(
+    r"(?:([0-9]+)\s*(?=\\|(?<=\s)[0-9]))?"
+    rf"(?:({_DECIMAL})/({_DECIMAL})|\\[dtc]?frac\s*(?:\{{({_DECIMAL})\}}|([0-9]))\s*(?:\{{({_DECIMAL})\}}|([0-9]+)))"
 )
 _CHOICE = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:$|[)\]]|[.:](?:\s|$))")
 _CHOSEN = re.compile(r"(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)\s*(?:is\b|:)?\s*", re.IGNORECASE)
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s.,;:!?'\"\u2019-]+[^\W\d_]+)*[\s.,;:!?'\"\u2019]*")
-_UNIT_NOISE = " \t\n{}$~"
-_UNIT_COMMANDS = (r"\text", r"\mathrm", r"\mbox", r"\textrm", r"\rm", r"\ ", r"\,", r"\;", r"\:", "\\")
+_SPACE = re.compile(r" (?!\w)|(?<!\w) ")
+_SIGN = re.compile(r"(?P<dress>\\(?:text(?:rm|bf)?|mathrm|mbox|rm)(?![a-zA-Z])|\\[ ,;:!]|[\s${}~\\])|.")
 
 
 def number(text: str) -> str:
@@ -46,7 +45,7 @@ def number(text: str) -> str:
     as the normalisation of MATH drops them: "50%" is "50", not "0.5", for a question asks for one of the two (c).
 
     What is no number is compared as words (`normalise_answer`) where it is made of words alone, else character by
-    character without white space: punctuation carries meaning in "x-1".
+    character, but for white space beside a sign: punctuation carries meaning in "x-1".
 
     Args:
         text: an answer.
@@ -65,7 +64,7 @@ def number(text: str) -> str:
     plain = _unwrapped(text)
     if _WORDS.fullmatch(plain):
         return normalise_answer(plain) or plain.lower()
-    return "".join(plain.split()).removesuffix(".")
+    return _SPACE.sub("", " ".join(plain.split())).removesuffix(".")
 
 
 def as_number(text: str) -> Fraction | None:
@@ -76,30 +75,24 @@ def as_number(text: str) -> Fraction | None:
     """
     if len(text) > LONGEST_NUMBER:
         return None
-    found = _NUMBER.fullmatch(_unwrapped(text))
-    if found is None or (found["sign"] and found["minus"]):
-        return None
-    size = _size(found)
-    return -size if size is not None and "-" in (found["sign"], found["minus"]) else size
+    found = _SIGNED.fullmatch(_CURRENCY.sub(r"\1", " ".join(_unwrapped(text).split()), count=1))
+    size = _size(found[2]) if found else None
+    return size if size is None or found is None or found[1] != "-" else -size
 
 
-def _size(found: re.Match[str]) -> Fraction | None:
-    """The absolute value of a number that was read."""
-    power = int(found["e"] or found["power"] or found["digits"] or 0)
-    if abs(power) > LONGEST_NUMBER:
-        return None
-    if found["decimal"]:
-        return Fraction(found["decimal"].replace(",", "").rstrip(".")) * Fraction(10) ** power
-    top, bottom = _parts(found["fraction"] or found["part"])
-    return Fraction(top, bottom) + int(found["whole"] or 0) if bottom else None
+def _size(text: str) -> Fraction | None:
+    """The absolute value of a number without sign and unit."""
+    if found := _SCIENTIFIC.fullmatch(text):
+        power = int(found[2] or found[3] or 0)
+        return _decimal(found[1]) * Fraction(10) ** power if abs(power) <= LONGEST_NUMBER else None
+    if found := _RATIO.fullmatch(text):
+        top, bottom = (_decimal(part) for part in found.groups()[1:] if part)
+        return top / bottom + int(found[1] or 0) if bottom else None
+    return None
 
 
-def _parts(fraction: str) -> tuple[int, int]:
-    """Numerator and denominator; `\\frac43` has one digit each."""
-    parts = re.findall(r"[0-9]+", fraction)
-    if len(parts) == 1:
-        parts = [parts[0][0], parts[0][1:]]
-    return int(parts[0]), int(parts[1])
+def _decimal(text: str) -> Fraction:
+    return Fraction(text.replace(",", "").removesuffix("."))
 
 
 def _unwrapped(text: str) -> str:
@@ -128,7 +121,7 @@ def choice(text: str) -> str:
     >>> [choice(text) for text in ("(B)", "b", "B. Paris", r"\text{(B)}", "The answer is (B)", "a cat")]
     ['B', 'B', 'B', 'B', 'B', 'cat']
     """
-    plain = _unwrapped(text)
+    plain = _unwrapped(text.strip(" *"))
     named = _CHOSEN.match(plain)
     for candidate in (plain, plain[named.end() :] if named else plain):
         found = _CHOICE.match(candidate)
@@ -145,20 +138,18 @@ def without_unit(text: str, unit: str) -> str:
     >>> [without_unit(text, "$cm^2$") for text in ("166 cm^2", r"166\text{ cm}^2", "166")]
     ['166', '166', '166']
     """
-    rest = text.rstrip(_UNIT_NOISE)
-    for sign in reversed([sign for sign in unit if sign not in _UNIT_NOISE]):
-        if not rest.endswith(sign):
-            return text
-        rest = _without_noise(rest[: -len(sign)])
-    opened = "$" if rest.count("$") - 2 * rest.count(r"\$") == 1 else ""
-    return (rest + opened).strip() or text
-
-
-def _without_noise(text: str) -> str:
-    """A text without what may stand between the signs of a unit."""
-    text = text.rstrip(_UNIT_NOISE)
-    command = next((command for command in _UNIT_COMMANDS if text.endswith(command)), "")
-    return text.removesuffix(command).rstrip(_UNIT_NOISE)
+    signs = list(_SIGN.finditer(text))
+    bare = [i for i, sign in enumerate(signs) if sign["dress"] is None]
+    wanted = [sign.group() for sign in _SIGN.finditer(unit) if sign["dress"] is None]
+    first = bare[len(bare) - len(wanted) :]
+    if not 0 < len(wanted) < len(bare) or [signs[i].group() for i in first] != wanted:
+        return text
+    end = first[0]
+    while signs[end - 1]["dress"] not in (None, "}"):
+        end -= 1
+    rest = text[: signs[end].start()].strip()
+    opened = rest.count("$") - rest.count(r"\$")
+    return f"{rest}$" if opened % 2 else rest
 
 
 KEYS: dict[str, Callable[[str], str]] = {

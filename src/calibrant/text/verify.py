@@ -43,7 +43,8 @@ class Verifier:
         workers: processes at a time, started when they are needed.
         timeout: seconds a pair, above 0.
         cache_size: pairs whose verdict is kept, the latest ones; 0 keeps none.
-        max_length: characters of a prediction or a reference; longer ones are unscorable without being read.
+        max_length: characters of a prediction or a reference; longer ones are unscorable without being read (the
+            longest reference of MATH500, OlympiadBench and Minerva has 210).
         memory: GiB of address space a worker (where the system can limit it); what needs more is unscorable.
 
     Attributes:
@@ -63,7 +64,7 @@ class Verifier:
         timeout: float = 5.0,
         cache_size: int = 65536,
         *,
-        max_length: int = 10_000,
+        max_length: int = 2_000,
         memory: float = 2.0,
     ):
         _check(workers, timeout, cache_size, max_length, memory)
@@ -89,7 +90,7 @@ class Verifier:
             self._pool.close()
 
     def verify(
-        self, pairs: Sequence[Pair], tolerance: float | None | Sequence[float | None] = None
+        self, pairs: Sequence[Pair], tolerance: float | Sequence[float | None] | None = None
     ) -> list[bool | None]:
         """Whether each prediction equals one of its references.
 
@@ -186,7 +187,7 @@ def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
     return [(prediction.strip(), reference.strip(), tolerance) for reference in references]
 
 
-def _tolerances(tolerance: float | None | Sequence[float | None], count: int) -> list[float | None]:
+def _tolerances(tolerance: float | Sequence[float | None] | None, count: int) -> list[float | None]:
     """One tolerance a pair."""
     each = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * count
     if len(each) != count:

@@ -1,4 +1,4 @@
-"""Worker processes that are killed when they take too long: tasks in, answers out, whatever a task does to its worker."""
+"""Worker processes that are killed when they take too long: tasks in, answers out, whatever a task does."""
 
 import json
 import math
@@ -24,7 +24,7 @@ ATTEMPTS = 3
 
 
 class Worker:
-    """A fresh interpreter that runs `judge.py`: not a fork, which would inherit the threads' locks of this process.
+    """A fresh interpreter that runs a script: not a fork, which would inherit the threads' locks of this process.
 
     Attributes:
         task: index of the task that it is at, if any.
@@ -32,10 +32,10 @@ class Worker:
         deadline: when its time is over, by the monotonic clock.
     """
 
-    def __init__(self, memory: int, timeout: float):
+    def __init__(self, script: Path, memory: int, timeout: float):
         backstop = math.ceil(timeout) + 2
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(SCRIPT), str(memory), str(backstop)],
+            [sys.executable, "-P", str(script), str(memory), str(backstop)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -90,10 +90,12 @@ class Pool:
         size: workers at a time.
         timeout: seconds of wall clock a task.
         memory: bytes of address space a worker.
+        script: what the workers run: it gets the memory and a time (seconds) at which to end itself as arguments, says
+            one line of JSON when it is ready, and answers each line of JSON with one.
     """
 
-    def __init__(self, size: int, timeout: float, memory: int):
-        self.size, self.timeout, self.memory = size, timeout, memory
+    def __init__(self, size: int, timeout: float, memory: int, script: Path = SCRIPT):
+        self.size, self.timeout, self.memory, self.script = size, timeout, memory, script
         self.workers: list[Worker] = []
         self.failures = 0
 
@@ -131,19 +133,19 @@ class Pool:
                 waiting.popleft()
         starting = sum(not worker.ready for worker in self.workers)
         for _ in range(min(self.size - len(self.workers), len(waiting) - starting)):
-            self.workers.append(Worker(self.memory, self.timeout))
+            self.workers.append(Worker(self.script, self.memory, self.timeout))
 
     def _awaited(self) -> list[Worker]:
         """Waits for replies until the first deadline; the workers that have one, died, or are late."""
         busy = [worker for worker in self.workers if not worker.ready or worker.task is not None]
         first = min(worker.deadline for worker in busy)
-        heard = wait(busy, max(0.0, first - time.monotonic()))
+        heard = wait([worker.fileno() for worker in busy], max(0.0, first - time.monotonic()))
         now = time.monotonic()
-        return [worker for worker in busy if worker in heard or worker.deadline <= now]
+        return [worker for worker in busy if worker.fileno() in heard or worker.deadline <= now]
 
     def _collect(self, worker: Worker, replies: list[dict[str, Any]]) -> None:
         """Notes what became of a worker's task, or of its start."""
-        reply = worker.receive() if wait([worker], 0) else {}
+        reply = worker.receive() if wait([worker.fileno()], 0) else {}
         if reply == {} and time.monotonic() < worker.deadline:
             return
         why = "it died" if reply is None else (reply or {"error": f"more than {self.timeout:g} s"}).get("error", "")

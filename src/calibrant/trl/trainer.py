@@ -27,7 +27,7 @@ from calibrant.rollouts import write_rollouts
 from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import Readers, by_key
+from calibrant.text.inputs import Judge, Readers, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.policy import PolicyInputs, completion_mask
@@ -52,6 +52,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         extract_answer: completion -> answer; strips white space when None.
         answer_key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
         is_correct: (answer, references) -> bool, with the column `references` of the data.
+        judge: the same for a whole batch: answers and lists of references -> verdicts, None where there is none.
 
     Raises:
         CalibrantError: an unknown method or hyper-parameter, an input that nothing supplies, an embedding or
@@ -68,6 +69,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         extract_answer: Callable[[str], str] | None = None,
         answer_key: Callable[[str], str] | None = None,
         is_correct: Callable[[str, list[str]], bool] | None = None,
+        judge: Judge | None = None,
         **keywords: Any,
     ):
         args = args or CalibratedGRPOConfig("calibrated-grpo")
@@ -75,8 +77,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self.method: Method = resolve(args.method)
         self._named = named_inputs(self.method)
         options = options_of(self.method, args)
-        rehearse(self.method, options, without=() if is_correct else ("correct",))
-        readers = _readers(args, self._named, answer_key or normalise_answer, is_correct)
+        judge = judge or (one_at_a_time(is_correct) if is_correct else None)
+        rehearse(self.method, options, without=() if judge else ("correct",))
+        readers = _readers(args, self._named, answer_key or normalise_answer, judge)
         self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
         self._memory: dict[str, Tensor] = {}
         self._last_rollouts: tuple[int, int] = (-1, 0)
@@ -223,8 +226,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             "advantage": advantages.flatten().tolist(),
             **({"reward": [None] * advantages.numel()} if self._label_free else {}),
         }
-        is_correct = self._scorer.readers.is_correct
-        write_rollouts(folder / name, rollout_rows(scored, columns, step=step, is_correct=is_correct))
+        judge = self._scorer.readers.judge
+        write_rollouts(folder / name, rollout_rows(scored, columns, step=step, judge=judge))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -270,15 +273,15 @@ def _readers(
     args: Any,
     named: tuple[str, ...],
     key: Callable[[str], str],
-    is_correct: Callable[[str, list[str]], bool] | None,
+    judge: Judge | None,
 ) -> Readers:
     """What reads texts for a method; a model is loaded only if the method names what it gives."""
     embed = Embedder(args.embedding_model, device=args.embedding_device) if "embeddings" in named else None
     if args.entailment_model is None or not {"clusters", "entailment"} & set(named):
-        return Readers(embed, by_key(key), None, is_correct)
-    judge = EntailmentJudge(args.entailment_model, device=args.entailment_device)
-    cluster = partial(judge.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
-    return Readers(embed, cluster, judge.matrix, is_correct)
+        return Readers(embed, by_key(key), None, judge)
+    entailment = EntailmentJudge(args.entailment_model, device=args.entailment_device)
+    cluster = partial(entailment.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
+    return Readers(embed, cluster, entailment.matrix, judge)
 
 
 def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:

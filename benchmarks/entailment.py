@@ -1,0 +1,175 @@
+"""Times the entailment judge and lm-polygraph's calculators on the same network and answers; prints one JSON line.
+
+    pip install lm-polygraph
+    OMP_NUM_THREADS=1 python benchmarks/entailment.py --model FOLDER
+
+64 groups of 16 short answers, half of them repeated. Both sides use one network object and tokenizer, in float32, with
+gradients off and as many threads; nothing is kept from one repeat to the next. lm-polygraph gets the batch size that
+is fastest for it on a part of the groups. Loading is not timed. The rows:
+
+* `matrix`: all three probabilities, all pairs, both directions. lm-polygraph: SemanticMatrixCalculator, which judges
+  the distinct texts of each group. Ours: `EntailmentJudge.matrix`.
+* `strict`: clusters by entailment in both directions against first members. lm-polygraph: its matrix, then
+  SemanticClassesCalculator. Ours: `EntailmentJudge.clusters(rule="strict")`.
+* `greedy`: clusters by GCPO's rule. lm-polygraph has no such rule: its matrix, then `greedy_clusters`. Ours:
+  `EntailmentJudge.clusters`.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from lm_polygraph.stat_calculators.semantic_classes import SemanticClassesCalculator
+from lm_polygraph.stat_calculators.semantic_matrix import SemanticMatrixCalculator
+
+from calibrant.clustering import greedy_clusters
+from calibrant.text.entail import EntailmentJudge
+
+THINGS = [
+    ["Paris", "Lyon", "Marseille", "Toulouse", "Nice"],
+    ["the euro", "the Swiss franc", "the dollar", "the pound sterling", "the krone"],
+    ["Germany and Austria", "Austria", "Germany, Austria and Italy", "Italy", "Slovenia"],
+    ["about two million", "2,102,650 people", "five million", "less than a million", "two million people"],
+    ["in Africa", "Asia", "South America", "the north of Europe", "Oceania"],
+    ["his older brother", "the old captain", "a doctor from the village", "nobody", "his wife"],
+    ["because he was afraid of the sea", "to find his father", "he wanted the money", "for love", "out of pity"],
+    ["in 1867", "after the war", "in the spring of 1867", "before the treaty was signed", "in 1918"],
+]
+PHRASES = ["{}", "{}.", "It is {}.", "The answer is {}", "{}, I think", "Probably {}", "It was {}, as the text says."]
+OTHERS = ["I do not know.", "The text does not say.", "unknown"]
+
+
+def make_groups(count: int, size: int, seed: int = 0) -> list[list[str]]:
+    """Groups of answers of which half are distinct and half repeat one of these, in random order."""
+    choose = random.Random(seed)
+    groups = []
+    for _ in range(count):
+        things = choose.choice(THINGS)
+        possible = [phrase.format(thing) for thing in things for phrase in PHRASES] + OTHERS
+        distinct = choose.sample(possible, size // 2)
+        groups.append(choose.sample(distinct + choose.choices(distinct, k=size - size // 2), size))
+    return groups
+
+
+def theirs(judge: EntailmentJudge, batch_size: int) -> Callable[[list[list[str]]], dict[str, Any]]:
+    """lm-polygraph's matrix of groups, by the network of the judge."""
+    config = judge.model.config
+    config.label2id = {name.upper(): index for index, name in config.id2label.items()}  # it looks for capitals
+    network = SimpleNamespace(
+        deberta=judge.model, deberta_tokenizer=judge.tokenizer, batch_size=batch_size, device=judge.device
+    )
+    calculator = SemanticMatrixCalculator(network)
+    return lambda groups: calculator({"sample_texts": groups}, [], None)
+
+
+def their_classes(matrix: dict[str, Any], groups: list[list[str]]) -> torch.Tensor:
+    """lm-polygraph's classes from its matrix."""
+    classes = SemanticClassesCalculator()({"sample_texts": groups, **matrix}, [], None)["semantic_classes_entail"]
+    of_group = classes["sample_to_class"]
+    return torch.tensor([[of_group[n][i] for i in range(len(group))] for n, group in enumerate(groups)])
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long it takes, and what it gives."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def best_batch_size(judge: EntailmentJudge, groups: list[list[str]]) -> tuple[int, dict[int, float]]:
+    """The batch size that is fastest for lm-polygraph, and the seconds of each, the better of two."""
+    tried = {}
+    for size in (10, 16, 32, 64):
+        work = theirs(judge, size)
+        tried[size] = min(seconds(lambda work=work: work(groups))[0] for _ in range(2))
+    return min(tried, key=lambda size: tried[size]), tried
+
+
+def compare(judge: EntailmentJudge, groups: list[list[str]], batch_size: int, repeats: int) -> dict[str, Any]:
+    """Medians of both sides, in turn, and what the last repeat gave."""
+    matrix = theirs(judge, batch_size)
+    work: dict[str, dict[str, Callable[[], Any]]] = {
+        "matrix": {"theirs": lambda: matrix(groups), "ours": lambda: judge.matrix(groups)},
+        "strict": {
+            "theirs": lambda: their_classes(matrix(groups), groups),
+            "ours": lambda: judge.clusters(groups, "strict"),
+        },
+        "greedy": {
+            "theirs": lambda: greedy_clusters(torch.from_numpy(matrix(groups)["semantic_matrix_entail"])),
+            "ours": lambda: judge.clusters(groups),
+        },
+    }
+    rows = {}
+    for name, sides in work.items():
+        before = judge.pairs_judged
+        timed = [{side: seconds(run) for side, run in sides.items()} for _ in range(repeats)]
+        median = {side: statistics.median(one[side][0] for one in timed) for side in sides}
+        rows[name] = {
+            "theirs_seconds": round(median["theirs"], 3),
+            "ours_seconds": round(median["ours"], 3),
+            "ratio": round(median["theirs"] / median["ours"], 2),
+            "all_seconds": {side: [round(one[side][0], 3) for one in timed] for side in sides},
+            "ours_pairs_judged": (judge.pairs_judged - before) // repeats,
+            "results": {side: timed[-1][side][1] for side in sides},
+        }
+    return rows
+
+
+def agreement(rows: dict[str, Any], groups: list[list[str]]) -> dict[str, Any]:
+    """How far the results of both sides are apart; takes them out of the rows."""
+    results = {name: row.pop("results") for name, row in rows.items()}
+    ours, matrix = results["matrix"]["ours"].numpy(), results["matrix"]["theirs"]
+    difference = np.maximum(
+        np.abs(ours[..., 2] - matrix["semantic_matrix_entail"]), np.abs(ours[..., 0] - matrix["semantic_matrix_contra"])
+    )
+    texts = np.array(groups)
+    equal = texts[:, :, None] == texts[:, None, :]
+    same = {
+        f"{name}_groups_with_equal_clusters": int((results[name]["ours"] == results[name]["theirs"]).all(1).sum())
+        for name in ("strict", "greedy")
+    }
+    return {
+        "largest_difference_of_probabilities_of_unequal_texts": float(difference[~equal].max()),
+        "largest_difference_for_equal_texts_which_only_theirs_judges": float(difference[equal].max()),
+        **same,
+        "clusters_a_group": float((results["greedy"]["ours"].amax(1) + 1).double().mean()),
+    }
+
+
+def main() -> None:
+    """Runs all and prints the line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or hub name of an entailment model")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64, help="of our judge")
+    parser.add_argument("--quick", action="store_true", help="8 groups, one repeat")
+    options = parser.parse_args()
+    groups = make_groups(8 if options.quick else 64, 16)
+    repeats = 1 if options.quick else options.repeats
+    judge = EntailmentJudge(options.model, batch_size=options.batch_size, cache_size=0)
+    batch_size, tried = best_batch_size(judge, groups[:8])
+    rows = compare(judge, groups, batch_size, repeats)
+    line = {
+        "benchmark": "entailment",
+        "groups": [len(groups), len(groups[0])],
+        "distinct_pairs_both_directions": sum(len(set(group)) * (len(set(group)) - 1) for group in groups),
+        "their_pairs_judged": sum(len(set(group)) ** 2 for group in groups),
+        "threads": torch.get_num_threads(),
+        "device": str(judge.device),
+        "batch_size": {"theirs": batch_size, "theirs_tried": tried, "ours": options.batch_size},
+        "repeats": repeats,
+        "rows": rows,
+        "agreement": agreement(rows, groups),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

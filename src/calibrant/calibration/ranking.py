@@ -1,0 +1,83 @@
+"""Whether right answers have the higher confidence: the area under the ROC curve of correctness."""
+
+import torch
+from torch import Tensor
+
+from calibrant.calibration.answers import by_confidence, counted_answers, flat_answers, over_weights
+from calibrant.errors import CalibrantError
+from calibrant.groups import like_input
+from calibrant.statistics.ranks import sort_counted, take, won_pairs
+
+
+def correctness_auc(
+    confidence: Tensor,
+    correct: Tensor,
+    where: Tensor | None = None,
+    *,
+    pooling: str = "pooled",
+    prompt_weights: Tensor | None = None,
+    undefined: float = 0.5,
+) -> Tensor:
+    """How often a right answer has a higher confidence than a wrong one.
+
+    `AUC = P(c_right > c_wrong) + 0.5 P(c_right = c_wrong)`, over all pairs of a right and a wrong answer ("pooled"),
+    or over the pairs within each prompt, then the mean over prompts that have both ("per_prompt"). Only the order
+    of the confidences matters: 1 for a perfect order, 0.5 for none, 0 for the reverse. Exact, ties included, in
+    O(n log n).
+
+    Args:
+        confidence: `[N, G]`, larger means surer, e.g. `mean_logprob`; a NaN is out, infinities are first and last.
+        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
+        where: `[N, G]`, boolean; which answers count.
+        pooling: "pooled" or "per_prompt".
+        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
+            `bootstrap_interval`.
+        undefined: the value where there is no pair; NaN shows such a result, or leaves it out of an interval.
+
+    Returns:
+        `[]`, or `[...]` with weights, in [0, 1].
+
+    Raises:
+        CalibrantError: shapes differ, correctness is graded, or the pooling is not known.
+
+    Reference: CAPO, relative calibration (b). Its pooling is not stated: pooled over a benchmark, and then the mean
+    over benchmarks, is an interpretation (c).
+
+    >>> correctness_auc(torch.tensor([[-0.5, -0.2, -0.9, -0.1]]), torch.tensor([[1, 1, 0, 0]]))
+    tensor(0.5000)
+    """
+    if pooling not in ("pooled", "per_prompt"):
+        raise CalibrantError(f"correctness_auc: pooling has to be 'pooled' or 'per_prompt', got {pooling!r}")
+    area = _pooled if pooling == "pooled" else _per_prompt
+    found = area(confidence, correct, where, prompt_weights)
+    otherwise = torch.full_like(like_input(found, confidence), undefined)
+    return torch.where(found.isnan(), otherwise, like_input(found, confidence))
+
+
+def _pooled(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_weights: Tensor | None) -> Tensor:
+    answers = by_confidence(flat_answers("correctness_auc", confidence, correct, where))
+
+    right = answers.right.double()
+
+    def area(weights: Tensor) -> Tensor:
+        each = take(weights, answers.prompt)
+        positive = each * right
+        negative = each - positive
+        return won_pairs(answers.confidence, positive, negative) / (positive.sum(-1) * negative.sum(-1))
+
+    items = len(answers.prompt)
+    return over_weights("correctness_auc", prompt_weights, len(confidence), items, area, confidence.device)
+
+
+def _per_prompt(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_weights: Tensor | None) -> Tensor:
+    mask, right = counted_answers("correctness_auc", correct, where, confidence=confidence)
+    ordered, order = sort_counted(confidence, mask)
+    positive = (right & mask).gather(-1, order).double()
+    negative = (~right & mask).gather(-1, order).double()
+    pairs = positive.sum(-1) * negative.sum(-1)
+    areas = torch.where(pairs > 0, won_pairs(ordered, positive, negative) / pairs, 0.0)
+
+    def mean(weights: Tensor) -> Tensor:
+        return (weights @ areas) / (weights @ (pairs > 0).double())
+
+    return over_weights("correctness_auc", prompt_weights, len(confidence), 0, mean, confidence.device)

@@ -1,0 +1,299 @@
+"""From G sampled answers to one: votes of clusters of equal answers, and the answer of highest confidence.
+
+A vote says which rollout it returns, and where several have an equal claim it says so: the credit of a prompt, 1 in
+all, is split between them. So its accuracy is that of breaking ties at random, in expectation, without a draw.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from calibrant.calibration.answers import counted_answers, over_weights, weighted_mean
+from calibrant.calibration.sampling import all_avoided, first_or_random
+from calibrant.checks import check_shapes
+from calibrant.errors import CalibrantError
+from calibrant.groups import like_input
+from calibrant.signals.confidence import same_cluster
+
+TIE = 1e-12
+"""Totals this close, relative to the largest, are equal: the order of a sum changes its rounding."""
+TOLERATED = 1e-3
+"""How far rounding may carry a mean log-probability above 0."""
+
+
+class Vote(NamedTuple):
+    """Which answer each prompt gets."""
+
+    representative: Tensor
+    """`[N]`, integers: the rollout that is returned, the first of those with the largest credit; -1 if none votes."""
+    tie_share: Tensor
+    """`[N]`, its credit: 1 for a clear winner, 1/ties in a tie, 0 if none votes."""
+    support: Tensor
+    """`[N]`, what stands behind the winner: its share of all votes or weights, in [0, 1]; in `best_of_n` the confidence
+    of the representative. A confidence of the answer that is returned."""
+    credit: Tensor
+    """`[N, G]`, the probability that each rollout is the one returned."""
+    accuracy: Tensor | None
+    """`[]`, mean over prompts of the credit on right answers; None without `correct`."""
+
+
+def majority_vote(
+    clusters: Tensor,
+    where: Tensor | None = None,
+    *,
+    correct: Tensor | None = None,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Vote:
+    """The most frequent answer.
+
+    `k* = argmax_k n_k`; a cluster is represented by its first rollout, and T clusters of equal size have 1/T each.
+
+    Args:
+        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
+        where: `[N, G]`, boolean; which rollouts vote.
+        correct: `[N, G]`, boolean or 0 and 1; for the accuracy. A prompt in which a rollout with credit has a NaN
+            (not known) is out of it.
+        num_samples: how many rollouts of each prompt vote: the first ones that count, or with a generator a random
+            subset of them. A prompt that has fewer uses all it has. None: all.
+        generator: for a random subset of `num_samples`.
+
+    Returns:
+        Winner, its tie share, its share of the votes, credit and accuracy.
+
+    Raises:
+        CalibrantError: shapes differ, clusters are not integers, num_samples is above G, or correctness is graded.
+
+    Reference: Wang et al. (2023), self-consistency; shared ties as in the code of RPC (a).
+
+    >>> vote = majority_vote(torch.tensor([[0, 1, 1, 2], [0, 1, 1, 0]]), correct=torch.tensor([[0, 1, 1, 0]] * 2))
+    >>> vote.representative, vote.tie_share, vote.accuracy
+    (tensor([1, 0]), tensor([1.0000, 0.5000]), tensor(0.7500))
+    """
+    check_shapes("majority_vote", clusters=(clusters, "N G"), where=(where, "N G"), correct=(correct, "N G"))
+    mask = first_or_random("majority_vote", _mask(clusters, where), num_samples, generator)
+    return _vote("majority_vote", clusters, mask.double(), mask, correct, like=clusters)
+
+
+def confidence_weighted_vote(
+    clusters: Tensor,
+    confidence: Tensor,
+    where: Tensor | None = None,
+    *,
+    correct: Tensor | None = None,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Vote:
+    """The answer with the largest total confidence.
+
+    `k* = argmax_k sum_{i in k} c_i`; ties as in `majority_vote`, which this is for equal confidences.
+
+    Args:
+        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
+        confidence: `[N, G]`, at least 0, e.g. `exp(mean_logprob)`; a NaN does not vote.
+        where: `[N, G]`, boolean; which rollouts vote.
+        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
+        num_samples: how many rollouts of each prompt vote, see `majority_vote`.
+        generator: for a random subset of `num_samples`.
+
+    Returns:
+        Winner, its tie share, its share of all confidence, credit and accuracy.
+
+    Raises:
+        CalibrantError: shapes differ, a confidence is negative or infinite, clusters are not integers, num_samples is
+            above G, or correctness is graded.
+
+    Reference: weighted self-consistency, as in CAPO's comparison (c).
+
+    >>> clusters, confidence = torch.tensor([[0, 1, 1]]), torch.tensor([[0.9, 0.2, 0.3]])
+    >>> confidence_weighted_vote(clusters, confidence).representative
+    tensor([0])
+    """
+    caller = "confidence_weighted_vote"
+    check_shapes(
+        caller,
+        clusters=(clusters, "N G"),
+        confidence=(confidence, "N G"),
+        where=(where, "N G"),
+        correct=(correct, "N G"),
+    )
+    mask = _mask(confidence, where)
+    weights = torch.where(mask, confidence.detach().double(), 0.0)
+    if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
+        raise CalibrantError(
+            f"{caller}: a confidence that is added up has to be finite and at least 0; exp(mean_logprob) is, "
+            "mean_logprob is not"
+        )
+    mask = first_or_random(caller, mask, num_samples, generator)
+    return _vote(caller, clusters, weights, mask, correct, like=confidence)
+
+
+def perplexity_consistency(
+    clusters: Tensor,
+    mean_logprob: Tensor,
+    text_ids: Tensor,
+    where: Tensor | None = None,
+    *,
+    correct: Tensor | None = None,
+    num_samples: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Vote:
+    """The answer with the largest total probability over its distinct completions.
+
+    `p_i = exp(mean token log-probability)`, `conf(k) = sum_{distinct i in k} p_i / sum_{distinct i} p_i`,
+    `k* = argmax_k conf(k)`. Identical completions count once, at the first of them: a probability says already how
+    often a completion is expected, and adding it for each copy would turn this back into majority voting.
+
+    Args:
+        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
+        mean_logprob: `[N, G]`, at most 0; a NaN does not vote.
+        text_ids: `[N, G]`, integers; equal numbers in a row mean identical completion strings.
+        where: `[N, G]`, boolean; which rollouts vote.
+        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
+        num_samples: how many rollouts of each prompt vote, see `majority_vote`; copies are among them.
+        generator: for a random subset of `num_samples`.
+
+    Returns:
+        Winner, its tie share, its normalised confidence, credit and accuracy.
+
+    Raises:
+        CalibrantError: shapes differ, a log-probability is above 0, ids are not integers, num_samples is above G, or
+            correctness is graded.
+
+    Reference: Perplexity Consistency of RPC without its pruning of paths (a); CAPO uses it with 16 samples (b), and
+    whether it prunes or counts copies once is not stated (c).
+
+    >>> clusters, texts = torch.tensor([[0, 0, 1]]), torch.tensor([[7, 7, 8]])
+    >>> vote = perplexity_consistency(clusters, torch.tensor([[0.3, 0.3, 0.5]]).log(), texts)
+    >>> vote.representative, vote.support
+    (tensor([2]), tensor([0.6250]))
+    """
+    caller = "perplexity_consistency"
+    check_shapes(
+        caller,
+        clusters=(clusters, "N G"),
+        mean_logprob=(mean_logprob, "N G"),
+        text_ids=(text_ids, "N G"),
+        where=(where, "N G"),
+        correct=(correct, "N G"),
+    )
+    mask = _mask(mean_logprob, where)
+    logprobs = torch.where(mask, mean_logprob.detach().double(), -torch.inf)
+    if bool((logprobs > TOLERATED).any()):
+        raise CalibrantError(f"{caller}: a log-probability is at most 0, got {logprobs.max().item():g}")
+    mask = first_or_random(caller, mask, num_samples, generator)
+    once = mask & ~_has_earlier(same_cluster(f"{caller}, text_ids", text_ids, mask))
+    top = torch.where(once, logprobs, -torch.inf).amax(-1, keepdim=True)
+    weights = torch.where(once & (top > -torch.inf), (logprobs - top).exp(), 0.0)
+    return _vote(caller, clusters, weights, mask, correct, like=mean_logprob)
+
+
+def best_of_n(
+    confidence: Tensor,
+    where: Tensor | None = None,
+    *,
+    correct: Tensor | None = None,
+    num_samples: int | None = None,
+) -> Vote:
+    """The answer of highest confidence; with fewer samples, in expectation over all subsets.
+
+    With n rollouts and subsets of m, a rollout with b others of its confidence (itself among the b) and a others above
+    it is returned with probability `(C(n-a, m) - C(n-a-b, m)) / (b C(n, m))`; for m = n the top ones share 1.
+
+    Args:
+        confidence: `[N, G]`, larger means surer; a NaN is out, infinities are first and last.
+        where: `[N, G]`, boolean; which rollouts count.
+        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
+        num_samples: m; None: all. A prompt that has fewer uses all it has.
+
+    Returns:
+        The most confident rollout, its credit as the tie share, its confidence as the support, credit and accuracy.
+
+    Raises:
+        CalibrantError: shapes differ, num_samples is above G, or correctness is graded.
+
+    Reference: the usual best-of-n by a score (c); the expectation over subsets as in pass@k (c).
+
+    >>> best_of_n(torch.tensor([[0.9, 0.1, 0.5]]), num_samples=2).credit
+    tensor([[0.6667, 0.0000, 0.3333]])
+    """
+    check_shapes("best_of_n", confidence=(confidence, "N G"), where=(where, "N G"), correct=(correct, "N G"))
+    mask = _mask(confidence, where)
+    size = first_or_random("best_of_n", mask, num_samples, None).sum(-1, keepdim=True)
+    values = torch.where(mask, confidence.detach().double(), torch.nan)
+    above = (values[:, None, :] > values[:, :, None]).sum(-1)
+    equal = (values[:, None, :] == values[:, :, None]).sum(-1)
+    n = mask.sum(-1, keepdim=True)
+    chance = all_avoided(n, above, size) - all_avoided(n, above + equal, size)
+    credit = torch.where(mask, chance / equal.clamp(min=1), 0.0)
+    support = torch.where(mask.any(-1), torch.where(mask, values, -torch.inf).amax(-1), 0.0)
+    return _as_vote("best_of_n", credit, support, mask, correct, confidence)
+
+
+def vote_accuracy(
+    credit: Tensor, correct: Tensor, where: Tensor | None = None, *, prompt_weights: Tensor | None = None
+) -> Tensor:
+    """Accuracy of a vote: the mean over prompts of the credit that lies on right answers.
+
+    Args:
+        credit: `[N, G]`, as votes return it.
+        correct: `[N, G]`, boolean or 0 and 1. A prompt without credit, or with credit on an answer of which
+            correctness is not known (NaN), is out.
+        where: `[N, G]`, boolean; an answer that is excluded is one of which correctness is not known.
+        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
+            `bootstrap_interval`.
+
+    Returns:
+        `[]`, or `[...]` with weights, in [0, 1]; 0 if no prompt counts.
+
+    Raises:
+        CalibrantError: shapes differ, or correctness is graded.
+
+    >>> vote_accuracy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 0]]))
+    tensor(0.7500)
+    """
+    known, right = counted_answers("vote_accuracy", correct, where, credit=credit)
+    paid = credit.detach().double()
+    counts = (paid > 0).any(-1) & ~((paid > 0) & ~known).any(-1)
+    score = torch.where(right & counts[:, None], paid, 0.0).sum(-1)
+
+    def mean(weights: Tensor) -> Tensor:
+        return weighted_mean(weights, score[:, None], counts[:, None])
+
+    found = over_weights("vote_accuracy", prompt_weights, len(credit), 0, mean, credit.device)
+    return like_input(found, credit)
+
+
+def _mask(values: Tensor, where: Tensor | None) -> Tensor:
+    return ~values.isnan() if where is None else ~values.isnan() & where
+
+
+def _has_earlier(same: Tensor) -> Tensor:
+    """Which rollouts have an equal one before them: `[N, G, G]` -> `[N, G]`."""
+    return same.tril(-1).any(-1)
+
+
+def _vote(
+    caller: str, clusters: Tensor, weights: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor
+) -> Vote:
+    """The cluster of the largest total weight; `weights [N, G]` in float64, 0 for rollouts that add nothing."""
+    same = same_cluster(caller, clusters, mask)
+    weights = torch.where(mask, weights, 0.0)
+    scale = weights.amax(-1, keepdim=True)
+    totals = (same.double() @ torch.where(scale > 0, weights / scale, 0.0)[..., None])[..., 0]
+    top = torch.where(mask, totals, -torch.inf).amax(-1, keepdim=True)
+    winners = mask & (totals >= top * (1 - TIE)) & ~_has_earlier(same)
+    credit = winners / winners.sum(-1, keepdim=True).clamp(min=1).double()
+    total = torch.where(mask & ~_has_earlier(same), totals, 0.0).sum(-1)
+    support = torch.where(total > 0, top[:, 0] / total, 0.0)
+    return _as_vote(caller, credit, support, mask, correct, like)
+
+
+def _as_vote(
+    caller: str, credit: Tensor, support: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor
+) -> Vote:
+    share = credit.amax(-1)
+    representative = torch.where(mask.any(-1), (credit >= share[:, None] * (1 - TIE)).int().argmax(-1), -1)
+    accuracy = None if correct is None else like_input(vote_accuracy(credit, correct), like)
+    return Vote(representative, like_input(share, like), like_input(support, like), like_input(credit, like), accuracy)

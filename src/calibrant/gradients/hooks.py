@@ -1,0 +1,89 @@
+"""Inner products of rollouts' gradients from one forward and one backward pass over all of their rows.
+
+Forward hooks keep what each layer was given; hooks on the outputs take the gradients as the backward pass reaches them,
+add the layer's share and drop both. No gradient of a parameter is ever made.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.errors import CalibrantError
+from calibrant.gradients import layers
+from calibrant.gradients.layers import UsedRows
+from calibrant.gradients.modes import differentiating
+from calibrant.gradients.plan import Layer, first_input
+from calibrant.gradients.rows import Options, Rows, log_likelihoods
+
+
+def hooks_gram(model: nn.Module, plan: Mapping[nn.Module, Layer], rows: Rows, groups: int, options: Options) -> Tensor:
+    """`<g_i, g_j>` over the planned layers, for rows of whole groups: `[n, G, G]`, float64."""
+    rollouts = len(rows.ids) // groups
+    state = _Pass(torch.zeros(groups, rollouts, rollouts, dtype=torch.float64, device=rows.ids.device))
+    if not plan or not bool(rows.counted.any()):
+        return state.gram
+    with differentiating(model, ()), torch.enable_grad():
+        with ExitStack() as hooks:
+            for module, layer in plan.items():
+                handle = module.register_forward_hook(partial(state.keep, layer), with_kwargs=True)
+                hooks.callback(handle.remove)
+            total = log_likelihoods(model, rows, options).sum()
+        total.backward()  # no parameter requires a gradient, so none gets one
+    return state.gram
+
+
+@dataclass
+class _Pass:
+    """What one pass over the rows collects."""
+
+    gram: Tensor  # [n, G, G]
+    given: dict[nn.Module, Tensor] = field(default_factory=dict)  # inputs of layers whose gradients have not come yet
+    from_head: dict[nn.Module, list[UsedRows]] = field(default_factory=dict)  # by embedding, a group each
+
+    def keep(
+        self, layer: Layer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        """The forward hook. A layer with nothing to differentiate before it gets a zero that is."""
+        if module in self.given:
+            raise CalibrantError(
+                f"gradient_variance: a {type(module).__name__} is called twice in a pass over the batch, but once in "
+                "a pass over three tokens; use backend='loop' for this model"
+            )
+        self.given[module] = first_input(args, kwargs).detach()
+        if not output.requires_grad:
+            output = output + output.new_zeros((), requires_grad=True)
+        output.register_hook(partial(self.take, layer, module))
+        return output
+
+    def take(self, layer: Layer, module: nn.Module, gradient: Tensor) -> None:
+        """The hook on the output's gradient: adds the layer's share, group by group."""
+        inputs, gradients = self._grouped(self.given.pop(module)), self._grouped(gradient)
+        with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+            if layer.tied_to is not None:
+                ids = self._grouped(self.given[layer.tied_to])
+                self.from_head[layer.tied_to] = [
+                    layers.tied_rows(*group) for group in zip(ids, inputs, gradients, strict=True)
+                ]
+            for n, group in enumerate(zip(inputs, gradients, strict=True)):
+                self.gram[n] += self._share(layer, module, n, *group).to(self.gram.device)
+        self.from_head.pop(module, None)
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, self.gram.shape[:2])
+
+    def _share(self, layer: Layer, module: nn.Module, n: int, inputs: Tensor, gradients: Tensor) -> Tensor:
+        share = layers.bias_gram(gradients) if "bias" in layer.parameters else torch.zeros(())
+        if "weight" not in layer.parameters:
+            return share
+        if layer.kind == "linear":
+            other = self.from_head[layer.tied_to][n].tokens if layer.tied_to is not None else None
+            return share + layers.linear_gram(inputs, gradients, without=other)
+        if isinstance(module, nn.Embedding):
+            rows = self.from_head[module][n] if module in self.from_head else layers.unused_rows(inputs, gradients)
+            return share + layers.embedding_gram(module, rows, gradients)
+        return share + layers.elementwise_gram(module, inputs, gradients)

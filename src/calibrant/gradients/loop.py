@@ -1,0 +1,65 @@
+"""The plain way: one backward pass a rollout, each row on its own and without its padding."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.gradients.modes import differentiating
+from calibrant.gradients.rows import Options, Rows, log_likelihoods
+
+
+class Sums(NamedTuple):
+    """What is known of the gradients of one group."""
+
+    squared_norms: Tensor  # [G], |g_i|^2
+    squares: Tensor  # [M], |sum_i w_mi g_i|^2; 0 where `gram` says it
+    gram: Tensor | None  # [G, G]
+
+
+def loop_sums(
+    model: nn.Module, parameters: Sequence[nn.Parameter], rows: Rows, weights: Tensor, options: Options
+) -> Sums:
+    """Squared norms of the gradients of a group and of their weighted sums.
+
+    Each sum takes a buffer of the size of the parameters in float64; `options.keep` keeps all G gradients instead, for
+    their inner products. A gradient that is not finite is in no sum, and its squared norm is NaN.
+
+    Args:
+        rows: G rows.
+        weights: `[M, G]`, float64.
+    """
+    weights = torch.eye(len(rows.ids), dtype=torch.float64) if options.keep else weights
+    buffers = [torch.zeros(len(weights), p.numel(), dtype=torch.float64, device=p.device) for p in parameters]
+    norms = torch.full((len(rows.ids),), torch.nan, dtype=torch.float64)
+    for i, gradient in enumerate(row_gradients(model, parameters, rows, options)):
+        norm = sum(float(part.double().square().sum()) for part in gradient)
+        if norm < torch.inf:
+            norms[i] = norm
+            _add(buffers, gradient, weights[:, i])
+    if options.keep:
+        gram = torch.stack([(buffer @ buffer.T).cpu() for buffer in buffers]).sum(0)
+        return Sums(norms, torch.zeros(2, dtype=torch.float64), gram)
+    return Sums(norms, torch.stack([buffer.square().sum(-1).cpu() for buffer in buffers]).sum(0), None)
+
+
+def _add(buffers: list[Tensor], gradient: list[Tensor], weights: Tensor) -> None:
+    for m in weights.nonzero().flatten().tolist():
+        for buffer, part in zip(buffers, gradient, strict=True):
+            buffer[m].add_(part.double(), alpha=float(weights[m]))
+
+
+def row_gradients(
+    model: nn.Module, parameters: Sequence[nn.Parameter], rows: Rows, options: Options
+) -> Iterator[list[Tensor]]:
+    """The gradient of the log-likelihood of each row, a flat tensor for each parameter."""
+    for i in range(len(rows.ids)):
+        row = rows.part(slice(i, i + 1))
+        if not bool(row.counted.any()):
+            yield [torch.zeros_like(parameter).flatten() for parameter in parameters]
+            continue
+        with differentiating(model, parameters), torch.enable_grad():
+            total = log_likelihoods(model, row, options)[0]
+            found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        yield [gradient.flatten() for gradient in found]

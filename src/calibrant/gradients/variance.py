@@ -1,0 +1,171 @@
+"""The variance of a group's update, from the gradients of its rollouts."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.checks import check_shapes
+from calibrant.errors import CalibrantError
+from calibrant.gradients import moments
+from calibrant.gradients.collect import Collected, collect
+from calibrant.gradients.modes import evaluating, select
+from calibrant.gradients.plan import Plan, make_plan
+from calibrant.gradients.rows import CALLER, Options, read_rows
+from calibrant.groups import like_input, masked
+
+
+@dataclass(frozen=True, eq=False)
+class GradientVariance:
+    """The variance of the gradients of each group and its parts, in the type of the advantages.
+
+    `g_i` is the gradient of the log-likelihood of rollout i, `A_i` its advantage, and means are over the rollouts that
+    count.
+
+    Attributes:
+        variance: `[N]`, `V(q) = mean_i |A_i g_i - mean_j A_j g_j|^2`, at least 0.
+        mean_norm_squared: `[N]`, `|mean_i A_i g_i|^2`, the squared norm of the group's update.
+        score_variance: `[N]`, V with all `A_i = 1`.
+        squared_norms: `[N, G]`, `|g_i|^2`; of all rollouts, 0 if not finite.
+        where: `[N, G]` boolean, the rollouts that count: those with a finite advantage and a finite gradient.
+        variance_intra, variance_inter: `[N]`, the shares of `variance` within and between clusters; their sum is
+            `variance`. None without clusters, as the next two.
+        score_variance_intra, score_variance_inter: `[N]`, the same for `score_variance`.
+        gram: `[N, G, G]` float64, `<g_i, g_j>`, 0 for rollouts that do not count; None unless asked for.
+        fallback: names of the parameters that took one backward pass a rollout.
+    """
+
+    variance: Tensor
+    mean_norm_squared: Tensor
+    score_variance: Tensor
+    squared_norms: Tensor
+    where: Tensor
+    variance_intra: Tensor | None
+    variance_inter: Tensor | None
+    score_variance_intra: Tensor | None
+    score_variance_inter: Tensor | None
+    gram: Tensor | None
+    fallback: tuple[str, ...]
+
+
+def gradient_variance(
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    advantages: Tensor,
+    *,
+    backend: Literal["hooks", "loop"] = "hooks",
+    parameters: str | Sequence[str] | Callable[[str], bool] | None = None,
+    clusters: Tensor | None = None,
+    gram: bool = False,
+    temperature: float = 1.0,
+    reduction: Literal["sum", "mean"] = "sum",
+    rows_per_chunk: int | None = None,
+) -> GradientVariance:
+    """Variance of the advantage-weighted gradients of the rollouts of each group, exactly.
+
+    `V(q) = 1/n sum_i |A_i g_i - 1/n sum_j A_j g_j|^2` with `g_i = grad log pi(y_i | q)`, over the n rollouts that
+    count. Clusters split it: `V = sum_k n_k/n V_k + sum_k n_k/n |mu_k - mu|^2`, within and between.
+
+    `backend="hooks"` takes one forward and one backward pass over all rollouts and never holds a gradient;
+    `backend="loop"` takes one pass a rollout, is plain, and serves any model. Hooks fall back to the loop for
+    parameters of layers without a rule (other than linear, embedding and normalisation layers, tied or not) and for
+    those that are used outside of their layer.
+
+    The model runs in evaluation mode and is left as it was, `.grad` included. Positions count from the first token
+    of a prompt that is not padding. A rollout with a NaN advantage, or whose gradient is not finite, does not count.
+
+    Args:
+        model: a causal language model of transformers, or one called as those are.
+        batch: tensors of integers with TRL's names, `[N * G, ...]` in group order or `[N, G, ...]`: `prompt_ids` and
+            `prompt_mask` (padded on the left), `completion_ids` and `completion_mask` (padded on the right), and
+            `tool_mask` if some tokens of completions are not the model's own.
+        advantages: `[N, G]`.
+        backend: "hooks" or "loop".
+        parameters: None, those that require a gradient (of adapters, with LoRA); "all"; names or patterns such as
+            `"*.layers.0.*"`; or a function of the name. A shared parameter has several names and is taken once.
+        clusters: `[N, G]`, integers; equal numbers in a group are one cluster.
+        gram: whether to return `<g_i, g_j>`. With the loop, gram and clusters hold G gradients instead of two sums.
+        temperature: divides the logits.
+        reduction: "sum", the log-likelihood; "mean", its mean over the rollout's tokens.
+        rows_per_chunk: rows that go through the model together, in whole groups and at least one; None is one group.
+
+    Returns:
+        `GradientVariance`.
+
+    Raises:
+        CalibrantError: shapes, masks, parameters or options do not fit.
+
+    Reference: GCPO, eq. 20 (b) and, without advantages, its split in eq. 3 (b); the split with advantages and
+    `reduction="mean"` are ours (c).
+    """
+    _check_options(backend, reduction, temperature, rows_per_chunk)
+    check_shapes(CALLER, advantages=(advantages, "N G"), clusters=(clusters, "N G"))
+    rows = read_rows(batch, advantages)
+    options = Options(temperature, reduction, rows_per_chunk, gram or clusters is not None)
+    with evaluating(model):
+        chosen = select(model, parameters)
+        plan = make_plan(model, chosen, rows) if backend == "hooks" else Plan({}, chosen)
+        found = collect(model, plan, rows, advantages, options)
+    fallback = tuple(plan.fallback) if backend == "hooks" else ()
+    return _result(found, advantages, clusters, gram, fallback)
+
+
+def _check_options(backend: str, reduction: str, temperature: float, rows_per_chunk: int | None) -> None:
+    if backend not in ("hooks", "loop"):
+        raise CalibrantError(f"{CALLER}: backend has to be 'hooks' or 'loop', got {backend!r}")
+    if reduction not in ("sum", "mean"):
+        raise CalibrantError(f"{CALLER}: reduction has to be 'sum' or 'mean', got {reduction!r}")
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
+        raise CalibrantError(f"{CALLER}: temperature has to be a positive finite number, got {temperature!r}")
+    if rows_per_chunk is not None and (not isinstance(rows_per_chunk, int) or rows_per_chunk < 1):
+        raise CalibrantError(f"{CALLER}: rows_per_chunk has to be a positive integer or None, got {rows_per_chunk!r}")
+
+
+def _result(
+    found: Collected, advantages: Tensor, clusters: Tensor | None, gram: bool, fallback: tuple[str, ...]
+) -> GradientVariance:
+    values, finite = masked(advantages.cpu())
+    scored = torch.isfinite(found.squared_norms)
+    where = finite & scored
+    clean = found._replace(
+        gram=moments.kept(found.gram, where), squared_norms=torch.where(scored, found.squared_norms, 0.0)
+    )
+    update = _spread(clean, torch.where(where, values, 0.0), found.square_of_update, where, clusters)
+    score = _spread(clean, where.double(), found.square_of_score, where, clusters)
+
+    def given(statistic: Tensor) -> Tensor:
+        return like_input(statistic, advantages).to(advantages.device)
+
+    return GradientVariance(
+        variance=given(update.total),
+        mean_norm_squared=given(update.mean_norm_squared),
+        score_variance=given(score.total),
+        squared_norms=given(clean.squared_norms),
+        where=where.to(advantages.device),
+        variance_intra=None if update.between is None else given((update.total - update.between).clamp(min=0.0)),
+        variance_inter=None if update.between is None else given(update.between),
+        score_variance_intra=None if score.between is None else given((score.total - score.between).clamp(min=0.0)),
+        score_variance_inter=None if score.between is None else given(score.between),
+        gram=clean.gram.to(advantages.device) if gram else None,
+        fallback=fallback,
+    )
+
+
+class _Spread(NamedTuple):
+    total: Tensor  # [N]
+    mean_norm_squared: Tensor  # [N]
+    between: Tensor | None  # [N], with clusters
+
+
+def _spread(found: Collected, weights: Tensor, beyond: Tensor, where: Tensor, clusters: Tensor | None) -> _Spread:
+    """Of `w_i g_i`; `beyond` is what `gram` lacks of the square of their sum."""
+    n = moments.count(where)
+    products = moments.weighted(found.gram, weights)
+    square_of_sum = products.sum((-2, -1)) + beyond
+    total = moments.variance(weights.square() * found.squared_norms, square_of_sum, n)
+    between = None if clusters is None else moments.between_clusters(products, clusters.cpu(), where)
+    return _Spread(total, (square_of_sum / n**2).clamp(min=0.0), between)

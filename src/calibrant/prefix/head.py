@@ -1,0 +1,199 @@
+"""The output head: the states that it reads, and log-probabilities from them without the whole logits.
+
+A model's forward is called as it is, and what it would feed to its head is recorded on the way; the head computes a
+single position there. Log-probabilities come from those states afterwards, for the tokens that count alone and in
+chunks that are computed again in the backward pass, so that no more than one chunk of logits is ever held.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from calibrant.errors import CalibrantError
+
+CHUNK_ELEMENTS = 2**25
+"""Logits that are held at a time: 128 MB in float32."""
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Head(NamedTuple):
+    """The module that maps states to logits z, and what the model makes of those: `softcap tanh(scale z / softcap)`."""
+
+    module: nn.Module
+    vocabulary: int
+    scale: float
+    softcap: float | None
+
+
+class Recorded(NamedTuple):
+    """States `[rows, L, D]` before the head, the autocast type that they were computed under (None: none), outputs."""
+
+    states: Tensor
+    autocast: torch.dtype | None
+    outputs: Any
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model inside wrappers for data parallelism and compilation."""
+    while True:
+        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def model_name(model: nn.Module) -> str:
+    """The class of the model inside wrappers."""
+    return type(unwrapped(model)).__name__
+
+
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the language model."""
+    return unwrapped(model).config.get_text_config()
+
+
+def find_head(model: nn.Module) -> Head:
+    """The output head of a causal language model.
+
+    Raises:
+        CalibrantError: the model has none, or its parameters are spread over processes.
+    """
+    config = text_config(model)
+    module = unwrapped(model).get_output_embeddings()
+    if module is None or getattr(config, "is_encoder_decoder", False):
+        raise CalibrantError(f"{model_name(model)} is no causal language model with an output head; give one that is")
+    if _is_sharded(model):
+        raise CalibrantError(
+            f"the parameters of {model_name(model)} are spread over processes (FSDP or ZeRO-3), and its head is needed "
+            "outside of the forward pass; use the plain forward there"
+        )
+    return Head(module, config.vocab_size, _scale(config), getattr(config, "final_logit_softcapping", None))
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    return wrapped or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters())
+
+
+def _scale(config: Any) -> float:
+    """The factor of the logits, under the names that families of models have for it."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    divisor = getattr(config, "logits_scaling", None)
+    return 1.0 if divisor is None else 1.0 / divisor
+
+
+def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
+    """Calls the model and records what its head would have read; the head reads one column of the first row.
+
+    Args:
+        model: a causal language model.
+        head: of the model.
+        column: the one that the head reads; its logits are compared with those that are computed here later.
+        inputs: of the model.
+
+    Raises:
+        CalibrantError: the model does not use its head, or does something unknown to the logits.
+    """
+    with _recording(head.module, column) as calls:
+        outputs = model(**inputs)
+    if len(calls) != 1:
+        raise CalibrantError(
+            f"{model_name(model)} called its output head {len(calls)} times in a forward pass instead of once; "
+            "its log-probabilities cannot be computed here"
+        )
+    recorded = Recorded(*calls[0], outputs)
+    _check_logits(model, head, recorded, column)
+    return recorded
+
+
+@contextmanager
+def _recording(module: nn.Module, column: int) -> Iterator[list[tuple[Tensor, torch.dtype | None]]]:
+    calls: list[tuple[Tensor, torch.dtype | None]] = []
+
+    def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        device = arguments[0].device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        calls.append((arguments[0], autocast))
+        return (arguments[0][:1, column : column + 1], *arguments[1:])
+
+    handle = module.register_forward_pre_hook(record)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def _check_logits(model: nn.Module, head: Head, recorded: Recorded, column: int) -> None:
+    """Compares the logits of one position with the model's own."""
+    with autocast_of(recorded):
+        expected = _logits(head, recorded.states[:1, column : column + 1])
+    found = recorded.outputs.logits
+    low = recorded.autocast in HALF or found.dtype in HALF or recorded.states.dtype in HALF
+    tolerance = (3e-2 if low else 1e-4) * expected.abs().max().clamp(min=1.0)
+    if found.shape != expected.shape or (found.to(expected) - expected).abs().max() > tolerance:
+        raise CalibrantError(
+            f"{model_name(model)} changes its logits in a way that is not known here; "
+            "its log-probabilities cannot be computed here"
+        )
+
+
+def autocast_of(recorded: Recorded) -> AbstractContextManager[None]:
+    """Autocast as it was inside the model's forward, or none."""
+    device = recorded.states.device.type
+    return torch.autocast(device, dtype=recorded.autocast, enabled=recorded.autocast is not None)
+
+
+def _logits(head: Head, states: Tensor) -> Tensor:
+    """Logits in at least float32."""
+    values: Tensor = head.module(states)
+    values = values.float() if values.dtype in HALF else values
+    values = values * head.scale if head.scale != 1.0 else values
+    return values if head.softcap is None else head.softcap * torch.tanh(values / head.softcap)
+
+
+def token_logps(
+    head: Head, states: Tensor, tokens: Tensor, *, temperature: float, entropies: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of tokens, and entropies of the distributions that they were drawn from.
+
+    `logp = z_y / temperature - logsumexp(z / temperature)` with the model's logits z.
+
+    Args:
+        head: of the model.
+        states: `[n, D]`, what the head reads to predict each token.
+        tokens: `[n]`.
+        temperature: of the logits.
+        entropies: whether to compute entropies too.
+
+    Returns:
+        `[n]` log-probabilities and `[n]` entropies in nats or None; at least float32.
+    """
+    size = max(1, CHUNK_ELEMENTS // head.vocabulary)
+    if len(tokens) <= size:
+        return _chunk(head, states, tokens, temperature, entropies)
+    parts = [
+        checkpoint(_chunk, head, *pair, temperature, entropies, use_reentrant=False, preserve_rng_state=False)
+        for pair in zip(states.split(size), tokens.split(size), strict=True)
+    ]
+    logps, spread = zip(*parts, strict=True)
+    return torch.cat(logps), torch.cat(spread) if entropies else None
+
+
+def _chunk(
+    head: Head, states: Tensor, tokens: Tensor, temperature: float, entropies: bool
+) -> tuple[Tensor, Tensor | None]:
+    values = _logits(head, states)
+    values = values / temperature if temperature != 1.0 else values
+    total = values.logsumexp(-1)
+    logps = values.gather(-1, tokens[:, None])[:, 0] - total
+    if not entropies:
+        return logps, None
+    return logps, total - ((values - total[:, None]).exp() * values).sum(-1)

@@ -1,0 +1,277 @@
+"""What the policy's own gradients say: the gradient of the output head, from hidden states and probabilities alone.
+
+The gradient of the log-likelihood of a rollout with respect to the head's weight is
+
+    g_i = 1/temperature sum_t (onehot(y_it) - p_it) h_it^T
+
+with the last hidden states `h` and the probabilities `p` of the next token, which a pass for log-probabilities computes
+anyway. Only inner products of the `g_i` are needed, and those take no matrix of the size of the vocabulary times the
+width. The statistics here take any inner products of gradients, those of `gradient_variance(..., gram=True)` too.
+
+Inner products are float64 and stay so: a variance is a difference of them.
+"""
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from calibrant.checks import check_shapes
+from calibrant.errors import CalibrantError
+from calibrant.gradients import moments
+from calibrant.gradients.grams import widened
+from calibrant.gradients.heads import Columns, Head, head_products
+from calibrant.groups import like_input, masked
+from calibrant.signals.confidence import as_token_mask
+
+
+def head_gram(
+    hidden: Tensor,
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 1.0,
+    top: int | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Inner products `<g_i, g_j>` of the rollouts' gradients of the output head.
+
+    `<g_i, g_j> = sum_{s,t} (h_is . h_jt) (e_is - p_is) . (e_jt - p_jt) / temperature^2` with `e = onehot(y)`.
+
+    Exact by default. For large vocabularies there are two shorter ways:
+
+    * `top=k` keeps the columns that are among the k most probable of any token of the group, and the sampled tokens;
+      what probability is left is spread evenly over the other columns, in the inner products.
+    * `sketch=m` projects the columns on m random ones of +-1/sqrt(m): unbiased, with a standard deviation of at most
+      about `sqrt(2/m) |g_i| |g_j|`.
+
+    Args:
+        hidden: `[..., N, G, T, D]`, what the head is given to predict each token.
+        logits: `[..., N, G, T, V]`, before division by the temperature; log-probabilities do as well.
+        tokens: `[..., N, G, T]`, integers, the sampled tokens.
+        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
+        temperature: divides the logits.
+        top: k, or None.
+        sketch: m, or None.
+        seed: of the projection.
+
+    Returns:
+        `[..., N, G, G]`, float64; 0 for a rollout with a token that counts and whose values are not finite.
+
+    Raises:
+        CalibrantError: shapes, tokens or options do not fit.
+
+    Reference: ours (c); it follows from the head being linear.
+
+    >>> hidden, logits = torch.tensor([[[[1.0, 0.0]], [[1.0, 1.0]]]]), torch.zeros(1, 2, 1, 2)
+    >>> head_gram(hidden, logits, torch.tensor([[[0], [1]]]), torch.ones(1, 2, 1, dtype=torch.bool))
+    tensor([[[ 0.5000, -0.5000],
+             [-0.5000,  1.0000]]], dtype=torch.float64)
+    """
+    check_shapes("head_gram", hidden=(hidden, "... N G T D"), logits=(logits, "... N G T V"))
+    every = logits.detach().flatten(0, -4)
+
+    def read(n: int, _: Tensor, columns: Columns) -> Tensor:
+        return widened(every[n][..., columns])
+
+    options = _Options("head_gram", temperature, top, sketch, seed)
+    return _grams(hidden, tokens, mask, logits.shape[-1], read, options)
+
+
+def head_gram_from_weight(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    top: int | None = None,
+    sketch: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """As `head_gram`, from the head's weight instead of the logits, which are computed for some columns at a time.
+
+    Args:
+        hidden: `[..., N, G, T, D]`.
+        weight: `[V, D]`.
+        tokens: `[..., N, G, T]`, integers.
+        mask: `[..., N, G, T]`, boolean or 0 and 1.
+        bias: `[V]`, if the head has one.
+        temperature, top, sketch, seed: as in `head_gram`.
+
+    Returns:
+        `[..., N, G, G]`, float64.
+
+    Raises:
+        CalibrantError: shapes, tokens or options do not fit.
+
+    Reference: as `head_gram` (c).
+    """
+    caller = "head_gram_from_weight"
+    check_shapes(caller, hidden=(hidden, "... N G T D"))
+    check_shapes(caller, hidden=(hidden.flatten(0, -2), "T D"), weight=(weight, "V D"), bias=(bias, "V"))
+    rows, shift = weight.detach(), None if bias is None else bias.detach()
+
+    def read(_: int, states: Tensor, columns: Columns) -> Tensor:
+        return functional.linear(states, rows[columns].to(states), None if shift is None else shift[columns].to(states))
+
+    return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top, sketch, seed))
+
+
+def head_gradient_variance(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
+    """Variance of the advantage-weighted gradients of each group, from their inner products: the V(q) of a head.
+
+    `V = 1/n sum_i |A_i g_i - 1/n sum_j A_j g_j|^2` over the n rollouts that count.
+
+    Args:
+        gram: `[..., N, G, G]`, `<g_i, g_j>`, e.g. of `head_gram`.
+        advantages: `[..., N, G]`.
+        where: `[..., N, G]`, boolean; which rollouts count. One with a NaN advantage or a squared norm that is not
+            finite does not.
+
+    Returns:
+        `[..., N]`, at least 0, in units of squared gradients; 0 with fewer than two rollouts.
+
+    Raises:
+        CalibrantError: shapes do not fit.
+
+    Reference: GCPO, eq. 20 (b), of the gradient of the head alone (c).
+
+    >>> head_gradient_variance(torch.eye(2)[None], torch.tensor([[1.0, -1.0]]))
+    tensor([0.5000])
+    """
+    products, kept, unit = _products("head_gradient_variance", gram, advantages, where)
+    return like_input(moments.gram_variance(products, moments.count(kept)) * unit, advantages)
+
+
+def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tensor:
+    """How much the gradients of a group disagree, without advantages: an uncertainty.
+
+    `1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)`, the variance of the gradients relative to their mean squared norm.
+
+    Args:
+        gram: `[..., N, G, G]`, `<g_i, g_j>`.
+        where: `[..., N, G]`, boolean; which rollouts count.
+
+    Returns:
+        `[..., N]` in [0, 1]: 0 if all gradients are equal (or 0, or fewer than two), `1 - 1/n` if they are orthogonal
+        and of one length, 1 if they cancel.
+
+    Raises:
+        CalibrantError: shapes do not fit.
+
+    Reference: ours (c).
+
+    >>> head_gradient_dispersion(torch.eye(4)[None])
+    tensor([0.7500])
+    """
+    check_shapes("head_gradient_dispersion", gram=(gram, "... N G G"))
+    products, kept, _ = _products("head_gradient_dispersion", gram, torch.ones_like(gram[..., 0]), where)
+    n = moments.count(kept)
+    scale = moments.squared_norms(products).sum(-1) / n
+    share = moments.gram_variance(products, n) / torch.where(scale > 0, scale, 1.0)
+    return like_input(share.clamp(max=1.0), gram)
+
+
+def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
+    """A weight for the update of each group: which part of its squared norm is not noise.
+
+    `w = max(0, 1 - (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. The mean
+    of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share of the
+    signal.
+
+    Args:
+        gram: `[..., N, G, G]`, `<g_i, g_j>`, of the head or of all parameters.
+        advantages: `[..., N, G]`.
+        where: `[..., N, G]`, boolean; which rollouts count.
+
+    Returns:
+        `[..., N]` in [0, 1]; 1 with fewer than two rollouts that count, and where there is no noise.
+
+    Raises:
+        CalibrantError: shapes do not fit.
+
+    Reference: ours (c), a positive-part shrinkage factor. Advantages of a group share its baseline and are not
+    independent; the weight takes them as if they were.
+
+    >>> gradient_snr_weight(torch.tensor([[[1.0, 0.8], [0.8, 1.0]]]), torch.ones(1, 2))
+    tensor([0.8889])
+    """
+    products, kept, _ = _products("gradient_snr_weight", gram, advantages, where)
+    n = moments.count(kept)
+    noise = moments.gram_variance(products, n) / (n - 1).clamp(min=1)
+    signal = products.sum((-2, -1)) / n**2
+    weight = (1 - noise / torch.where(signal > 0, signal, 1.0)).clamp(0.0, 1.0)
+    weight = torch.where(signal > 0, weight, 0.0)
+    return like_input(torch.where((noise > 0) & (n > 1), weight, 1.0), advantages)
+
+
+def _products(caller: str, gram: Tensor, advantages: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`<a_i, a_j>` divided by a unit, which rollouts count, and the unit, `[...]`: so scaled nothing overflows."""
+    check_shapes(caller, gram=(gram, "... N G G"), advantages=(advantages, "... N G"), where=(where, "... N G"))
+    products = gram.detach().double()
+    norms = moments.squared_norms(products)
+    values, kept = masked(advantages, torch.isfinite(norms) if where is None else torch.isfinite(norms) & where)
+    size = values.abs().amax(-1)
+    square = torch.where(kept, norms, 0.0).amax(-1)
+    size, square = torch.where(size > 0, size, 1.0), torch.where(square > 0, square, 1.0)
+    scaled = moments.kept(products, kept).nan_to_num(0.0, 0.0, 0.0) / square[..., None, None]
+    return moments.weighted(scaled, values / size[..., None]), kept, square * size.square()
+
+
+class _Options(NamedTuple):
+    caller: str
+    temperature: float
+    top: int | None
+    sketch: int | None
+    seed: int
+
+
+def _grams(
+    hidden: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    vocabulary: int,
+    read: Callable[[int, Tensor, Columns], Tensor],
+    options: _Options,
+) -> Tensor:
+    """Inner products group by group; `read` gives the logits of some columns of group n."""
+    _check(hidden, tokens, mask, vocabulary, options)
+    counted = as_token_mask(options.caller, mask).flatten(0, -3)
+    states, ids = widened(hidden.detach()).flatten(0, -4), tokens.flatten(0, -3)
+    counted = counted & (torch.isfinite(states).all(-1) | ~counted).all(-1, keepdim=True)
+    states = torch.where(counted[..., None], states, 0.0)
+    found = states.new_zeros(*counted.shape[:2], counted.shape[1], dtype=torch.float64)
+    for n in range(len(states)):
+
+        def logits(columns: Columns, n: int = n) -> Tensor:
+            return read(n, states[n], columns) / options.temperature
+
+        head = Head(states[n], ids[n], counted[n], logits, vocabulary)
+        found[n] = head_products(head, options.top, options.sketch, options.seed)
+    return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
+
+
+def _check(hidden: Tensor, tokens: Tensor, mask: Tensor, vocabulary: int, options: _Options) -> None:
+    caller, temperature = options.caller, options.temperature
+    axes = "... N G T"
+    check_shapes(caller, hidden=(hidden, f"{axes} D"), tokens=(tokens, axes), mask=(mask, axes))
+    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
+        raise CalibrantError(f"{caller}: temperature has to be a positive finite number, got {temperature!r}")
+    if options.top is not None and options.sketch is not None:
+        raise CalibrantError(f"{caller}: top and sketch are two ways of the same; give one of them")
+    for name, number in (("top", options.top), ("sketch", options.sketch)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise CalibrantError(f"{caller}: {name} has to be a positive integer or None, got {number!r}")
+    if tokens.is_floating_point():
+        raise CalibrantError(f"{caller}: tokens have to be integers, got {tokens.dtype}")
+    outside = as_token_mask(caller, mask) & ((tokens < 0) | (tokens >= vocabulary))
+    if bool(outside.any()):
+        raise CalibrantError(f"{caller}: token {int(tokens[outside][0])} is not in a vocabulary of {vocabulary}")

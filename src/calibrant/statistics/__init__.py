@@ -1,0 +1,26 @@
+"""Statistics of signals against a quantity per prompt: rank correlation, retrieval, paired bootstrap, held-out fits.
+
+Signals are `[..., N]`, one value a prompt. A NaN is out of every statistic. Computed in float64, detached, and
+returned in the type of the first argument.
+"""
+
+from calibrant.statistics.association import Association, association, without_outliers
+from calibrant.statistics.bootstrap import PairedBootstrap, paired_bootstrap
+from calibrant.statistics.correlation import Spearman, spearman
+from calibrant.statistics.prediction import CrossValidatedFit, cross_validated_fit
+from calibrant.statistics.retrieval import auc, precision_at, top_labels
+
+__all__ = [
+    "Association",
+    "CrossValidatedFit",
+    "PairedBootstrap",
+    "Spearman",
+    "association",
+    "auc",
+    "cross_validated_fit",
+    "paired_bootstrap",
+    "precision_at",
+    "spearman",
+    "top_labels",
+    "without_outliers",
+]

@@ -1,0 +1,99 @@
+"""What the statistics of this package check first: lengths, masks and options."""
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from calibrant.checks import check_shapes
+from calibrant.errors import CalibrantError
+
+
+def counted(caller: str, where: Tensor | None, **values: Tensor) -> Tensor:
+    """Which of the N entries count in all tensors: those without a NaN that `where` does not exclude.
+
+    Args:
+        caller: the function that complains.
+        where: `[..., N]`, boolean.
+        values: name = `[..., N]`; leading axes are broadcast.
+
+    Returns:
+        Boolean, `[..., N]` with the leading axes of all.
+
+    Raises:
+        CalibrantError: lengths differ, leading axes do not broadcast, or the mask is not boolean.
+
+    >>> counted("f", None, x=torch.tensor([1.0, torch.nan]), y=torch.zeros(3, 2))[0].tolist()
+    [True, False]
+    """
+    for name, tensor in values.items():
+        check_shapes(caller, **{name: (tensor, "... N")})
+    check_shapes(caller, where=(where, "... N"))
+    present = values if where is None else {**values, "where": where}
+    try:
+        if len({tensor.shape[-1] for tensor in present.values()}) > 1:
+            raise RuntimeError
+        shape = torch.broadcast_shapes(*(tensor.shape for tensor in present.values()))
+    except RuntimeError:
+        found = " and ".join(f"{name} {list(tensor.shape)}" for name, tensor in present.items())
+        raise CalibrantError(f"{caller}: expected {', '.join(present)} of one length [..., N], got {found}") from None
+    device = next(iter(values.values())).device
+    mask = torch.ones(shape, dtype=torch.bool, device=device) if where is None else where.expand(shape)
+    for tensor in values.values():
+        mask = mask & ~tensor.isnan()
+    return mask
+
+
+def check_share(caller: str, **numbers: float) -> None:
+    """Raises unless each number is in (0, 1).
+
+    >>> check_share("f", level=95)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: level has to be a number between 0 and 1, got 95
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1:
+            raise CalibrantError(f"{caller}: {name} has to be a number between 0 and 1, got {value!r}")
+
+
+def check_count(caller: str, least: int = 1, **numbers: int) -> None:
+    """Raises unless each number is an integer of at least `least`.
+
+    >>> check_count("f", least=2, folds=1)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: folds has to be an integer of at least 2, got 1
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise CalibrantError(f"{caller}: {name} has to be an integer of at least {least}, got {value!r}")
+
+
+def as_labels(caller: str, name: str, labels: Tensor) -> Tensor:
+    """Labels as booleans; a NaN is False.
+
+    Raises:
+        CalibrantError: a value is neither 0 nor 1 nor NaN.
+
+    >>> as_labels("f", "correct", torch.tensor([1.0, 0.5]))
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: correct has to be 0 or 1 (or NaN where it is not known), got 0.5; a graded \
+reward says nothing of that kind before somebody has set a threshold
+    """
+    if labels.dtype == torch.bool:
+        return labels
+    strange = labels[(labels != 0) & (labels != 1) & ~labels.isnan()]
+    if strange.numel():
+        raise CalibrantError(
+            f"{caller}: {name} has to be 0 or 1 (or NaN where it is not known), got {strange[0].item():g}; a graded "
+            "reward says nothing of that kind before somebody has set a threshold"
+        )
+    return labels == 1
+
+
+def size_of_share(share: float, count: Tensor) -> Tensor:
+    """`ceil(share * n)`, at least 1; rounding in the product does not add one: 10 % of 980 are 98.
+
+    >>> size_of_share(0.1, torch.tensor([980, 981, 3])).tolist()
+    [98.0, 99.0, 1.0]
+    """
+    return (share * count.double() * (1 - 1e-12)).ceil().clamp(min=1.0)

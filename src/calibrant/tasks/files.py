@@ -1,0 +1,114 @@
+"""Records of data files: JSON, JSON Lines, CSV and Parquet. Nothing in a file is executed or unpickled."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from calibrant.errors import CalibrantError
+
+Record = dict[str, Any]
+
+
+def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
+    """The records of a file, whose name says what it is; `.gz` after it is unpacked.
+
+    Args:
+        path: `.json` (a list, an object of objects by their id, or one object), `.jsonl`, `.csv` or `.parquet`.
+        columns: those to read of a Parquet file, nested ones with dots; all when empty.
+
+    Raises:
+        CalibrantError: another kind of file, or one that cannot be read, with the line where it broke.
+    """
+    kind = Path(path.name.removesuffix(".gz")).suffix
+    if kind not in READERS and kind != ".parquet":
+        raise CalibrantError(f"'{path}' is no data file; give {', '.join([*READERS, '.parquet'])}, or .gz of them")
+    try:
+        if kind == ".parquet":
+            yield from _parquet(path, columns)
+        else:
+            with _opened(path) as file:
+                yield from READERS[kind](file)
+    except (OSError, EOFError, ValueError, csv.Error, pa.ArrowException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CalibrantError(f"cannot read '{path}' ({reason}); fetch it again") from None
+
+
+def listed(value: Any) -> list[Record]:
+    """A list of records, from that or from columns of equal length, as data sets of the hub store lists.
+
+    >>> listed({"title": ["A", "B"], "sentences": [["a."], ["b."]]})
+    [{'title': 'A', 'sentences': ['a.']}, {'title': 'B', 'sentences': ['b.']}]
+    """
+    if not isinstance(value, dict):
+        return list(value)
+    return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+
+
+def nested(record: Record) -> Record:
+    """Turns names with dots into records in records.
+
+    >>> nested({"document.id": "d", "document.summary.text": "Once."})
+    {'document': {'id': 'd', 'summary': {'text': 'Once.'}}}
+    """
+    out: Record = {}
+    for name, value in record.items():
+        *path, last = name.split(".")
+        inner = out
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return out
+
+
+def _opened(path: Path) -> io.TextIOBase:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return open(path, encoding="utf-8", newline="")
+
+
+def _json(file: io.TextIOBase) -> Iterator[Record]:
+    data = json.load(file)
+    if isinstance(data, dict) and data and all(isinstance(value, dict) for value in data.values()):
+        data = [{"id": key, **value} for key, value in data.items()]
+    for record in data if isinstance(data, list) else [data]:
+        yield _checked(record, "a JSON object")
+
+
+def _json_lines(file: io.TextIOBase) -> Iterator[Record]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+            yield _checked(record, f"line {number}")
+
+
+def _checked(record: Any, where: str) -> Record:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is a {type(record).__name__} instead of an object")
+    return record
+
+
+def _csv(file: io.TextIOBase) -> Iterator[Record]:
+    yield from csv.DictReader(file, strict=True)
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=64, columns=list(columns) or None):
+            yield from batch.to_pylist()
+
+
+READERS: dict[str, Callable[[io.TextIOBase], Iterator[Record]]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+}

@@ -1,0 +1,120 @@
+"""The form in which a policy gets a question, and texts cut so that it fits."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from calibrant.errors import CalibrantError
+from calibrant.tasks.base import Row
+
+log = logging.getLogger(__name__)
+
+
+def prompt_for(row: Row, tokenizer: Any) -> Any:
+    """A question as a policy expects it: turns where it has a chat template, plain text else."""
+    if not tokenizer.chat_template:
+        return row["prompt"]
+    return row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+
+
+def prompt_tokens(row: Row, tokenizer: Any) -> int:
+    """The length of a question in tokens, chat template and special tokens counted."""
+    prompt = prompt_for(row, tokenizer)
+    if isinstance(prompt, str):
+        return len(tokenizer(prompt)["input_ids"])
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
+    """A question whose prompt takes at most so many tokens.
+
+    The instruction and the question stay whole. The text that the question is about loses its end, from a border
+    between words on: as much of its beginning stays as fits.
+
+    Args:
+        row: a question; it is not changed.
+        tokenizer: the policy's.
+        max_prompt_tokens: the most that the prompt may take.
+
+    Returns:
+        The question, and whether its text was cut.
+
+    Raises:
+        CalibrantError: it is too long even without its text.
+    """
+    excess = prompt_tokens(row, tokenizer) - max_prompt_tokens
+    if excess <= 0:
+        return row, False
+    context = row.get("context", "")
+    starts = _token_starts(context, tokenizer)
+    kept = len(starts)
+    while excess > 0 and kept > 0:
+        kept = max(0, kept - excess)
+        shorter = _with_context(row, _whole_words(context, starts[kept] if kept else 0))
+        excess = prompt_tokens(shorter, tokenizer) - max_prompt_tokens
+    if excess > 0:
+        raise CalibrantError(
+            f"the question '{row['prompt_id']}' takes {max_prompt_tokens + excess} tokens without its text, more than "
+            f"max_prompt_tokens = {max_prompt_tokens}; raise that"
+        )
+    return shorter, True
+
+
+def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> tuple[list[Row], int]:
+    """`fit` for many questions: the questions, and how many of them were cut."""
+    fitted = [fit(row, tokenizer, max_prompt_tokens) for row in rows]
+    return [row for row, _ in fitted], sum(cut for _, cut in fitted)
+
+
+def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_completion_length: int) -> list[Row]:
+    """Questions whose prompts leave room for an answer in what a policy can take; says how many were cut.
+
+    Args:
+        rows: questions.
+        tokenizer: the policy's; it knows how many tokens the policy takes.
+        max_prompt_length: the most tokens of a prompt.
+        max_completion_length: the most tokens of an answer.
+
+    Raises:
+        CalibrantError: no room is left for a prompt, or a question is too long without its text.
+    """
+    limit = min(max_prompt_length, tokenizer.model_max_length - max_completion_length)
+    if limit < 1:
+        raise CalibrantError(
+            f"max_completion_length is {max_completion_length}, but the model takes {tokenizer.model_max_length} "
+            "tokens in all; give --max-completion-length less"
+        )
+    fitted, cut = fit_all(rows, tokenizer, limit)
+    if cut:
+        log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(fitted), limit)
+    return fitted
+
+
+def _token_starts(text: str, tokenizer: Any) -> list[int]:
+    """Where each token of a text begins; where words begin, for a tokenizer that cannot say."""
+    if not text:
+        return []
+    if not tokenizer.is_fast:
+        return [i for i, letter in enumerate(text) if not letter.isspace() and (i == 0 or text[i - 1].isspace())]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [start for start, _ in encoded["offset_mapping"]]
+
+
+def _whole_words(text: str, end: int) -> str:
+    """The beginning of a text up to a place, without a word that the place divides.
+
+    >>> _whole_words("born in 1987, he", 10), _whole_words("born in 1987, he", 7)
+    ('born in', 'born in')
+    """
+    divides = 0 < end < len(text) and not text[end].isspace() and not text[end - 1].isspace()
+    head = text[:end].rstrip()
+    return head[: len(head.rsplit(maxsplit=1)[0])].rstrip() if divides and len(head.split()) > 1 else head
+
+
+def _with_context(row: Row, context: str) -> Row:
+    cut: Callable[[str], str] = lambda text: text.replace(row["context"], context, 1)  # noqa: E731
+    shorter: Row = {**row, "prompt": cut(row["prompt"]), "context": context}
+    if "messages" in row:
+        shorter["messages"] = [{**turn, "content": cut(turn["content"])} for turn in row["messages"]]
+    return shorter

@@ -1,0 +1,232 @@
+"""Where the rows of a benchmark come from: a data set of the hub, or a folder with its official files."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from calibrant import hub
+from calibrant.errors import CalibrantError
+from calibrant.tasks.files import Record, nested, records
+
+logger = logging.getLogger(__name__)
+
+PLAIN = "question, answers (a list) and, where there is one, context and id"
+OTHER_NAMES = {"validation": ("validation", "valid", "dev")}
+
+
+class Item(NamedTuple):
+    """A question as a source gives it."""
+
+    id: str
+    question: str
+    answers: list[str]
+    context: str = ""
+
+
+class Hub(NamedTuple):
+    """A split of a data set of the hub. Its files are read, its scripts never run."""
+
+    repository: str
+    split: str
+    configs: tuple[str | None, ...] = (None,)
+    revision: str = "main"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a task come from, split by split.
+
+    Attributes:
+        hubs: split -> where it is on the hub.
+        files: split -> patterns of its official files inside a folder; those of the first that matches are read.
+        schema: the fields of the official files, in words.
+        url: where the official files are.
+        parse: a record -> its questions. A KeyError or TypeError means a record of another schema.
+        columns: the columns to read where data come in columns, nested ones with dots; all when empty.
+        folders: names, beside the task's own, of a folder inside the data folder.
+        join: `(file, its records, split) -> records`, where one file has the questions of all splits and another the
+            texts.
+        divide: chooses the questions of a split where the source has one file for all; by file when None.
+        needs_context: whether a question without a text is left out.
+    """
+
+    hubs: Mapping[str, Hub]
+    files: Mapping[str, tuple[str, ...]]
+    schema: str
+    url: str
+    parse: Callable[[Record], Iterable[Item]]
+    columns: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    join: Callable[[Path, Iterator[Record], str], Iterator[Record]] | None = None
+    divide: Callable[[list[Item], str], list[Item]] | None = None
+    needs_context: bool = False
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was read and what was left out."""
+
+    task: str
+    split: str
+    origin: str
+    rows: int
+    left_out: Mapping[str, list[str]]
+
+    def __str__(self) -> str:
+        lost = [f"{len(ids)} {why} ({_shortened(ids)})" for why, ids in self.left_out.items()]
+        return f"{self.task} {self.split}: {self.rows} questions from {self.origin}" + (
+            f"; left out: {'; '.join(lost)}" if lost else ""
+        )
+
+
+def read(task: str, source: Source, split: str, data_dir: Path | None = None) -> tuple[list[Item], LoadReport]:
+    """All questions of a split in the order of the source, each with an id of its own.
+
+    Args:
+        task: name of the task.
+        source: where it comes from.
+        split: one of its splits.
+        data_dir: a folder with the official files, or one that holds such a folder by the task's name; the hub
+            when None.
+
+    Returns:
+        The questions that have an answer, and a report that counts and names the others.
+
+    Raises:
+        CalibrantError: no data there, data of another schema, or no question with an answer.
+    """
+    if data_dir is None:
+        origin, found = f"{source.hubs[split].repository} (hub)", list(_from_hub(task, source, split))
+    else:
+        paths = locate(task, source, split, data_dir)
+        origin, found = _origin(paths), [item for path in paths for item in _from_file(source, path, split)]
+    chosen = source.divide(found, split) if source.divide else found
+    kept, left_out = _sorted_out(_named(chosen, f"{task}-{split}"), source.needs_context)
+    report = LoadReport(task, split, origin, len(kept), left_out)
+    logger.log(logging.WARNING if left_out else logging.INFO, "%s", report)
+    if not kept:
+        raise CalibrantError(f"{report}: there is nothing to work with; it takes {source.schema}, or {PLAIN}")
+    return kept, report
+
+
+def locate(task: str, source: Source, split: str, data_dir: Path) -> list[Path]:
+    """The files of a split, those of the first pattern that matches.
+
+    Raises:
+        CalibrantError: there are none; it says what was looked for, in which format, and where to get it.
+    """
+    data_dir = Path(data_dir)
+    if not data_dir.is_dir():
+        raise CalibrantError(f"--data-dir '{data_dir}' is no folder; give the one that holds the files of {task}")
+    plain = [f"{name}{end}" for name in OTHER_NAMES.get(split, (split,)) for end in (".jsonl", ".jsonl.gz")]
+    patterns = list(dict.fromkeys([*source.files[split], *plain]))
+    for folder in [data_dir / name for name in (task, *source.folders)] + [data_dir]:
+        for pattern in patterns:
+            if paths := sorted(path for path in folder.glob(pattern) if path.is_file()):
+                return paths
+    raise CalibrantError(
+        f"'{data_dir}' holds no file of {task}, split {split}: looked there and in '{task}' for {', '.join(patterns)}. "
+        f"It takes the official files ({source.schema}; from {source.url}), or JSON Lines with {PLAIN}"
+    )
+
+
+def _from_file(source: Source, path: Path, split: str) -> Iterator[Item]:
+    found = records(path, source.columns)
+    return _parsed(source, source.join(path, found, split) if source.join else found, f"'{path}'")
+
+
+def _from_hub(task: str, source: Source, split: str) -> Iterator[Item]:
+    at = source.hubs[split]
+    for config in at.configs:
+        where = f"{at.repository}{f' ({config})' if config else ''} of the hub"
+        try:
+            rows = _hub_rows(at, config, list(source.columns))
+        except Exception as error:  # datasets and the hub's library raise anything, from OSError to their own
+            raise CalibrantError(_unreachable(task, source, where, error)) from None
+        yield from _parsed(source, map(nested, rows), where)
+
+
+def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Any:
+    import datasets
+
+    if not hub.reachable():
+        datasets.config.HF_HUB_OFFLINE = True  # it took the setting over when it was imported
+    rows = datasets.load_dataset(at.repository, config, split=at.split, revision=at.revision)
+    return rows.flatten().select_columns(columns) if columns else rows
+
+
+def _unreachable(task: str, source: Source, where: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    problem = f"could not be had ({reason})" if hub.reachable() else "is not in the cache, and the hub is out of reach"
+    return f"{where} {problem}; give --data-dir a folder with the files of {task} ({source.schema}; from {source.url})"
+
+
+def _parsed(source: Source, found: Iterator[Record], where: str) -> Iterator[Item]:
+    for number in count(1):
+        try:
+            record = next(found, None)
+            if record is None:
+                return
+            yield from [_plain(record)] if is_plain(record) else source.parse(record)
+        except CalibrantError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CalibrantError(
+                f"record {number} of {where} is of another schema ({type(error).__name__}: {error}); "
+                f"it takes {source.schema}, or {PLAIN}"
+            ) from None
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a record is of the plain schema, which every task reads: a question and a list of answers as texts."""
+    answers = record.get("answers")
+    texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
+    return texts and isinstance(record.get("question"), str)
+
+
+def _plain(record: Record) -> Item:
+    return Item(str(record.get("id") or ""), record["question"], record["answers"], record.get("context") or "")
+
+
+def _named(items: list[Item], prefix: str) -> list[Item]:
+    """Gives each question an id that no other of the split has."""
+    seen: Counter[str] = Counter()
+    out = []
+    for i, item in enumerate(items):
+        name = item.id or f"{prefix}-{i}"
+        seen[name] += 1
+        out.append(item._replace(id=name if seen[name] == 1 else f"{name}#{seen[name]}"))
+    return out
+
+
+def _sorted_out(items: list[Item], needs_context: bool) -> tuple[list[Item], dict[str, list[str]]]:
+    kept: list[Item] = []
+    left_out: dict[str, list[str]] = {}
+    for item in items:
+        item = item._replace(answers=[answer.strip() for answer in item.answers if answer.strip()])
+        why = _lack(item, needs_context)
+        if why:
+            left_out.setdefault(why, []).append(item.id)
+        else:
+            kept.append(item)
+    return kept, left_out
+
+
+def _lack(item: Item, needs_context: bool) -> str:
+    if not item.question.strip():
+        return "without a question"
+    if not item.answers:
+        return "without an answer"
+    return "without a text" if needs_context and not item.context.strip() else ""
+
+
+def _origin(paths: list[Path]) -> str:
+    return f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
+
+
+def _shortened(ids: list[str], most: int = 5) -> str:
+    return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")
