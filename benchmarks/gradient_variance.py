@@ -7,9 +7,9 @@ tokens) and long (100 + 256) rows. Measured are
 
 * `plain`: one forward and one backward pass over the same rows, as training does, which yields the group's gradient;
 * `hooks` and `loop`: `gradient_variance` with these backends;
-* `vmap`: `torch.func.vmap(grad)`, every gradient at once, on a model without sharing of weights;
-* `opacus`: the norms of ghost clipping, if Opacus is installed, on a model without sharing of weights, which it
-  refuses. It has no variance.
+* `hooks_untied`: the same where the head has a weight of its own, to compare with
+* `vmap`: `torch.func.vmap(grad)`, every gradient at once;
+* `opacus`: the norms of ghost clipping, if Opacus is installed. It has no variance, and refuses shared weights.
 
 Each variant runs in a process of its own, one warm-up and then `--repeats` runs; seconds are processor time on one
 thread, the least of the runs, and memory is the peak of the process above what it held with the model loaded.
@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -35,26 +35,29 @@ from calibrant.gradients import gradient_variance
 
 ROLLOUTS = 16
 LENGTHS = {"short": (80, 8), "long": (100, 256)}
-VARIANTS = ("plain", "hooks", "loop", "vmap", "opacus")
+VARIANTS = ("plain", "hooks", "loop", "hooks_untied", "vmap", "opacus")
 MODELS = ("demo", "random")
+RANDOM = {
+    "vocab_size": 16384,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+Result = dict[str, float]
 
 
 def load(name: str, tied: bool) -> nn.Module:
-    """The model in float32; `tied=False` gives its head a weight of its own."""
+    """The model in float32; `tied=False` gives its head a copy of the embedding's weight."""
     torch.manual_seed(0)
     if name == "demo":
-        config = transformers.AutoConfig.from_pretrained(policy_path(), dtype=torch.float32, tie_word_embeddings=tied)
-        return transformers.AutoModelForCausalLM.from_pretrained(policy_path(), config=config, dtype=torch.float32)
-    config = transformers.Qwen2Config(
-        vocab_size=16384,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=7,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=tied,
-    )
-    return transformers.Qwen2ForCausalLM(config)
+        model = transformers.AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
+    else:
+        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**RANDOM, tie_word_embeddings=True))
+    if not tied:
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
 
 
 def make_rows(model: nn.Module, length: str) -> tuple[dict[str, Tensor], Tensor]:
@@ -78,19 +81,19 @@ def scores(model: Callable[..., Any], ids: Tensor, completion: int) -> Tensor:
     return -losses.view(len(ids), completion).sum(-1)
 
 
-def by_plain(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], float]:
+def by_plain(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], Result]:
     """The gradient of the group, in `.grad` as in training."""
     ids, completion = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), batch["completion_ids"].shape[1]
 
-    def run() -> float:
+    def run() -> Result:
         model.zero_grad(set_to_none=True)
         (advantages[0] * scores(model, ids, completion)).mean().backward()
-        return float("nan")
+        return {}
 
     return run
 
 
-def by_vmap(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], float]:
+def by_vmap(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], Result]:
     """All gradients at once, then equation 20."""
     ids, completion = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), batch["completion_ids"].shape[1]
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -101,55 +104,68 @@ def by_vmap(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> C
 
         return scores(call, row[None], completion)[0]
 
-    def run() -> float:
+    def run() -> Result:
         gradients = torch.func.vmap(torch.func.grad(score), in_dims=(None, 0))(weights, ids)
-        total = 0.0
+        variance = norms = 0.0
         for gradient in gradients.values():
             rows = (advantages[0, :, None] * gradient.flatten(1)).double()
-            total += float((rows - rows.mean(0)).square().sum(-1).mean())
-        return total
+            variance += float((rows - rows.mean(0)).square().sum(-1).mean())
+            norms += float(gradient.double().square().sum())
+        return {"variance": variance, "squared_norms": norms}
 
     return run
 
 
-def by_opacus(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], float]:
+def by_opacus(model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], Result]:
     """Norms of the rollouts' gradients by ghost clipping."""
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
+    model.train()  # it takes activations in training mode only; the models have no dropout
     wrapped = GradSampleModuleFastGradientClipping(model, loss_reduction="sum", strict=False)
     ids, completion = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), batch["completion_ids"].shape[1]
 
-    def run() -> float:
+    def run() -> Result:
         model.zero_grad(set_to_none=True)
         scores(wrapped, ids, completion).sum().backward()
-        return float(wrapped.get_norm_sample().double().square().sum())
+        return {"squared_norms": float(wrapped.get_norm_sample().double().square().sum())}
 
     return run
 
 
-def by_backend(backend: str, model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], float]:
+def by_backend(
+    backend: Literal["hooks", "loop"], model: nn.Module, batch: dict[str, Tensor], advantages: Tensor
+) -> Callable[[], Result]:
     """calibrant's own."""
-    return lambda: gradient_variance(model, batch, advantages, backend=backend).variance.item()  # type: ignore[arg-type]
+
+    def run() -> Result:
+        found = gradient_variance(model, batch, advantages, backend=backend)
+        return {"variance": found.variance.item(), "squared_norms": found.squared_norms.sum().item()}
+
+    return run
 
 
-def measure(variant: str, name: str, length: str, repeats: int) -> dict[str, float]:
-    """Seconds, memory in MB and the result of one variant, in this process."""
+def runner(variant: str, model: nn.Module, batch: dict[str, Tensor], advantages: Tensor) -> Callable[[], Result]:
+    """The function to measure."""
+    if variant.startswith("hooks"):
+        return by_backend("hooks", model, batch, advantages)
+    if variant == "loop":
+        return by_backend("loop", model, batch, advantages)
+    return {"plain": by_plain, "vmap": by_vmap, "opacus": by_opacus}[variant](model, batch, advantages)
+
+
+def measure(variant: str, name: str, length: str, repeats: int) -> Result:
+    """Seconds, memory in MB and the results of one variant, in this process."""
     torch.set_num_threads(1)
-    model = load(name, tied=variant not in ("vmap", "opacus")).eval()
-    batch, advantages = make_rows(model, length)
-    if variant in ("hooks", "loop"):
-        run = by_backend(variant, model, batch, advantages)
-    else:
-        run = {"plain": by_plain, "vmap": by_vmap, "opacus": by_opacus}[variant](model, batch, advantages)
+    model = load(name, tied=variant in ("plain", "hooks", "loop")).eval()
+    run = runner(variant, model, *make_rows(model, length))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    value = run()
-    seconds = []
+    result, seconds = run(), []
     for _ in range(repeats):
         started = time.process_time()
         run()
         seconds.append(time.process_time() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": round(min(seconds), 3), "megabytes": round((peak - before) / 1024, 1), "value": value}
+    return {"seconds": round(min(seconds), 3), "megabytes": round((peak - before) / 1024, 1), **result}
 
 
 def in_a_process(variant: str, name: str, length: str, repeats: int) -> dict[str, Any]:
@@ -163,15 +179,15 @@ def in_a_process(variant: str, name: str, length: str, repeats: int) -> dict[str
 
 
 def compare(name: str, length: str, repeats: int) -> dict[str, Any]:
-    """All variants of one case, with ratios to the plain pass."""
+    """All variants of one case, with ratios to the plain pass and errors against the exact reference."""
     found = {variant: in_a_process(variant, name, length, repeats) for variant in VARIANTS}
-    plain = found["plain"]
     for result in found.values():
-        if "seconds" in result and "seconds" in plain:
-            result["times_plain"] = round(result["seconds"] / plain["seconds"], 2)
-            result["memory_times_plain"] = round(result["megabytes"] / plain["megabytes"], 2)
-    if "value" in found["hooks"] and "value" in found["loop"]:
-        found["hooks"]["error"] = abs(found["hooks"]["value"] / found["loop"]["value"] - 1)
+        if "seconds" in result and "seconds" in found["plain"]:
+            result["times_plain"] = round(result["seconds"] / found["plain"]["seconds"], 2)
+            result["memory_times_plain"] = round(result["megabytes"] / found["plain"]["megabytes"], 2)
+    for variant, reference in (("hooks", "loop"), ("vmap", "hooks_untied"), ("opacus", "hooks_untied")):
+        for key in {"variance", "squared_norms"} & set(found[variant]) & set(found[reference]):
+            found[variant][f"{key}_difference"] = abs(found[variant][key] / found[reference][key] - 1)
     return {"model": name, "length": length, "rollouts": ROLLOUTS, **found}
 
 

@@ -305,6 +305,15 @@ def test_what_is_not_finite_is_alone_under_every_rule(value):
     assert greedy_clusters(p[..., 2], threshold=0.0).tolist() == [[0, 1, 0]]
 
 
+@pytest.mark.parametrize("value", [NAN, math.inf])
+@pytest.mark.parametrize("label", range(3))
+def test_one_probability_that_is_not_finite_is_enough(value, label):
+    p = labelled(2, E)
+    p[0, 0, 1, label] = value
+    for rule in RULES:
+        assert entailment_clusters(p, rule).tolist() == [[0, int(rule != "greedy" or label == 2)]]
+
+
 @pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 def test_equal_answers_need_not_be_asked_for(relation, assignment):

@@ -272,7 +272,14 @@ def test_routes_agree_and_each_is_taken(rollouts, tokens, width_in, width_out):
 def test_the_route_follows_the_cost():
     assert grams.prefers_tokens((16, 8, 512), 150_000)
     assert not grams.prefers_tokens((16, 300, 512), 1408)
-    assert not grams.prefers_tokens((16, 1000, 512), 10**9)  # the square of the tokens would not fit
+    assert grams.prefers_tokens((8, 1000, 100_000), 100_000)
+    assert not grams.prefers_tokens((10, 1000, 100_000), 100_000)  # the square of the tokens is too much memory
+
+
+def test_inner_products_carry_small_differences_of_long_rows():
+    rows = 1 + 1e-4 * torch.randn(6, 5000, generator=torch.Generator().manual_seed(0))
+    gram, exact = grams.row_gram(rows), (rows.double() - rows.double().mean(0)).square().sum(-1).mean()
+    assert (gram.diagonal().mean() - gram.mean()).item() == pytest.approx(exact.item(), rel=1e-6)
 
 
 def test_wide_heads_of_short_answers_take_the_token_route(qwen2, monkeypatch):

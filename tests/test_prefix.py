@@ -362,6 +362,14 @@ def test_lora(route):
     assert check_prefix(model).equal
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_virtual_tokens_are_refused(kind):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build(), getattr(peft, kind)(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    with pytest.raises(CalibrantError, match="virtual tokens"):
+        shared_prefix_logps(model, *random_batch())
+
+
 def test_the_cheaper_route_is_taken():
     model, passes = build(), []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -458,9 +466,7 @@ def test_prompts_that_differ_in_the_mask_alone_are_different():
     assert len(distinct_prompts(batch).first) == 2
 
 
-@pytest.mark.parametrize(
-    "compute", [plain_logps, shared_prefix_logps, lambda *a, **k: logps_in_chunks(*a, rows_per_chunk=2, **k)]
-)
+@pytest.mark.parametrize("compute", [plain_logps, shared_prefix_logps, partial(logps_in_chunks, rows_per_chunk=2)])
 def test_bad_input(compute):
     model, (ids, mask, tokens, counts) = build(), random_batch()
     with pytest.raises(CalibrantError, match="B is 7 in prompt_ids and 6 in completion_ids"):

@@ -221,6 +221,7 @@ def test_question_answering_rewards(name):
         pytest.approx(2 * 2 * 1 / 3),
     ]
     assert task.correct_batch(["the house", "blue"], [["red house"], ["red house"]]) == [True, False]
+    assert task.correct_batch(["house"], [["big red house"]]) == [False]  # F1 = 2 x 1 x 1/3 / (4/3) = 1/2
     assert (task.reward_range, task.meaning) == ((0.0, 2.0), "answer")
     assert task.key("The House!") == task.key("house")
 
@@ -345,10 +346,12 @@ def asked(monkeypatch):
 
 def test_maths_rewards_of_a_batch(asked):
     task = TASKS["math500"]
-    answers = ["0.5", "3", "", "x+1", "0.25", "4"]
-    golds = [["\\frac{1}{2}"], ["4"], ["4"], ["x + 1"], ["1", "1/4"], []]
-    assert task.reward_batch(answers, golds) == [2.0, None, None, 2.0, 2.0, None]
-    assert asked == [[("3", ["4"]), ("", ["4"]), ("4", [])]]  # one call, and only for what the keys leave open
+    answers = ["0.5", "3", "", "x+1", "0.25", "4", ""]
+    golds = [["\\frac{1}{2}"], ["4"], ["4"], ["x + 1"], ["1", "1/4"], [], [""]]
+    assert task.reward_batch(answers, golds) == [2.0, None, None, 2.0, 2.0, None, None]
+    assert asked == [
+        [("3", ["4"]), ("", ["4"]), ("4", []), ("", [""])]
+    ]  # one call, and only for what the keys leave open
     assert task.correct_batch(["4", "5"], [["4"], ["4"]]) == [True, None]
     assert task.reward_batch(["4"], [["4"]]) == [2.0]
     assert len(asked) == 2
@@ -571,7 +574,10 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def chat(tokenizer):
     chat = load_tokenizer("demo")
-    chat.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
+    chat.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
     return chat
 
 

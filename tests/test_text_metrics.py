@@ -1,6 +1,10 @@
+import math
+import sys
+
 import pytest
 
-from calibrant.text.metrics import exact_match, normalise_answer, token_f1
+from calibrant.errors import CalibrantError
+from calibrant.text.metrics import corpus_bleu, exact_match, mean_sentence_bleu, normalise_answer, token_f1
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,61 @@ def test_normalisation():
     assert exact_match("An apple", ["apple."]) == 1.0
     assert exact_match("apples", ["apple"]) == 0.0
     assert exact_match("x", []) == 0.0
+
+
+CAT = "the cat sat on the mat"
+
+
+def test_bleu_by_hand():
+    # "the cat sat on a mat" against CAT: 1-grams 5/6, 2-grams 3/5, 3-grams 2/4, 4-grams 1/3, equal lengths
+    expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
+    assert corpus_bleu(["the cat sat on a mat"], [[CAT]]) == pytest.approx(expected)
+    assert mean_sentence_bleu(["the cat sat on a mat"], [[CAT]]) == pytest.approx(expected)
+
+
+def test_a_prediction_that_is_too_short_is_penalised():
+    # all n-grams match, 4 of 6 words
+    assert corpus_bleu(["the cat sat on"], [[CAT]]) == pytest.approx(100 * math.exp(1 - 6 / 4))
+
+
+def test_corpus_and_sentences_weigh_differently():
+    predictions, references = [CAT, "no"], [[CAT], ["yes"]]
+    # one of six 1-grams of both is wrong, no longer n-gram is
+    assert corpus_bleu(predictions, references) == pytest.approx(100 * (6 / 7) ** 0.25)
+    assert mean_sentence_bleu(predictions, references) == 50.0
+
+
+def test_short_answers_can_be_perfect_alone():
+    assert mean_sentence_bleu(["Paris"], [["Paris"]]) == 100.0
+    assert corpus_bleu(["Paris"], [["Paris"]]) == 0.0  # a corpus without 4-grams
+
+
+@pytest.mark.parametrize("bleu", [corpus_bleu, mean_sentence_bleu])
+def test_bleu_takes_any_number_of_references(bleu):
+    assert bleu([CAT, CAT], [["a dog", CAT], [CAT]]) == 100.0
+    assert bleu([CAT, CAT], [[CAT], ["a dog", "x", CAT]]) == 100.0
+    assert bleu([CAT], [["a dog ran off a roof"]]) < 20.0
+
+
+@pytest.mark.parametrize("bleu", [corpus_bleu, mean_sentence_bleu])
+def test_bleu_of_nothing(bleu):
+    assert math.isnan(bleu([], []))
+    assert bleu([""], [[CAT]]) == 0.0
+    assert bleu([CAT], [[""]]) == 0.0
+    assert bleu(["", CAT], [[""], [CAT]]) <= 100.0
+
+
+@pytest.mark.parametrize("bleu", [corpus_bleu, mean_sentence_bleu])
+@pytest.mark.parametrize(
+    ("predictions", "references"),
+    [(["a"], []), (["a"], [[]]), (["a"], ["a"]), (["a", "b"], [["a"]]), ([], [["a"]])],
+)
+def test_bleu_needs_references(bleu, predictions, references):
+    with pytest.raises(CalibrantError, match=bleu.__name__):
+        bleu(predictions, references)
+
+
+def test_sacrebleu_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(CalibrantError, match=r"calibrant\[bleu\]"):
+        corpus_bleu(["a"], [["a"]])

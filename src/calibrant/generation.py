@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.prefix import logps_in_chunks
+from calibrant.prefix.prefill import shared_prefill
 
 TOKENS_A_CHUNK = 2**14
 """Completion tokens that are scored at a time: logits of all of them are held at once."""
@@ -55,13 +56,13 @@ def generate(
     model.eval()
     step = max(1, batch_size // samples)
     completions: list[list[Completion]] = []
-    options = _decoding(temperature) | {"num_return_sequences": samples, "max_new_tokens": max_new_tokens}
+    options = _decoding(temperature) | {"max_new_tokens": max_new_tokens}
     with torch.random.fork_rng(), tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False) as bar:
         torch.manual_seed(seed)
         for start in range(0, len(prompts), step):
             batch = prompts[start : start + step]
-            written = _generate(model, tokenizer, batch, temperature, options)
-            completions += [written[i : i + samples] for i in range(0, len(written), samples)]
+            found = _generate(model, tokenizer, batch, samples, temperature, options)
+            completions += [found[i : i + samples] for i in range(0, len(found), samples)]
             bar.update(len(batch))
     model.train(was_training)
     return completions
@@ -71,6 +72,7 @@ def _generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Any],
+    samples: int,
     temperature: float | None,
     options: dict[str, Any],
 ) -> list[Completion]:
@@ -78,11 +80,12 @@ def _generate(
     chat = not isinstance(prompts[0], str)
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(model.device)
     inputs.pop("token_type_ids", None)
-    output = model.generate(**inputs, **options, repetition_penalty=1.0, pad_token_id=tokenizer.pad_token_id)
-    ids = output[:, inputs["input_ids"].shape[1] :]
+    prompt, prompt_mask = (inputs[name].repeat_interleave(samples, 0) for name in ("input_ids", "attention_mask"))
+    options |= {"repetition_penalty": 1.0, "pad_token_id": tokenizer.pad_token_id}
+    with shared_prefill(model):
+        output = model.generate(input_ids=prompt, attention_mask=prompt_mask, **options)
+    ids = output[:, prompt.shape[1] :]
     mask = written(ids, model.generation_config.eos_token_id)
-    copies = options["num_return_sequences"]
-    prompt, prompt_mask = (inputs[name].repeat_interleave(copies, 0) for name in ("input_ids", "attention_mask"))
     logprobs = _logprobs(model, prompt, prompt_mask, ids, mask, temperature)
     decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [Completion(*each) for each in zip(decoded, mask.sum(-1).tolist(), logprobs, strict=True)]

@@ -204,7 +204,7 @@ def like_input(values: Tensor, source: Tensor) -> Tensor:
     """
     dtype = source.dtype if source.is_floating_point() else torch.get_default_dtype()
     limit = torch.finfo(dtype)
-    return values.nan_to_num(nan=0.0).clamp(limit.min, limit.max).to(dtype)
+    return values.double().nan_to_num(nan=0.0).clamp(limit.min, limit.max).to(dtype)
 
 
 def group_count(rewards: Tensor, where: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from calibrant.checks import check_non_negative, check_shapes
 from calibrant.errors import CalibrantError
@@ -40,7 +41,7 @@ class VarianceParts(NamedTuple):
 def gini_impurity(probabilities: Tensor) -> Tensor:
     """Gini impurity `G(pi) = 1 - sum_k pi_k^2`: how often two draws differ.
 
-    Computed as `sum_k pi_k (1 - pi_k)`, which does not cancel for a concentrated distribution.
+    Computed as `sum_k pi_k sum_{j != k} pi_j`, which does not cancel for a concentrated distribution.
 
     Args:
         probabilities: `[..., K]`, at least 0, with sum 1.
@@ -57,7 +58,9 @@ def gini_impurity(probabilities: Tensor) -> Tensor:
     tensor(0.6250)
     """
     p = _checked("gini_impurity", probabilities)
-    return like_input((p * (1 - p)).sum(-1), probabilities)
+    before = pad(p.cumsum(-1)[..., :-1], (1, 0))
+    after = pad(p.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
+    return like_input((p * (before + after)).sum(-1), probabilities)
 
 
 def shannon_entropy(probabilities: Tensor) -> Tensor:

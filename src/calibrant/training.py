@@ -217,6 +217,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         loss_type=settings.loss_type,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
+        share_prefix=settings.share_prefix,
         bf16=settings.bf16,
         use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,

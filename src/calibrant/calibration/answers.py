@@ -96,7 +96,7 @@ def over_weights(
     rows = prompt_weights.to(device).reshape(-1, num_prompts)
     size = max(1, CHUNK // max(1, num_items, num_prompts))
     found = torch.cat([statistic(chunk.double()) for chunk in rows.split(size)])
-    return found.reshape(*prompt_weights.shape[:-1], *found.shape[1:])
+    return found.reshape((*prompt_weights.shape[:-1], *found.shape[1:]))
 
 
 def weighted_mean(weights: Tensor, values: Tensor, mask: Tensor) -> Tensor:

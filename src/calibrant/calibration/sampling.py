@@ -10,9 +10,7 @@ from calibrant.groups import like_input
 from calibrant.statistics.counted import as_labels, check_count
 
 
-def first_or_random(
-    caller: str, mask: Tensor, num_samples: int | None, generator: torch.Generator | None
-) -> Tensor:
+def first_or_random(caller: str, mask: Tensor, num_samples: int | None, generator: torch.Generator | None) -> Tensor:
     """Which rollouts are used: the first `num_samples` that count, or a random subset of as many.
 
     Args:
@@ -40,9 +38,7 @@ def first_or_random(
     return mask & (place < num_samples)
 
 
-def pass_at_k(
-    correct: Tensor, k: int, where: Tensor | None = None, *, prompt_weights: Tensor | None = None
-) -> Tensor:
+def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_weights: Tensor | None = None) -> Tensor:
     """Probability that at least one of k samples is right, in expectation over all subsets of k.
 
     `pass@k = mean over prompts of 1 - C(n - c, k) / C(n, k)`, with c right ones of n.

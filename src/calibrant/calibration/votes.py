@@ -274,9 +274,7 @@ def _has_earlier(same: Tensor) -> Tensor:
     return same.tril(-1).any(-1)
 
 
-def _vote(
-    caller: str, clusters: Tensor, weights: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor
-) -> Vote:
+def _vote(caller: str, clusters: Tensor, weights: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor) -> Vote:
     """The cluster of the largest total weight; `weights [N, G]` in float64, 0 for rollouts that add nothing."""
     same = same_cluster(caller, clusters, mask)
     weights = torch.where(mask, weights, 0.0)
@@ -290,9 +288,7 @@ def _vote(
     return _as_vote(caller, credit, support, mask, correct, like)
 
 
-def _as_vote(
-    caller: str, credit: Tensor, support: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor
-) -> Vote:
+def _as_vote(caller: str, credit: Tensor, support: Tensor, mask: Tensor, correct: Tensor | None, like: Tensor) -> Vote:
     share = credit.amax(-1)
     representative = torch.where(mask.any(-1), (credit >= share[:, None] * (1 - TIE)).int().argmax(-1), -1)
     accuracy = None if correct is None else like_input(vote_accuracy(credit, correct), like)

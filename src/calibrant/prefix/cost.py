@@ -13,7 +13,7 @@ PASS_TOKENS = 64.0
 COPY = 0.03
 """What it costs to repeat the keys and values of one prompt token for one row."""
 
-MARGIN = 0.95
+MARGIN = 0.9
 """Sharing has to cost less than this share of the plain forward: the estimate has errors."""
 
 
@@ -51,7 +51,7 @@ def worthwhile(
     `plain = rows c(P + T, P + T)`,
     `cached = num_distinct c(P, P) + rows c(T - 1, P + T - 1) + 0.03 rows P + 64`,
     `packed = num_distinct c(P + S, P + S)` with `S = rows (T - 1) / num_distinct`;
-    sharing pays if it costs less than 0.95 of plain.
+    sharing pays if it costs less than 0.9 of plain.
 
     Args:
         prompt_length: P, columns of the prompts.

@@ -108,7 +108,12 @@ def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
             f"{model_name(model)} called its output head {len(calls)} times in a forward pass instead of once; "
             "its log-probabilities cannot be computed here"
         )
-    recorded = Recorded(*calls[0], outputs)
+    recorded, given = Recorded(*calls[0], outputs), inputs["input_ids"].shape
+    if recorded.states.shape[:2] != given:
+        raise CalibrantError(
+            f"the head of {model_name(model)} read {list(recorded.states.shape[:2])} positions for {list(given)} ids "
+            "(virtual tokens?); its log-probabilities cannot be computed here"
+        )
     _check_logits(model, head, recorded, column)
     return recorded
 

@@ -8,7 +8,7 @@ from torch import nn
 from calibrant.errors import CalibrantError
 from calibrant.prefix import cached, packed
 from calibrant.prefix.cost import MARGIN, cached_cost, packed_cost, plain_cost
-from calibrant.prefix.head import Head, Recorded, model_name, text_config
+from calibrant.prefix.head import Head, Recorded, model_name, text_config, unwrapped
 from calibrant.prefix.prompts import Batch, Prompts
 
 Route = Literal["auto", "cached", "packed"]
@@ -21,11 +21,14 @@ STATES: Mapping[str, Callable[[nn.Module, Head, Batch, Prompts], Recorded]] = {
 
 def obstacles(model: nn.Module) -> dict[str, str | None]:
     """Why a model cannot take each route, or None: as far as can be told before a forward pass."""
-    changing = _changing_positions(model)
-    return {"cached": changing or cached.refusal(model), "packed": changing or packed.refusal(model)}
+    both = _refusal(model)
+    return {"cached": both or cached.refusal(model), "packed": both or packed.refusal(model)}
 
 
-def _changing_positions(model: nn.Module) -> str | None:
+def _refusal(model: nn.Module) -> str | None:
+    """What stands against sharing prompts at all."""
+    if getattr(getattr(unwrapped(model), "active_peft_config", None), "is_prompt_learning", False):
+        return "has virtual tokens before its prompts"
     ropes = getattr(text_config(model), "rope_parameters", None) or {}
     types = {rope.get("rope_type") for rope in [ropes, *ropes.values()] if isinstance(rope, dict)}
     changing = types & {"dynamic", "longrope"}

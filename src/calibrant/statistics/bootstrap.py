@@ -133,9 +133,7 @@ def _checked(signals: Tensor, target: Tensor, statistic: str | Statistic, where:
     return STATISTICS[statistic]
 
 
-def _replicates(
-    x: Tensor, y: Tensor, function: Statistic, resamples: int, generator: torch.Generator | None
-) -> Tensor:
+def _replicates(x: Tensor, y: Tensor, function: Statistic, resamples: int, generator: torch.Generator | None) -> Tensor:
     """The statistic of each signal on each resample, `[R, S]`."""
     drawn = resampled_rows(len(y), resamples, x.numel(), x.device, generator)
     return torch.cat([function(x[:, rows], y[rows]).double().T for rows in drawn])

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calibrant.groups import like_input
 from calibrant.statistics.counted import counted
-from calibrant.statistics.ranks import mid_ranks
+from calibrant.statistics.ranks import mid_ranks, with_mask
 from calibrant.statistics.student import two_sided_p
 
 
@@ -55,10 +55,7 @@ def rank_correlation(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
 
     Deviations of ranks from their mean `(n + 1)/2` are multiples of 1/2, so that the sums are exact.
     """
-    if bool(mask.all()):
-        ranks = [mid_ranks(values, torch.ones_like(values, dtype=torch.bool)) for values in (x, y)]
-    else:
-        ranks = [mid_ranks(values.expand(mask.shape), mask) for values in (x, y)]
+    ranks = [mid_ranks(*with_mask(values, mask)) for values in (x, y)]
     centre = (mask.sum(-1, keepdim=True) + 1).double() / 2
     a, b = (torch.where(mask, r - centre, 0.0) for r in ranks)
     scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()

@@ -67,12 +67,12 @@ def cross_validated_fit(
     >>> bool(fit.mae < 1e-4), fit.spearman.item(), fit.baseline_mae > fit.mae
     (True, 1.0, tensor(True))
     """
-    check_shapes("cross_validated_fit", signal=(signal, "... N"), target=(target, "N"), where=(where, "N"))
+    check_shapes("cross_validated_fit", target=(target, "N"), where=(where, "N"))
+    present = counted("cross_validated_fit", where, signal=signal, target=target)
     check_count("cross_validated_fit", least=2, folds=folds)
     if joint and signal.ndim != 2:
         raise CalibrantError(f"cross_validated_fit: a joint fit takes signals [P, N], got {list(signal.shape)}")
-    finite = torch.isfinite(target) & torch.isfinite(signal).reshape(-1, len(target)).all(0)
-    rows = (counted("cross_validated_fit", where, target=target) & finite).nonzero()[:, 0]
+    rows = (present & torch.isfinite(signal) & torch.isfinite(target))[None].flatten(0, -2).all(0).nonzero()[:, 0]
     if len(rows) < folds:
         raise CalibrantError(f"cross_validated_fit: {len(rows)} prompts count, fewer than the {folds} folds")
     features = (signal if joint else signal[..., None, :]).mT[..., rows, :].detach().double()

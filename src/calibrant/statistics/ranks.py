@@ -47,6 +47,13 @@ def sort_counted(values: Tensor, mask: Tensor, *, descending: bool = False) -> t
     return -ordered if descending else ordered, order
 
 
+def with_mask(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and mask of one shape; where everything counts that of the values, so that shared ones are sorted once."""
+    if bool(mask.all()):
+        return values, torch.ones_like(values, dtype=torch.bool)
+    return values.expand(mask.shape), mask
+
+
 def mid_ranks(values: Tensor, mask: Tensor) -> Tensor:
     """Ranks from 1 upwards, in each tie the mean of its ranks.
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from calibrant.groups import like_input
 from calibrant.statistics.counted import as_labels, check_share, counted, size_of_share
-from calibrant.statistics.ranks import sort_counted, tie_blocks, won_pairs
+from calibrant.statistics.ranks import sort_counted, tie_blocks, with_mask, won_pairs
 
 
 def auc(score: Tensor, label: Tensor, where: Tensor | None = None) -> Tensor:
@@ -113,6 +113,6 @@ def top_overlap(score: Tensor, target: Tensor, mask: Tensor, share: float = 0.1)
 
 def _blocks_from_the_top(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """How many counted values are larger than each one, and how many are not smaller: `[..., N]` twice."""
-    ordered, order = sort_counted(values.expand(mask.shape), mask, descending=True)
+    ordered, order = sort_counted(*with_mask(values, mask), descending=True)
     first, end = tie_blocks(ordered)
     return torch.zeros_like(first).scatter(-1, order, first), torch.zeros_like(end).scatter(-1, order, end)

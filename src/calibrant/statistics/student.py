@@ -35,8 +35,8 @@ def _incomplete_beta(a: Tensor, rho: Tensor) -> Tensor:
     """`I_x(a, 1/2)` at `x = 1 - rho^2`, by the continued fraction on the side where it converges fast."""
     x, rest = (1 - rho) * (1 + rho), rho.square()
     half = torch.full_like(a, 0.5)
-    log_x = torch.where(rho < 0.5, torch.log1p(-rest), x.clamp(min=TINY).log())
-    front = (a * log_x + rho.clamp(min=TINY).log() + _log_gamma_step(a) - 0.5 * math.log(math.pi)).exp()
+    log_x = torch.where(rho < 0.5, torch.log1p(-rest), x.log())
+    front = (a * log_x + rho.log() + _log_gamma_step(a) - 0.5 * math.log(math.pi)).exp()
     direct = x < (a + 1) / (a + 2.5)
     fraction = _continued_fraction(
         torch.where(direct, a, half), torch.where(direct, half, a), torch.where(direct, x, rest)

@@ -6,11 +6,12 @@ Every function is pure and takes time linear in its text. What is not there is "
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 Span = tuple[int, int]
+Decode = Callable[[Sequence[int]], str]
 
 CONTEXT = 8
 """Tokens that are decoded before a token to see what it adds; a character has at most 4 bytes."""
@@ -224,11 +225,16 @@ def completion_offsets(tokenizer: Any, ids: Sequence[int]) -> list[Span]:
     pieces = [piece[i] for i in ids]
     if "".join(pieces) == text:
         return token_offsets(pieces)
-    return _by_windows(decode, ids, text) or _by_prefixes(decode, ids, text)
+    visible = [bool(own) for own in pieces]
+    return _by_windows(decode, ids, text, visible) or _by_prefixes(decode, ids, text, visible)
 
 
-def _by_windows(decode: Any, ids: Sequence[int], text: str) -> list[Span]:
-    """What each token adds to the few before it; nothing if that does not make up the text."""
+def _by_windows(decode: Decode, ids: Sequence[int], text: str, visible: Sequence[bool]) -> list[Span]:
+    """What each token adds to the few before it; nothing if that does not make up the text.
+
+    What a token adds agrees with the text but for the rest of a character that is not finished: the token holds it
+    too, unless it is invisible, as special tokens are.
+    """
     offsets: list[Span] = []
     place = unfinished = 0
     for k in range(len(ids)):
@@ -241,20 +247,20 @@ def _by_windows(decode: Any, ids: Sequence[int], text: str) -> list[Span]:
         added = after[len(kept) :]
         agreed = _agreement(added, text[place : place + len(added)])
         unfinished = len(added) - agreed
-        offsets.append((place, place + agreed + (unfinished > 0)))
+        offsets.append((place, place + agreed + (unfinished > 0 and visible[k])))
         place += agreed
     return offsets if place == len(text) and not unfinished else []
 
 
-def _by_prefixes(decode: Any, ids: Sequence[int], text: str) -> list[Span]:
-    """What each token adds to all before it: as far as the decoded prefix agrees with the text."""
+def _by_prefixes(decode: Decode, ids: Sequence[int], text: str, visible: Sequence[bool]) -> list[Span]:
+    """What each token adds to all before it, as far as the decoded prefix agrees with the text."""
     offsets: list[Span] = []
     place = 0
     for k in range(len(ids)):
         prefix = decode(ids[: k + 1])
         agreed = max(place, _agreement(prefix, text))
-        partly = len(prefix) > agreed and agreed < len(text) and prefix != decode(ids[:k])
-        offsets.append((place, agreed + partly))
+        unfinished = agreed < min(len(prefix), len(text))
+        offsets.append((place, agreed + (unfinished and visible[k])))
         place = agreed
     return offsets
 

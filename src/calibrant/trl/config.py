@@ -63,6 +63,13 @@ class CalibratedGRPOConfig(GRPOConfig):
     ema_every: int = field(
         default=10, metadata={"help": "Optimisation steps between updates of the slow reference (GRPO-CARE: 10)."}
     )
+    share_prefix: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute each prompt once for all of its rollouts, where that is cheaper and the model can: the "
+            "same gradient up to rounding, sooner. False: TRL's own path, to the bit."
+        },
+    )
     task_reward: str | None = field(
         default=None,
         metadata={"help": "Name of the reward function that signals read; None: the first. Never the shaped sum."},

@@ -22,6 +22,8 @@ from calibrant.errors import CalibrantError
 from calibrant.groups import Groups, assert_integrity
 from calibrant.likelihoods import ratio_variance
 from calibrant.methods import METHODS, Method, apply, resolve
+from calibrant.prefix import logps_in_chunks
+from calibrant.prefix.prefill import shared_prefill
 from calibrant.rewarding import checked
 from calibrant.rollouts import write_rollouts
 from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
@@ -93,6 +95,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         super().__init__(model, rewards, args, *positional, **keywords)
         self._task_reward = self._find_task_reward()
         self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
+
+    def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
+        if self.use_vllm or not self.args.share_prefix:
+            return super()._generate_single_turn(*arguments, **keywords)
+        with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped)):
+            return super()._generate_single_turn(*arguments, **keywords)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
@@ -187,11 +195,48 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         finally:
             self._reweighing = None
 
-    def _get_per_token_logps_and_entropies(self, *arguments: Any, **keywords: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*arguments, **keywords)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **keywords: Any,
+    ) -> Any:
+        plain = not self.args.share_prefix or compute_aux_loss or any(x is not None for x in keywords.values())
+        arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
+        if plain:
+            found = super()._get_per_token_logps_and_entropies(*arguments, compute_aux_loss, **keywords)
+        else:
+            found = self._share_prompts(*arguments)
         if self._reweighing is not None:
             self._reweigh(self._reweighing, found[0])
         return found
+
+    def _share_prompts(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None,
+        compute_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        with self.accelerator.autocast():
+            found = logps_in_chunks(
+                model,
+                input_ids[:, :-logits_to_keep],
+                attention_mask[:, :-logits_to_keep],
+                input_ids[:, -logits_to_keep:],
+                attention_mask[:, -logits_to_keep:],
+                rows_per_chunk=batch_size or len(input_ids),
+                temperature=self.temperature,
+                entropies=compute_entropy,
+            )
+        return found.logps, found.entropies, None
 
     def _reweigh(self, inputs: dict[str, Any], logps: Tensor) -> None:
         """Applies the method again, now that the policy has moved away from the one that sampled.

@@ -1,0 +1,62 @@
+"""Generation with each distinct prompt read once: the cache of its tokens is repeated for its rows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+@contextmanager
+def shared_prefill(model: nn.Module) -> Iterator[None]:
+    """Within it, `model.generate` reads each distinct prompt once, whoever calls it.
+
+    The same samples as without, up to rounding of the logits. Where nothing is repeated, a cache is given already, or
+    the model's cache cannot be repeated, generation is as it was.
+
+    Args:
+        model: whatever `generate` is called on.
+    """
+    original: Any = model.generate
+
+    def generate(input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if "past_key_values" not in options and (cache := prefilled(model, input_ids, mask)) is not None:
+            options["past_key_values"] = cache
+        return original(input_ids=input_ids, attention_mask=mask, **options)
+
+    vars(model)["generate"] = generate  # of this instance; the class keeps its own
+    try:
+        yield
+    finally:
+        del vars(model)["generate"]
+
+
+@torch.no_grad()
+def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache | None:
+    """The cache of all prompt tokens but the last, one entry a row; None where sharing is of no use or not possible.
+
+    Positions are those that `generate` gives: padding is not counted.
+
+    Args:
+        model: a causal language model.
+        input_ids: `[B, P]`, padded on the left.
+        attention_mask: `[B, P]`.
+    """
+    rows = torch.cat([input_ids, attention_mask.to(input_ids)], dim=1)
+    distinct, which = rows.unique(dim=0, return_inverse=True)
+    length = input_ids.shape[1]
+    if len(distinct) == len(rows) or length < 2:
+        return None
+    ids, mask = distinct[:, : length - 1], distinct[:, length : 2 * length - 1]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    output = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    )
+    cache = getattr(output, "past_key_values", None)
+    if not isinstance(cache, Cache) or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+        return None
+    cache.batch_select_indices(which)
+    return cache
