@@ -267,17 +267,17 @@ def test_each_distinct_prompt_is_computed_once(route, monkeypatch):
 
 
 def test_packed_rows_by_hand():
-    # prompts [7, 8] and [_, 9]; the completions of the first are 1 2 3 and 4 5, that of the second 6
+    # prompts [7, 8] and [_, 9]; the completions of the first are 1 2 3 and 4 5, that of the second 6 2
     batch = Batch(
         torch.tensor([[7, 8], [0, 9], [7, 8]]), torch.tensor([[1, 1], [0, 1], [1, 1]]),
-        torch.tensor([[1, 2, 3], [6, 0, 0], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]),
+        torch.tensor([[1, 2, 3], [6, 2, 0], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0]]),
     )  # fmt: skip
     packed = pack(batch, distinct_prompts(batch))
-    assert packed.ids.tolist() == [[0, 9, 0, 0, 0], [7, 8, 1, 2, 4]]
-    assert packed.positions.tolist() == [[0, 1, 0, 0, 0], [0, 1, 2, 3, 2]]
-    assert packed.segments.tolist() == [[0, 0, -1, -1, -1], [0, 0, 1, 1, 3]]
-    assert packed.where.tolist() == [[False, True, False, False, False], [True] * 5]
-    assert (packed.slots * packed.inside).tolist() == [[2, 3], [0, 0], [4, 0]]
+    assert packed.ids.tolist() == [[0, 9, 6, 0, 0], [7, 8, 1, 2, 4]]
+    assert packed.positions.tolist() == [[0, 1, 2, 0, 0], [0, 1, 2, 3, 2]]
+    assert packed.segments.tolist() == [[0, 0, 2, -1, -1], [0, 0, 1, 1, 3]]
+    assert packed.where.tolist() == [[False, True, True, False, False], [True] * 5]
+    assert packed.slots.tolist() == [[2, 3], [2, 0], [4, 0]]
 
 
 @pytest.mark.parametrize("entropies", [False, True])

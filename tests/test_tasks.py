@@ -736,6 +736,12 @@ def test_slips_are_of_three_kinds():
     assert operation / 3000 == pytest.approx(1 / 3, abs=0.04)
 
 
+def test_the_only_step_gone_wrong_never_ends_right():
+    twice = problems.Problem(2, (problems.Step("Tom has 2 boxes of 2 pens.", "*", 2),), "How many?")  # 2 + 2 = 2 * 2
+    rng = random.Random(0)
+    assert all(ARITHMETIC.extract(problems.noisy_solution(twice, rng, slip_rate=1.0)) != "4" for _ in range(300))
+
+
 @pytest.mark.parametrize(
     ("completion", "answer", "right"),
     [

@@ -58,7 +58,7 @@ class TrainSettings:
     micro_batch: int | None = option(None, "most rollouts in a forward pass of a device; all when not given", demo=32)
     max_grad_norm: float = option(1.0, "gradient clipping")
     gradient_checkpointing: bool = option(True, "trade time for memory in the backward pass", demo=False)
-    share_prefix: bool = option(True, "compute each prompt once for all of its rollouts; off: TRL's own path, to the bit")
+    share_prefix: bool = option(True, "compute each prompt once for its rollouts; off: TRL's own path, to the bit")
     bf16: bool = option(False, "train in bfloat16 mixed precision")
     train_rows: int | None = option(None, "size of the training split; the task's when not given")
     evaluation: bool = option(True, "evaluate on the unseen split before and after training")

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 2**20
-"""Numbers in a transient matrix: it stays in the cache of a processor."""
+CHUNK = 2**18
+"""Numbers in a transient matrix on a processor, whose cache holds it."""
+CHUNK_ELSEWHERE = 2**25
+"""The same on an accelerator, which wants few and large operations."""
 NARROWEST = 32
 """Columns that a matrix product takes at least."""
 MOST_TOKENS = 8192
@@ -62,11 +64,12 @@ def prefers_tokens(shape: Sequence[int], width_out: int) -> bool:
     return rollouts * tokens <= MOST_TOKENS and by_tokens < explicit
 
 
-def chunk_width(shape: Sequence[int], width_out: int) -> int:
+def chunk_width(inputs: Tensor, width_out: int) -> int:
     """Columns a chunk for the route that `prefers_tokens` chooses."""
-    rollouts, tokens, width_in = shape
-    other = tokens if prefers_tokens(shape, width_out) else width_in
-    return max(NARROWEST, CHUNK // max(1, rollouts * other))
+    rollouts, tokens, width_in = inputs.shape
+    other = tokens if prefers_tokens(inputs.shape, width_out) else width_in
+    numbers = CHUNK if inputs.device.type == "cpu" else CHUNK_ELSEWHERE
+    return max(NARROWEST, numbers // max(1, rollouts * other))
 
 
 def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int) -> Tensor:

@@ -40,7 +40,7 @@ def head_products(head: Head, top: int | None, sketch: int | None, seed: int) ->
 
 
 def _slices(head: Head) -> Iterator[slice]:
-    width = chunk_width(head.hidden.shape, head.vocabulary)
+    width = chunk_width(head.hidden, head.vocabulary)
     for start in range(0, head.vocabulary, width):
         yield slice(start, min(start + width, head.vocabulary))
 
@@ -74,7 +74,7 @@ def _with_rest(head: Head, normaliser: Tensor, columns: Tensor) -> Iterator[Tens
     inner product `rest_s rest_t / m`.
     """
     kept = head.hidden.new_zeros(*head.tokens.shape, 1)
-    for some in columns.split(chunk_width(head.hidden.shape, len(columns))):
+    for some in columns.split(chunk_width(head.hidden, len(columns))):
         residual = _residual(head, normaliser, some)
         kept = kept + residual.sum(-1, keepdim=True)
         yield residual

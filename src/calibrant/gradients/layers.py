@@ -79,7 +79,7 @@ def linear_gram(inputs: Tensor, gradients: Tensor, without: Tensor | None = None
     """The weight of a linear layer, either way round; rows (outputs) in `without` are left out."""
     inputs = widened(inputs.flatten(1, -2))
     gradients = gradients.flatten(1, -2)
-    width = chunk_width(inputs.shape, gradients.shape[-1])
+    width = chunk_width(inputs, gradients.shape[-1])
     return matrix_gram(inputs, _columns(gradients, width, inputs.dtype, without), gradients.shape[-1])
 
 

@@ -17,8 +17,8 @@ PROMPT, PADDING = 0, -1
 class Packed(NamedTuple):
     """N rows `[N, L]`: ids, positions, segments (0: prompt, -1: padding, r + 1: batch row r), and which tokens count.
 
-    `slots [B, T-1]` is where the completion tokens but the last of each batch row stand in its packed row; `inside`
-    says which of them were packed.
+    `slots [B, T-1]` is where the completion tokens but the last of each batch row stand in its packed row; 0 for what
+    is not packed.
     """
 
     ids: Tensor
@@ -26,11 +26,10 @@ class Packed(NamedTuple):
     segments: Tensor
     where: Tensor
     slots: Tensor
-    inside: Tensor
 
 
 def packed_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) -> Recorded:
-    """What the head reads to predict each completion token, `[B, T, D]`; 0 after the last token of a row.
+    """What the head reads to predict each completion token, `[B, T, D]`; of no meaning after the last token of a row.
 
     Positions count padding columns, as in a forward without `position_ids`.
 
@@ -43,7 +42,7 @@ def packed_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) 
         use_cache=False,
     )  # fmt: skip
     first = result.states[prompts.which, last][:, None]
-    later = result.states[prompts.which[:, None], packed.slots] * packed.inside[..., None]
+    later = result.states[prompts.which[:, None], packed.slots]
     return result._replace(states=torch.cat([first, later], dim=1))
 
 
@@ -80,7 +79,7 @@ def pack(batch: Batch, prompts: Prompts) -> Packed:
     where[rows, columns_of] = (batch.completion_mask[:, :-1] != 0)[inside]
     positions[rows, columns_of] = steps.expand_as(slots)[inside]
     segments[rows, columns_of] = numbers[:, None].expand_as(slots)[inside]
-    return Packed(ids, positions, segments, where, slots, inside)
+    return Packed(ids, positions, segments, where, slots)
 
 
 def longest_suffix(batch: Batch, prompts: Prompts) -> int:

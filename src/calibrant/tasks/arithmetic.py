@@ -65,7 +65,7 @@ def extract(completion: str) -> str:
 
 def correct(answer: str, references: Sequence[str]) -> bool:
     """Whether an extracted number is the right one."""
-    return bool(answer) and number(answer) in map(number, references)
+    return number(answer) in map(number, references)
 
 
 def key(text: str) -> str:

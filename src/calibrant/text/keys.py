@@ -64,7 +64,7 @@ def number(text: str) -> str:
     plain = _unwrapped(text)
     if _WORDS.fullmatch(plain):
         return normalise_answer(plain) or plain.lower()
-    return _SPACE.sub("", " ".join(plain.split())).removesuffix(".")
+    return _SPACE.sub("", " ".join(plain.split())).rstrip(".")
 
 
 def as_number(text: str) -> Fraction | None:
