@@ -501,6 +501,17 @@ def test_what_only_looks_like_a_normalisation_falls_back():
     assert_close(found.variance, gradient_variance(model, batch, advantages, backend="loop").variance, 1e-10)
 
 
+@pytest.mark.parametrize("option", [dict(scale_grad_by_freq=True), dict(max_norm=1.0)])
+def test_embeddings_that_change_their_gradient_fall_back(option):
+    torch.manual_seed(0)
+    model, batch, advantages = Odd("none").double(), make_batch(), make_advantages()
+    model.embed = nn.Embedding(VOCABULARY, 8, **option).double()
+    batch["completion_ids"][:, :3] = 7  # a token that comes often
+    found = gradient_variance(model, batch, advantages)
+    assert "embed.weight" in found.fallback
+    assert_close(found.variance, gradient_variance(model, batch, advantages, backend="loop").variance, 1e-10)
+
+
 def test_half_precision_is_finite_and_near(models):
     model, batch = copy.deepcopy(models["qwen2"]), make_batch()
     advantages = make_advantages(dtype=torch.float32)

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -208,7 +209,7 @@ shapes = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shapes, st.sampled_from(["mistral", "gemma3", "qwen2"]), st.sampled_from(["cached", "packed"]))
 def test_shared_is_plain_for_any_shape(shape, kind, route):
     which, lengths, (long, ends) = shape
@@ -338,10 +339,13 @@ def test_data_parallel_reduces_once(route, tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        parallel, passes = torch.nn.parallel.DistributedDataParallel(model), []
+        parallel.register_forward_pre_hook(lambda *_: passes.append(1))
+        shared_prefix_logps(parallel, *random_batch((0, 0), (5,), (1, 0), (5, 1)), route=route).logps.sum().backward()
         for _ in range(2):
             model.zero_grad()
             loss_of(shared_prefix_logps(parallel, *batch, route=route)).backward()
+        assert len(passes) == 3  # one for each backward, whatever the route
         found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     finally:
         torch.distributed.destroy_process_group()
@@ -418,6 +422,7 @@ def test_chunks_of_a_model_that_shares_nothing_are_plain():
     assert (logps_in_chunks(model, *batch, rows_per_chunk=4).logps - expected).abs().max() <= 1e-5
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 9))
 def test_group_chunks(which, rows):
     chunks = group_chunks(torch.tensor(which), rows)
@@ -500,6 +505,8 @@ def test_models_that_cannot():
     with pytest.raises(CalibrantError, match="dynamic rotary positions"):
         rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
         shared_prefix_logps(build(rope_parameters=rope), *batch)
+    falcon = FalconConfig(vocab_size=23, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, alibi=True)
+    assert "no rotary positions" in obstacles(AutoModelForCausalLM.from_config(falcon))["packed"]
     with pytest.raises(CalibrantError, match="no causal language model"):
         shared_prefix_logps(build().model, *batch)
     with pytest.raises(CalibrantError, match="flex_attention"):

@@ -88,6 +88,14 @@ def test_p_value_by_hand():
     assert two_sided_p(rho, torch.tensor([2, 1, 0])).tolist() == [1, 1, 1]
 
 
+def test_published_p_values_can_be_those_of_student():
+    # GCPO's table 4, OlympiadBench: .165 has p < .001, .136 and .147 have .001 to .05, -.066 has more
+    rho = torch.tensor([0.165, 0.136, 0.147, -0.066], dtype=torch.float64)
+    for n, possible in [(380, False), (400, True), (490, True), (520, False)]:
+        a, b, c, d = two_sided_p(rho, torch.full((4,), n)).tolist()
+        assert (a < 0.001 <= min(b, c) and max(b, c) < 0.05 < d) is possible
+
+
 def test_spearman_by_hand_and_the_formula_without_ties():
     # differences of ranks 0, 1, 1, 0: 1 - 6 * 2 / (4 * 15) = 0.8
     x, y = torch.tensor([10.0, 20.0, 30.0, 40.0]), torch.tensor([1.0, 3.0, 2.0, 4.0])

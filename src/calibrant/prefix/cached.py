@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from calibrant.errors import CalibrantError
@@ -16,14 +17,18 @@ def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) 
 
     The first token is predicted from the last position of its prompt, the others from the completion before them.
     Positions count padding columns, as in a forward without `position_ids`: the cache continues the prompt's columns.
+    Of the two passes the last alone goes through `DistributedDataParallel`: processes whose routes differ then still
+    agree on the number of its forwards, each of which may broadcast buffers.
 
     Raises:
         CalibrantError: the model drops its cache, or the cache cannot be repeated.
     """
     ids, mask = batch.prompt_ids[prompts.first], batch.prompt_mask[prompts.first]
-    prefix = run(model, head, ids.shape[1] - 1, input_ids=ids, attention_mask=mask, use_cache=True)
+    alone = batch.completion_ids.shape[1] <= 1
+    inner = model.module if isinstance(model, DistributedDataParallel) and not alone else model
+    prefix = run(inner, head, ids.shape[1] - 1, input_ids=ids, attention_mask=mask, use_cache=True)
     first = prefix.states[:, -1][prompts.which][:, None]
-    if batch.completion_ids.shape[1] <= 1:
+    if alone:
         return prefix._replace(states=first)
     order = prompts.which.argsort(stable=True)
     later = _on_cache(model, head, batch.rows(order), _repeated(model, prefix.outputs, prompts, order))

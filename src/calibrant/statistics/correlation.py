@@ -38,7 +38,7 @@ def spearman(x: Tensor, y: Tensor, where: Tensor | None = None) -> Spearman:
         CalibrantError: lengths differ.
 
     Reference: GCPO, equation 21 (b), which is the formula without ties. That the published p-values are those of
-    Student's distribution is an interpretation (c).
+    Student's distribution is an interpretation (c); the thresholds in table 4 agree with it for 395 to 498 prompts.
 
     >>> rho, p = spearman(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 3.0, 2.0, 4.0]))
     >>> round(rho.item(), 6), round(p.item(), 6)

@@ -1,0 +1,32 @@
+"""Builds the embedded policy of `arithmetic`: a small Qwen2 model that knows how problems are solved, and slips.
+
+    python -m calibrant.demo.build_arithmetic --out DIR
+
+It is warm-started on solutions of training problems in which each step goes wrong with some probability: a wrong
+result, the wrong operation, a step left out. Reinforcement learning has to make it careful.
+"""
+
+import random
+from collections.abc import Iterator
+
+from calibrant.demo.warm_start import Document, build
+from calibrant.tasks.arithmetic import prompt_of
+from calibrant.tasks.problems import noisy_solution, problems
+
+PROBLEMS_A_DOCUMENT = 3
+
+
+def documents(rng: random.Random) -> Iterator[Document]:
+    """Endless problems of the training side with faulty solutions, a few a document."""
+    stream = problems("train", rng)
+    while True:
+        pieces: Document = []
+        for _ in range(PROBLEMS_A_DOCUMENT):
+            problem = next(stream)
+            gap = "\n" if pieces else ""
+            pieces += [(gap + prompt_of(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
+        yield pieces
+
+
+if __name__ == "__main__":
+    build(documents, __doc__)
