@@ -501,6 +501,22 @@ def test_what_only_looks_like_a_normalisation_falls_back():
     assert_close(found.variance, gradient_variance(model, batch, advantages, backend="loop").variance, 1e-10)
 
 
+class Rotated(nn.Embedding):
+    """Says that it scales its rows, but does something else."""
+
+    embed_scale = 2.0
+
+    def forward(self, ids):
+        return 2 * super().forward(ids).roll(1, -1)
+
+
+def test_an_embedding_that_only_says_that_it_scales_falls_back():
+    torch.manual_seed(0)
+    model, batch, advantages = Odd("none").double(), make_batch(), make_advantages()
+    model.embed = Rotated(VOCABULARY, 8).double()
+    assert "embed.weight" in gradient_variance(model, batch, advantages).fallback
+
+
 @pytest.mark.parametrize("option", [dict(scale_grad_by_freq=True), dict(max_norm=1.0)])
 def test_embeddings_that_change_their_gradient_fall_back(option):
     torch.manual_seed(0)

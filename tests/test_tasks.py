@@ -222,6 +222,7 @@ def test_question_answering_rewards(name):
     ]
     assert task.correct_batch(["the house", "blue"], [["red house"], ["red house"]]) == [True, False]
     assert task.correct_batch(["house"], [["big red house"]]) == [False]  # F1 = 2 x 1 x 1/3 / (4/3) = 1/2
+    assert task.correct_batch(["red old barn"], [["red barn by lake"]]) == [True]  # F1 = 2 x 2 / (3 + 4) = 4/7
     assert (task.reward_range, task.meaning) == ((0.0, 2.0), "answer")
     assert task.key("The House!") == task.key("house")
 
@@ -666,7 +667,7 @@ def test_arithmetic_rows(split):
     rows = load(split, 300, 1)
     assert rows == load(split, 300, 1)
     assert rows[:50] == load(split, 50, 1)
-    assert rows != load(split, 300, 2)
+    assert {row["prompt"] for row in rows} != {row["prompt"] for row in load(split, 300, 2)}
     assert len({row["prompt"] for row in rows}) == len({row["prompt_id"] for row in rows}) == 300
     assert all(row["prompt"].endswith("\nSolution:") and len(row["references"]) == 1 for row in rows)
     assert all(row["prompt"].removesuffix("\nSolution:") in row["messages"][0]["content"] for row in rows)
@@ -685,7 +686,9 @@ def opening(row):
 
 def test_no_training_problem_opens_like_a_test_problem():
     train = {opening(row) for row in ARITHMETIC.load("train", 4000, 0)}
-    test = {opening(row) for row in ARITHMETIC.load("test", 1000, 0)}
+    rows = ARITHMETIC.load("test", 3000, 0)  # enough that some would be met twice
+    test = {opening(row) for row in rows}
+    assert len({row["prompt"] for row in rows}) == 3000
     assert not train & test
     assert len(test) > 100
 

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from calibrant.files import write_text
-from calibrant.report import browse, figures, tables
+from calibrant.report import browse, confidence, figures, tables
 from calibrant.report.reading import RunData, load_run
 
 HERE = Path(__file__).parent
@@ -134,6 +134,20 @@ def evaluation(run: RunData) -> Section:
     size = (figures.WIDE[0], 0.9 + 0.42 * len(rows))
     plot = Plot("Scores before and after training", figures.data_uri([figures.before_after(rows)], size), wide=True)
     return Section("evaluation", "Before and after", words, [plot], tables.evaluation_table(run), missing)
+
+
+def trust(run: RunData) -> Section:
+    """Whether the model's confidence can be trusted, before and after training."""
+    title, found = "Can its confidence be trusted?", confidence.table(run.evaluation)
+    panels = confidence.panels(run.evaluation)
+    if not found.rows:
+        return Section("trust", title, missing=["No calibration is saved with the evaluation."])
+    words = [
+        "Confidence is the likelihood of an answer a token. An AUC of 0.5 says that it tells nothing about which "
+        "answers are right; a model can gain accuracy and lose this. Votes choose one of the first N sampled answers."
+    ]
+    plots = [Plot(name, figures.data_uri([draw])) for name, draw in panels.items()]
+    return Section("trust", title, words, plots, found)
 
 
 def weights(run: RunData) -> Section:
@@ -273,5 +287,5 @@ def _total(name: str, total: int) -> str:
 
 
 SECTIONS: tuple[Callable[[RunData], Section], ...] = (
-    learning, evaluation, weights, signals, scatters, informative, integrity,
+    learning, evaluation, trust, weights, signals, scatters, informative, integrity,
 )  # fmt: skip
