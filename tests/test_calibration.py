@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -250,7 +250,7 @@ def expected_precisions(p, y):
     return [sum(sum(y[i] for i in o[:k]) / k for o in orders) / len(orders) for k in range(1, len(p) + 1)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.7, INF]), st.booleans()), min_size=1, max_size=6))
 def test_ties_are_expectations(rows):
     p, y = zip(*rows, strict=True)
@@ -660,7 +660,7 @@ def test_types(name, dtype):
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
 @given(st.data())
 def test_always_finite_and_in_range(name, data):
     n, g = data.draw(st.integers(0, 4)), data.draw(st.integers(2, 4))

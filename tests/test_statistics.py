@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import roc_auc_score
@@ -175,7 +175,7 @@ def slow_precision(score, target, share):
     return sum(len(a & b) for a in first for b in second) / len(first) / len(second) / size
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=5), st.sampled_from([0.1, 0.4, 0.6])
 )
@@ -244,7 +244,7 @@ def test_types(name, dtype):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(st.data())
 def test_always_finite_and_in_range(name, data):
     n = data.draw(st.integers(0, 7))
@@ -448,7 +448,7 @@ def test_fits_leave_out_prompts_and_are_private_and_checked():
             call()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=2, max_size=8), st.booleans())
 def test_bootstraps_and_fits_are_finite(rows, joint):
     x, y = (torch.tensor(v, dtype=torch.float64) for v in zip(*rows, strict=True))

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from calibrant.errors import CalibrantError
@@ -45,7 +45,7 @@ def close(a, b, scale=None):
 # ---- probabilities: B.1 to B.3
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(modes())
 def test_gini_is_at_most_entropy(parts):
     p, _, _ = parts
@@ -80,7 +80,7 @@ def test_with_two_modes_both_rise_together_and_with_three_they_do_not():
 # ---- the bounds: equations 4, 12 to 15, 18, 19
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(modes())
 def test_the_chain_of_bounds_and_both_forms_of_the_slack(parts):
     p, means, _ = parts
@@ -125,7 +125,7 @@ def test_the_gini_bound_is_not_one_of_the_whole_variance():
 # ---- equations 2 and 3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(st.data())
 def test_variance_is_intra_plus_inter(data):
     n, g, d = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
@@ -165,7 +165,7 @@ def test_decomposition_by_hand():
 # ---- appendix C
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(modes(least=2))
 def test_smooth_gradients_obey_both_bounds(parts):
     p, means, embeddings = parts
@@ -259,7 +259,7 @@ def test_batches_are_loops_and_types_stay():
     assert variance_decomposition(means, torch.zeros(2, 3, 4).long()).total.shape == (2, 3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(st.lists(st.floats(), min_size=4, max_size=4), st.integers(0, 1))
 def test_finite_for_every_gradient(values, cluster):
     means = torch.tensor(values, dtype=torch.float64).reshape(2, 2)

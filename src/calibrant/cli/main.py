@@ -14,10 +14,11 @@ from calibrant.errors import CalibrantError, nearest
 
 COMMANDS = {
     "train": "train a model with a calibrated method",
-    "evaluate": "judge a model: F1, exact match and accuracy of greedy and sampled answers",
+    "evaluate": "judge a model: its answers, and whether its confidence can be trusted",
     "score": "score rollouts of a file with every method that it has the inputs of",
     "report": "draw the report of a run again",
-    "methods": "list the methods",
+    "check-prefix": "check that a model gives the same gradients when prompts are computed once",
+    "methods": "list the methods, or explain one",
     "tasks": "list the tasks",
 }
 
@@ -68,13 +69,13 @@ def _run(arguments: list[str]) -> int:
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"calibrant {__version__}")
-    commands = "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items())
+    commands = "\n".join(f"  {name:<13} {summary}" for name, summary in COMMANDS.items())
     parser.add_argument("command", metavar="COMMAND", help=f"one of: {', '.join(COMMANDS)}")
     parser.description = f"{parser.description}\n\ncommands:\n{commands}"
     name = parser.parse_args(arguments[:1]).command
     if name not in COMMANDS:
         parser.error(f"unknown command '{name}'{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
-    command = importlib.import_module(f"calibrant.cli.{name}")
+    command = importlib.import_module(f"calibrant.cli.{name.replace('-', '_')}")
     options = Parser(
         prog=f"calibrant {name}", description=command.__doc__, epilog=command.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,

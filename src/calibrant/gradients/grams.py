@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 2**18
+CHUNK = 2**20
 """Numbers in a transient matrix on a processor, whose cache holds it."""
 CHUNK_ELSEWHERE = 2**25
 """The same on an accelerator, which wants few and large operations."""
