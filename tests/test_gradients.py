@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import gradient_variance, grams
+from calibrant.gradients.rows import read_rows
 
 NAN, INF = math.nan, math.inf
 VOCABULARY = 61
@@ -438,6 +439,11 @@ class Odd(nn.Module):
             y = functional.linear(y, self.second.weight, self.second.bias)
         elif self.trap == "flat":
             y = self.second(y.flatten(0, 1)).view_as(y)
+        elif self.trap == "result unused":
+            self.second(y.detach())
+            y = self.second(y)
+        elif self.trap == "one token":
+            y = y + self.second(y[:, 0])[:, None]
         elif self.trap == "time first":
             y = self.second(y.transpose(0, 1)).transpose(0, 1)
         else:
@@ -450,6 +456,8 @@ TRAPS = {
     "function": {"scale", "second.weight"},
     "unseen": {"scale", "second.weight", "second.bias"},
     "flat": {"scale", "second.weight", "second.bias"},
+    "result unused": {"scale", "second.weight", "second.bias"},
+    "one token": {"scale", "second.weight", "second.bias"},
     "time first": {"scale", "second.weight", "second.bias"},
     "none": {"scale"},
 }
@@ -468,6 +476,21 @@ def test_what_has_no_rule_falls_back_and_is_named(trap):
     assert_close(products.gram, exact.gram, 1e-10)
     for name in TOTALS:
         assert_close(getattr(sums, name), getattr(exact, name), 1e-10)
+
+
+def test_a_weight_that_two_linear_layers_share_falls_back():
+    torch.manual_seed(0)
+    model, batch, advantages = Odd("none").double(), make_batch(), make_advantages()
+    model.second.weight = model.first.weight
+    found = gradient_variance(model, batch, advantages)
+    assert set(found.fallback) == {"first.weight", "scale"}
+    assert_close(found.variance, gradient_variance(model, batch, advantages, backend="loop").variance, 1e-10)
+
+
+def test_a_row_on_its_own_has_no_padding():
+    rows = read_rows(make_batch(), make_advantages())
+    assert not rows.attended.all()
+    assert all(rows.part(slice(i, i + 1)).attended.all() for i in range(6))
 
 
 def test_a_layer_that_is_called_again_in_long_texts_is_noticed():

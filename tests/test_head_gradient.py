@@ -67,7 +67,7 @@ def test_many_chunks_and_both_routes(monkeypatch):
     monkeypatch.setattr(grams, "CHUNK", 60)
     for always in (True, False):
         monkeypatch.setattr(grams, "prefers_tokens", lambda shape, width, always=always: always)
-        for options in ({}, {"top": 11}, {"top": 3}, {"sketch": 50}):
+        for options in ({}, {"top": 11}, {"top": 3}):
             found = head_gram_from_weight(hidden, weight, tokens, mask, **options)
             same = head_gram(hidden, hidden @ weight.T, tokens, mask, **options)
             assert torch.allclose(found, same, atol=1e-12)
@@ -132,22 +132,6 @@ def test_the_rest_of_the_probability_counts():
     assert error(head_gram(hidden, flat, tokens, mask, top=1), exact).max() < 1e-12
 
 
-def test_a_sketch_is_unbiased_and_its_error_is_as_stated():
-    head = peaked()
-    exact = head_gram(*head)
-    for width in (64, 256):
-        sketches = torch.stack([head_gram(*head, sketch=width, seed=seed) for seed in range(40)])
-        spread = error(sketches, exact.expand_as(sketches)).square().mean().sqrt().item()
-        assert 0.2 * math.sqrt(2 / width) < spread < 1.1 * math.sqrt(2 / width)
-        assert error(sketches.mean(0), exact).max() < 4 * math.sqrt(2 / width / 40)
-    assert head_gram(*head, sketch=8, seed=3).equal(head_gram(*head, sketch=8, seed=3))
-    assert not head_gram(*head, sketch=8, seed=3).equal(head_gram(*head, sketch=8, seed=4))
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    head_gram(*head, sketch=8)
-    assert torch.get_rng_state().equal(before)
-
-
 def test_what_is_masked_is_not_read():
     hidden, weight, tokens, mask = make_head()
     mask[0, 1] = False
@@ -161,7 +145,7 @@ def test_what_is_masked_is_not_read():
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
-@pytest.mark.parametrize("options", [{}, {"top": 2}, {"sketch": 20}])
+@pytest.mark.parametrize("options", [{}, {"top": 2}])
 def test_a_token_that_is_no_number_takes_its_rollout_out_alone(bad, options):
     hidden, weight, tokens, mask = make_head()
     mask[:] = True
@@ -303,8 +287,7 @@ BAD = [
     (dict(temperature=0), "temperature has to be a positive finite number, got 0"),
     (dict(temperature=INF), "temperature has to be a positive finite number, got inf"),
     (dict(top=0), "top has to be a positive integer or None, got 0"),
-    (dict(sketch=1.5), "sketch has to be a positive integer or None, got 1.5"),
-    (dict(top=2, sketch=2), "two ways of the same"),
+    (dict(top=1.5), "top has to be a positive integer or None, got 1.5"),
 ]
 
 

@@ -228,3 +228,34 @@ def test_the_weight_of_a_moved_rollout_is_that_of_its_ratio(policy, questions, t
     train(policy, questions, arguments(tmp_path, method="r2vpo", **options), kind=Watching)
     assert len(seen) == 16
     assert all(got == pytest.approx(expected, rel=1e-4, abs=1e-6) for got, expected in seen)
+
+
+def test_clusters_may_come_from_a_function_of_ones_own(policy, questions, tmp_path):
+    def all_one(groups):
+        return torch.zeros(len(groups), len(groups[0]), dtype=torch.long)
+
+    train(policy, questions, arguments(tmp_path, method="grpo_se", max_steps=1), cluster=all_one)
+    assert (rows_of(tmp_path).semantic_entropy == 0).all() and (rows_of(tmp_path).weight == 1).all()
+
+
+def test_clusters_and_entailment_from_an_nli_model(policy, questions, tmp_path, monkeypatch):
+    asked = []
+
+    class Judge:
+        def __init__(self, model, *, device=None):
+            asked.append(model)
+
+        def clusters(self, groups, rule, threshold):
+            asked.append((rule, threshold, len(groups), len(groups[0])))
+            return torch.zeros(len(groups), len(groups[0]), dtype=torch.long)
+
+        def matrix(self, groups):
+            size = len(groups[0])
+            return torch.tensor([0.0, 0.0, 1.0]).expand(len(groups), size, size, 3)
+
+    monkeypatch.setattr("calibrant.trl.trainer.EntailmentJudge", Judge)
+    judged = dict(entailment_model="nli", cluster_rule="strict", entailment_threshold=0.5, max_steps=1)
+    train(policy, questions, arguments(tmp_path / "a", method="gcpo_bot", **judged))
+    assert asked == ["nli", ("strict", 0.5, 2, 4)]
+    train(policy, questions, arguments(tmp_path / "b", method="grpo_kle", **judged))
+    assert rows_of(tmp_path / "b").entropy_weight.eq(1).all()

@@ -414,6 +414,9 @@ def test_chunks_of_a_model_that_shares_nothing_are_plain():
     model.activation_checkpointing_enable()
     with pytest.raises(CalibrantError, match=r"gradient checkpointing.*no rotary positions"):
         shared_prefix_logps(model, *batch)
+    with pytest.raises(CalibrantError, match="route packed"):
+        logps_in_chunks(model, *batch, rows_per_chunk=4, route="packed")
+    assert logps_in_chunks(model, *batch, rows_per_chunk=1, route="packed").logps.shape == (7, 7)
     model.eval()
     expected = plain_logps(model, *batch).logps
     model.train()
@@ -444,7 +447,7 @@ def test_costs_by_hand():
 def test_worthwhile():
     assert worthwhile(800, 8, 128, 16) and worthwhile(800, 8, 128, 16, packed=True)
     assert not worthwhile(80, 8, 8, 8) and not worthwhile(80, 8, 8, 8, packed=True)
-    assert not worthwhile(1, 1, 2, 500)
+    assert not worthwhile(1, 1, 2, 500) and not worthwhile(1, 1000, 1000, 1)
     assert worthwhile(100, 1, 16, 256, width=192) and not worthwhile(100, 1, 16, 256, width=192, packed=True)
     for bad in ((80, 9, 8, 8), (80, 0, 8, 8), (0, 1, 8, 8), (80, 1, 8, -1)):
         with pytest.raises(CalibrantError, match="num_distinct"):
@@ -564,7 +567,7 @@ def test_check_of_a_model_that_goes_wrong(route, what, monkeypatch):
 def test_check_needs_a_gradient_and_knows_refusals():
     with pytest.raises(CalibrantError, match="unfreeze"):
         check_prefix(build().requires_grad_(False))
-    result = check_prefix(build("gpt2"))
+    result = check_prefix(build("gpt2").train())  # with dropout, which the check switches off
     assert result.equal and "rotary" in result.routes[1].obstacle
     alone = check_prefix(build(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}))
     assert not alone.equal

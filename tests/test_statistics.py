@@ -24,6 +24,7 @@ from calibrant.statistics import (
     without_outliers,
 )
 from calibrant.statistics.ranks import mid_ranks
+from calibrant.statistics.resampling import percentiles
 from calibrant.statistics.student import two_sided_p
 
 NAN, INF = math.nan, math.inf
@@ -161,6 +162,7 @@ def test_top_labels_by_hand():
     assert top_labels(torch.where(where, values, INF), 0.1, where).nonzero().tolist() == [[2]]
     assert top_labels(torch.tensor([NAN, 1.0]), 0.5).tolist() == [False, True]
     assert top_labels(torch.rand(980, dtype=torch.float64)).sum() == 98
+    assert top_labels(torch.arange(100), 0.07).sum() == 7  # 0.07 * 100 is 7.000000000000001
 
 
 def slow_precision(score, target, share):
@@ -268,6 +270,18 @@ def test_lengths_and_masks_are_checked():
 
 
 # ---- paired bootstrap
+
+
+def test_percentiles_are_numpys_without_nan():
+    values = torch.randn(31, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values[torch.rand(31, 4, generator=torch.Generator().manual_seed(1)) < 0.4] = NAN
+    values[0], values[1:, 3] = -INF, NAN
+    found = percentiles(values, (0.0, 0.025, 0.5, 0.9, 1.0))
+    with np.errstate(invalid="ignore"):
+        expected = np.nanquantile(values.numpy(), [0.0, 0.025, 0.5, 0.9, 1.0], axis=0)
+    finite = np.isfinite(expected)
+    assert np.allclose(found.numpy()[finite], expected[finite], atol=1e-14) and finite.sum() >= 9
+    assert (found[:, 3] == -INF).all() and percentiles(values[:0], (0.5,)).isnan().all()
 
 
 def quantiles(values):
@@ -400,6 +414,10 @@ def test_fits_by_hand():
     flat = cross_validated_fit(torch.full((12,), 0.3, dtype=torch.float64), u, 3)
     assert flat.spearman == 0 and flat.mae.item() == pytest.approx(flat.baseline_mae.item())
     assert cross_validated_fit(u, torch.full((12,), 0.3, dtype=torch.float64)).spearman == 0
+    # all but one target are equal: without that one nothing can be learnt, rounding of the mean included
+    u, y = torch.rand(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.full((20,), 0.1)
+    y[3] = 0.7
+    assert sorted(cross_validated_fit(u, y.double()).fold_spearman.tolist()) == [0.0] * 5
     # leave one out of 0 and 6, and 12 predicted by the line
     two = cross_validated_fit(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 6.0, 0.0]), 3)
     assert sorted(two.fold_mae.tolist()) == pytest.approx([6.0, 12.0, 12.0], abs=1e-5)
@@ -416,6 +434,8 @@ def test_units_do_not_matter_to_fits():
         moved = cross_validated_fit(x * scale + shift, y)
         torch.testing.assert_close(moved.prediction, plain.prediction, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(moved.spearman, plain.spearman)
+    positive = x.abs() + 1  # sums of these times 1e307 are beyond float64
+    torch.testing.assert_close(cross_validated_fit(positive * 1e307, y).mae, cross_validated_fit(positive, y).mae)
     torch.testing.assert_close(cross_validated_fit(x, y * 1e150).mae, plain.mae * 1e150)
     joint = cross_validated_fit(x * torch.tensor([[1e-9], [1.0], [1e9]]), y, joint=True)
     torch.testing.assert_close(joint.prediction, cross_validated_fit(x, y, joint=True).prediction)
@@ -500,7 +520,8 @@ def test_association_is_its_parts():
         assert torch.equal(again.difference_low, bootstrap.difference_low)
     assert torch.equal(found.fit.mae, cross_validated_fit(a, b, generator=generator).mae)
     loose = association(x, y, outliers=0, share=0.5, folds=3, resamples=5, level=0.5)
-    assert loose.kept.sum() == 299 and loose.fit.fold_mae.shape == (4, 3) and (loose.auc != found.auc).any()
+    assert loose.kept.sum() == 299 and loose.fit.fold_mae.shape == (4, 3)
+    assert torch.equal(loose.auc, auc(x[:, loose.kept], top_labels(y[loose.kept], 0.5)))
     assert torch.equal(loose.precision, precision_at(x[:, loose.kept], y[loose.kept], 0.5))
     narrow, wide = (association(x, y, resamples=50, level=v).auc_bootstrap for v in (0.5, 0.95))
     assert ((narrow.high - narrow.low) < (wide.high - wide.low)).all()

@@ -25,16 +25,14 @@ class Head(NamedTuple):
     vocabulary: int
 
 
-def head_products(head: Head, top: int | None, sketch: int | None, seed: int) -> Tensor:
-    """`<g_i, g_j>` for the gradients at temperature 1, `[G, G]` in float64; all columns without `top` and `sketch`."""
+def head_products(head: Head, top: int | None) -> Tensor:
+    """`<g_i, g_j>` for the gradients at temperature 1, `[G, G]` in float64; from all columns without `top`."""
     normaliser, best = _survey(head, top or 0)
     finite = (torch.isfinite(normaliser) | ~head.counted).all(-1, keepdim=True)
     head = head._replace(counted=head.counted & finite)
     if top is not None:
         columns = torch.cat([best[head.counted].flatten(), head.tokens[head.counted]]).unique()
         return matrix_gram(head.hidden, _with_rest(head, normaliser, columns), len(columns) + 1)
-    if sketch is not None:
-        return matrix_gram(head.hidden, [_projected(head, normaliser, sketch, seed)], sketch)
     every = (_residual(head, normaliser, columns) for columns in _slices(head))
     return matrix_gram(head.hidden, every, head.vocabulary)
 
@@ -79,13 +77,3 @@ def _with_rest(head: Head, normaliser: Tensor, columns: Tensor) -> Iterator[Tens
         kept = kept + residual.sum(-1, keepdim=True)
         yield residual
     yield -kept / max(1, head.vocabulary - len(columns)) ** 0.5
-
-
-def _projected(head: Head, normaliser: Tensor, width: int, seed: int) -> Tensor:
-    """The residual on random columns of +-1/sqrt(width), `[G, T, width]`."""
-    generator = torch.Generator().manual_seed(seed)
-    found = head.hidden.new_zeros(*head.tokens.shape, width)
-    for columns in _slices(head):
-        signs = torch.randint(0, 2, (columns.stop - columns.start, width), generator=generator) * 2 - 1
-        found += _residual(head, normaliser, columns) @ signs.to(found)
-    return found / width**0.5

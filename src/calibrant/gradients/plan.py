@@ -68,7 +68,7 @@ def _owners(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]
 def _tied_pair(places: list[tuple[nn.Module, str | None]]) -> tuple[nn.Module, nn.Module] | None:
     """(head, embedding) if these two and nothing else share a weight."""
     kinds = {kind: module for module, kind in places}
-    if len(places) == 2 and set(kinds) == {"linear", "embedding"} and isinstance(kinds["linear"], nn.Linear):
+    if len(places) == 2 and set(kinds) == {"linear", "embedding"}:
         return kinds["linear"], kinds["embedding"]
     return None
 

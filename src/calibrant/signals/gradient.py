@@ -37,19 +37,14 @@ def head_gram(
     *,
     temperature: float = 1.0,
     top: int | None = None,
-    sketch: int | None = None,
-    seed: int = 0,
 ) -> Tensor:
     """Inner products `<g_i, g_j>` of the rollouts' gradients of the output head.
 
     `<g_i, g_j> = sum_{s,t} (h_is . h_jt) (e_is - p_is) . (e_jt - p_jt) / temperature^2` with `e = onehot(y)`.
 
-    Exact by default. For large vocabularies there are two shorter ways:
-
-    * `top=k` keeps the columns that are among the k most probable of any token of the group, and the sampled tokens;
-      what probability is left is spread evenly over the other columns, in the inner products.
-    * `sketch=m` projects the columns on m random ones of +-1/sqrt(m): unbiased, with a standard deviation of at most
-      about `sqrt(2/m) |g_i| |g_j|`.
+    Exact by default. For large vocabularies `top=k` keeps the columns that are among the k most probable of any token
+    of the group, and the sampled tokens; in the inner products, what probability is left is spread evenly over the
+    other columns. With the embedded policy and k = 16 the error was at most 0.0013 of `|g_i| |g_j|`, its median 6e-5.
 
     Args:
         hidden: `[..., N, G, T, D]`, what the head is given to predict each token.
@@ -57,9 +52,7 @@ def head_gram(
         tokens: `[..., N, G, T]`, integers, the sampled tokens.
         mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
         temperature: divides the logits.
-        top: k, or None.
-        sketch: m, or None.
-        seed: of the projection.
+        top: k; None is exact.
 
     Returns:
         `[..., N, G, G]`, float64; 0 for a rollout with a token that counts and whose values are not finite.
@@ -80,7 +73,7 @@ def head_gram(
     def read(n: int, _: Tensor, columns: Columns) -> Tensor:
         return widened(every[n][..., columns])
 
-    options = _Options("head_gram", temperature, top, sketch, seed)
+    options = _Options("head_gram", temperature, top)
     return _grams(hidden, tokens, mask, logits.shape[-1], read, options)
 
 
@@ -93,8 +86,6 @@ def head_gram_from_weight(
     bias: Tensor | None = None,
     temperature: float = 1.0,
     top: int | None = None,
-    sketch: int | None = None,
-    seed: int = 0,
 ) -> Tensor:
     """As `head_gram`, from the head's weight instead of the logits, which are computed for some columns at a time.
 
@@ -104,7 +95,7 @@ def head_gram_from_weight(
         tokens: `[..., N, G, T]`, integers.
         mask: `[..., N, G, T]`, boolean or 0 and 1.
         bias: `[V]`, if the head has one.
-        temperature, top, sketch, seed: as in `head_gram`.
+        temperature, top: as in `head_gram`.
 
     Returns:
         `[..., N, G, G]`, float64.
@@ -122,7 +113,7 @@ def head_gram_from_weight(
     def read(_: int, states: Tensor, columns: Columns) -> Tensor:
         return functional.linear(states, rows[columns].to(states), None if shift is None else shift[columns].to(states))
 
-    return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top, sketch, seed))
+    return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top))
 
 
 def head_gradient_variance(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
@@ -230,8 +221,6 @@ class _Options(NamedTuple):
     caller: str
     temperature: float
     top: int | None
-    sketch: int | None
-    seed: int
 
 
 def _grams(
@@ -255,7 +244,7 @@ def _grams(
             return read(n, states[n], columns) / options.temperature
 
         head = Head(states[n], ids[n], counted[n], logits, vocabulary)
-        found[n] = head_products(head, options.top, options.sketch, options.seed)
+        found[n] = head_products(head, options.top)
     return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
 
 
@@ -265,11 +254,9 @@ def _check(hidden: Tensor, tokens: Tensor, mask: Tensor, vocabulary: int, option
     check_shapes(caller, hidden=(hidden, f"{axes} D"), tokens=(tokens, axes), mask=(mask, axes))
     if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
         raise CalibrantError(f"{caller}: temperature has to be a positive finite number, got {temperature!r}")
-    if options.top is not None and options.sketch is not None:
-        raise CalibrantError(f"{caller}: top and sketch are two ways of the same; give one of them")
-    for name, number in (("top", options.top), ("sketch", options.sketch)):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise CalibrantError(f"{caller}: {name} has to be a positive integer or None, got {number!r}")
+    top = options.top
+    if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
+        raise CalibrantError(f"{caller}: top has to be a positive integer or None, got {top!r}")
     if tokens.is_floating_point():
         raise CalibrantError(f"{caller}: tokens have to be integers, got {tokens.dtype}")
     outside = as_token_mask(caller, mask) & ((tokens < 0) | (tokens >= vocabulary))

@@ -91,9 +91,9 @@ reward says nothing of that kind before somebody has set a threshold
 
 
 def size_of_share(share: float, count: Tensor) -> Tensor:
-    """`ceil(share * n)`, at least 1; rounding in the product does not add one: 10 % of 980 are 98.
+    """`ceil(share * n)`, at least 1; rounding in the product does not add one: 0.07 * 100 = 7.000000000000001.
 
-    >>> size_of_share(0.1, torch.tensor([980, 981, 3])).tolist()
-    [98.0, 99.0, 1.0]
+    >>> size_of_share(0.07, torch.tensor([100, 101, 3])).tolist()
+    [7.0, 8.0, 1.0]
     """
     return (share * count.double() * (1 - 1e-12)).ceil().clamp(min=1.0)

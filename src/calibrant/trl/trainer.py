@@ -29,7 +29,7 @@ from calibrant.rollouts import write_rollouts
 from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import Judge, Readers, by_key, one_at_a_time
+from calibrant.text.inputs import Judge, Readers, TextGroups, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.policy import PolicyInputs, completion_mask
@@ -53,6 +53,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             `CalibratedGRPOConfig`. A method that names no rewards trains without `reward_funcs`.
         extract_answer: completion -> answer; strips white space when None.
         answer_key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
+        cluster: N groups of G texts -> cluster numbers `[N, G]`, where equality of keys does not say it all, e.g.
+            `functools.partial(symbolic_clusters, verifier=Verifier())`; an entailment model goes before it.
         is_correct: (answer, references) -> bool, with the column `references` of the data.
         judge: the same for a whole batch: answers and lists of references -> verdicts, None where there is none.
 
@@ -70,6 +72,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         *positional: Any,
         extract_answer: Callable[[str], str] | None = None,
         answer_key: Callable[[str], str] | None = None,
+        cluster: Callable[[TextGroups], Tensor] | None = None,
         is_correct: Callable[[str, list[str]], bool] | None = None,
         judge: Judge | None = None,
         **keywords: Any,
@@ -81,7 +84,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         options = options_of(self.method, args)
         judge = judge or (one_at_a_time(is_correct) if is_correct else None)
         rehearse(self.method, options, without=() if judge else ("correct",))
-        readers = _readers(args, self._named, answer_key or normalise_answer, judge)
+        readers = _readers(args, self._named, cluster or by_key(answer_key or normalise_answer), judge)
         self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
         self._memory: dict[str, Tensor] = {}
         self._last_rollouts: tuple[int, int] = (-1, 0)
@@ -317,16 +320,16 @@ def unrewarded(completions: list[Any], **_: Any) -> list[float]:
 def _readers(
     args: Any,
     named: tuple[str, ...],
-    key: Callable[[str], str],
+    cluster: Callable[[TextGroups], Tensor],
     judge: Judge | None,
 ) -> Readers:
     """What reads texts for a method; a model is loaded only if the method names what it gives."""
     embed = Embedder(args.embedding_model, device=args.embedding_device) if "embeddings" in named else None
     if args.entailment_model is None or not {"clusters", "entailment"} & set(named):
-        return Readers(embed, by_key(key), None, judge)
+        return Readers(embed, cluster, None, judge)
     entailment = EntailmentJudge(args.entailment_model, device=args.entailment_device)
-    cluster = partial(entailment.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
-    return Readers(embed, cluster, entailment.matrix, judge)
+    by_rule = partial(entailment.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
+    return Readers(embed, by_rule, entailment.matrix, judge)
 
 
 def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:
