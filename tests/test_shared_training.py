@@ -5,6 +5,7 @@ import torch
 from test_trl import CalibratedGRPOConfig, arguments, f1_reward, losses, train, vowels
 from trl import GRPOConfig, GRPOTrainer
 
+from calibrant.errors import CalibrantError
 from calibrant.trl import CalibratedGRPOTrainer
 from calibrant.trl import trainer as trainer_module
 
@@ -73,3 +74,15 @@ def test_prompts_are_computed_once(policy, questions, tmp_path, monkeypatch):
 def test_sharing_can_be_switched_off(policy, questions, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "logps_in_chunks", lambda *_, **__: pytest.fail("it was switched off"))
     train(policy, questions, arguments(tmp_path, CalibratedGRPOConfig, method="grpo", share_prefix=False, max_steps=1))
+
+
+def test_a_model_that_cannot_share_is_trained_as_by_trl(policy, questions, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise CalibrantError("it keeps a cache that cannot be repeated")
+
+    theirs = train(policy, questions, arguments(tmp_path / "a", GRPOConfig, **EXACT), kind=GRPOTrainer)
+    monkeypatch.setattr(trainer_module, "logps_in_chunks", refuse)
+    with pytest.warns(UserWarning, match="TRL's own path is taken: it keeps a cache") as said:
+        ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **EXACT))
+    assert sum("TRL's own path" in str(each.message) for each in said) == 1
+    assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5

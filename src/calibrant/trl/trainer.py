@@ -89,6 +89,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._memory: dict[str, Tensor] = {}
         self._last_rollouts: tuple[int, int] = (-1, 0)
         self._warned_of_range = False
+        self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._reweighing: dict[str, Any] | None = None
         unlabelled = not reward_funcs and keywords.get("environment_factory") is None
         if unlabelled and "rewards" in self._named:
@@ -100,7 +101,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
 
     def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
-        if self.use_vllm or not self.args.share_prefix:
+        if self.use_vllm or not self._sharing:
             return super()._generate_single_turn(*arguments, **keywords)
         with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped)):
             return super()._generate_single_turn(*arguments, **keywords)
@@ -209,12 +210,11 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **keywords: Any,
     ) -> Any:
-        plain = not self.args.share_prefix or compute_aux_loss or any(x is not None for x in keywords.values())
+        plain = not self._sharing or compute_aux_loss or any(x is not None for x in keywords.values())
         arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
-        if plain:
+        found = None if plain else self._share_prompts(*arguments)
+        if found is None:
             found = super()._get_per_token_logps_and_entropies(*arguments, compute_aux_loss, **keywords)
-        else:
-            found = self._share_prompts(*arguments)
         if self._reweighing is not None:
             self._reweigh(self._reweighing, found[0])
         return found
@@ -227,18 +227,26 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         logits_to_keep: int,
         batch_size: int | None,
         compute_entropy: bool,
-    ) -> tuple[Tensor, Tensor | None, None]:
-        with self.accelerator.autocast():
-            found = logps_in_chunks(
-                model,
-                input_ids[:, :-logits_to_keep],
-                attention_mask[:, :-logits_to_keep],
-                input_ids[:, -logits_to_keep:],
-                attention_mask[:, -logits_to_keep:],
-                rows_per_chunk=batch_size or len(input_ids),
-                temperature=self.temperature,
-                entropies=compute_entropy,
-            )
+    ) -> tuple[Tensor, Tensor | None, None] | None:
+        """Log-probabilities with each prompt computed once; None, and never again, for a model that cannot."""
+        parts = (x.split([x.shape[1] - logits_to_keep, logits_to_keep], dim=1) for x in (input_ids, attention_mask))
+        (prompt_ids, completion_ids), (prompt_mask, completion_mask) = parts
+        try:
+            with self.accelerator.autocast():
+                found = logps_in_chunks(
+                    model,
+                    prompt_ids,
+                    prompt_mask,
+                    completion_ids,
+                    completion_mask,
+                    rows_per_chunk=batch_size or len(input_ids),
+                    temperature=self.temperature,
+                    entropies=compute_entropy,
+                )
+        except CalibrantError as reason:
+            self._sharing = False
+            warnings.warn(f"prompts are not shared, TRL's own path is taken: {reason}", stacklevel=2)
+            return None
         return found.logps, found.entropies, None
 
     def _reweigh(self, inputs: dict[str, Any], logps: Tensor) -> None:
