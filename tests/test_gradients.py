@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import gradient_variance, grams
-from calibrant.gradients.rows import read_rows
+from calibrant.gradients.rows import passes, read_rows
 
 NAN, INF = math.nan, math.inf
 VOCABULARY = 61
@@ -491,6 +491,18 @@ def test_a_row_on_its_own_has_no_padding():
     rows = read_rows(make_batch(), make_advantages())
     assert not rows.attended.all()
     assert all(rows.part(slice(i, i + 1)).attended.all() for i in range(6))
+
+
+def test_as_many_groups_a_pass_as_rows_allow(qwen2):
+    def parts(*sizes):
+        return [(part.start, part.stop) for part in passes(*sizes)]
+
+    assert parts(5, 4, None) == parts(5, 4, 1) == parts(5, 4, 7) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert parts(5, 4, 8) == parts(5, 4, 11) == [(0, 2), (2, 4), (4, 5)]
+    seen = []
+    qwen2.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2]))
+    gradient_variance(qwen2, make_batch(), make_advantages(), rows_per_chunk=6)
+    assert seen[-1] == (6, 6)  # no logits of the prompt but its last
 
 
 def test_a_layer_that_is_called_again_in_long_texts_is_noticed():

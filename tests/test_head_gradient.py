@@ -229,6 +229,8 @@ def test_by_hand():
     assert head_gradient_dispersion(opposite).tolist() == [1.0]
     assert gradient_snr_weight(opposite, torch.ones(1, 2)).tolist() == [0.0]
     assert gradient_snr_weight(opposite, advantages).tolist() == [1.0]
+    rows = torch.tensor([[[1.0], [-0.5], [-0.5]]])  # they cancel, all is noise
+    assert gradient_snr_weight(rows @ rows.mT, torch.ones(1, 3)).tolist() == [0.0]
     # g = 3 and 1 with A = 1: mean 2, S^2 = 2, w = 1 - (2/2)/4
     assert gradient_snr_weight(torch.tensor([[[9.0, 3.0], [3.0, 1.0]]]), torch.ones(1, 2)).tolist() == [0.75]
 

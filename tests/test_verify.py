@@ -122,8 +122,13 @@ def test_equal_to_any_reference(verifier):
     assert verifier.verify([("2", ["", "2"]), ("3", ["", "2"]), ("3", ("3",))]) == [True, None, True]
 
 
-def test_nothing_to_verify(verifier):
-    assert verifier.verify([]) == []
+def test_what_is_certain_needs_no_worker():
+    long = "9" * 100_000
+    with Verifier() as verifier:
+        assert verifier.verify([]) == []
+        pairs = [(TOWER, TOWER), (long, f" {long} "), ("1/2", "0.5"), ("1/2", "0.4"), ("", "x"), ("x", ""), (long, "x")]
+        assert verifier.verify(pairs) == [True, True, True, False, False, None, None]
+        assert pids(verifier) == set()
 
 
 def test_a_reference_that_is_no_mathematics_compares_with_its_own_text_alone(verifier):

@@ -20,13 +20,25 @@ from calibrant.signals.entropy import (
     semantic_nearest_neighbour_entropy,
     token_entropy,
 )
+from calibrant.signals.gradient import (
+    gradient_snr_weight,
+    head_gradient_dispersion,
+    head_gradient_variance,
+    head_gram,
+    head_gram_from_weight,
+)
 
 __all__ = [
     "answer_confidence",
     "barycentric_transport",
     "cluster_share",
     "cosine_dispersion",
+    "gradient_snr_weight",
     "group_token_entropy",
+    "head_gradient_dispersion",
+    "head_gradient_variance",
+    "head_gram",
+    "head_gram_from_weight",
     "kernel_language_entropy",
     "mean_logprob",
     "perplexity",

@@ -201,7 +201,7 @@ def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None =
     signal = products.sum((-2, -1)) / n**2
     weight = (1 - noise / torch.where(signal > 0, signal, 1.0)).clamp(0.0, 1.0)
     weight = torch.where(signal > 0, weight, 0.0)
-    return like_input(torch.where((noise > 0) & (n > 1), weight, 1.0), advantages)
+    return like_input(torch.where(noise > 0, weight, 1.0), advantages)
 
 
 def _products(caller: str, gram: Tensor, advantages: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
