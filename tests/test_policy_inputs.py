@@ -208,8 +208,8 @@ def test_the_ratio_is_alive_with_several_updates(policy, questions, tmp_path):
     history = trainer.state.log_history
     variances = [row["batch/ratio_variance/mean"] for row in history if "batch/ratio_variance/mean" in row]
     weights = [row["batch/update_weight/mean"] for row in history if "batch/update_weight/mean" in row]
-    assert variances[0] == variances[2] == 0.0 < min(variances[1], variances[3])
-    assert weights[0] == weights[2] == 1.0 > max(weights[1], weights[3])
+    assert max(variances[0], variances[2]) < 1e-6 < 1e-4 < min(variances[1], variances[3])  # but for rounding
+    assert min(weights[0], weights[2]) > 1 - 1e-6 > 1 - 1e-4 > max(weights[1], weights[3])
 
 
 def test_the_weight_of_a_moved_rollout_is_that_of_its_ratio(policy, questions, tmp_path):
