@@ -211,6 +211,9 @@ def test_equal_mass_has_equal_counts_and_keeps_ties_together():
     tied = torch.tensor([[0.3] * 7 + [0.9]])
     curve = reliability_curve(tied, torch.ones(1, 8), bins=4, binning="equal_mass")
     assert sorted(curve.counts.tolist()) == [0, 0, 1, 7]
+    # the median of six .1, .2 and .3 is .1: no more than those six are at most that
+    curve = reliability_curve(torch.tensor([[0.1] * 6 + [0.2, 0.3]]), torch.ones(1, 8), bins=2, binning="equal_mass")
+    assert curve.counts.tolist() == [6, 2]
 
 
 def test_calibrated_and_overconfident_by_hand():
@@ -234,6 +237,8 @@ def test_probabilities_and_bins_are_checked():
                 function(torch.tensor([[0.5, bad]]), y)
             function(torch.tensor([[0.5, bad]]), y, torch.tensor([[True, False]]))  # not asked for
         function(torch.tensor([[0.5, 1 + 1e-7]]), y)
+    rounded = torch.tensor([[1 + 5e-7, -5e-7]], dtype=torch.float64)
+    assert brier(rounded, torch.tensor([[1, 0]])) == 0 == expected_calibration_error(rounded, torch.tensor([[1, 0]]))
     with pytest.raises(CalibrantError, match="binning has to be one of equal_width, equal_mass, got 'width'"):
         expected_calibration_error(y, y, binning="width")
     for bins in (0, -1, 2.0, True):
@@ -390,6 +395,11 @@ def test_votes_by_hand():
     # 0.1 + 0.2 and 0.3 are a tie, whatever rounding says
     vote = confidence_weighted_vote(torch.tensor([[0, 0, 1]]), torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64))
     assert vote.credit.tolist() == [[0.5, 0.0, 0.5]]
+    # nor are three numbers in another order
+    numbers = torch.rand(300, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    both = torch.cat([numbers, numbers.flip(-1)], -1)
+    vote = confidence_weighted_vote(torch.tensor([[0, 0, 0, 1, 1, 1]]).expand(300, 6), both)
+    assert (vote.tie_share == 0.5).all()
 
 
 def test_perplexity_consistency_counts_copies_once():
@@ -451,6 +461,10 @@ def test_fewer_samples_are_the_first_or_a_random_subset():
             with pytest.raises(CalibrantError, match="num_samples"):
                 vote(where, num_samples=bad)
     assert torch.equal(torch.random.get_rng_state(), state)
+    # each that votes for itself alone has some credit: three of each prompt, or all it has
+    for generator in (None, torch.Generator().manual_seed(0)):
+        credit = majority_vote(torch.arange(7).expand(400, 7), where, num_samples=3, generator=generator).credit
+        assert torch.equal((credit > 0).sum(-1), where.sum(-1).clamp(max=3))
     # one sample of a random subset: each rollout that counts is equally likely
     alone = majority_vote(clusters[1:2].expand(20000, 7), where[1:2].expand(20000, 7), num_samples=1,
                           generator=torch.Generator().manual_seed(0)).credit  # fmt: skip
@@ -614,6 +628,8 @@ def test_undefined_replicates_are_left_out():
     left_out = bootstrap_interval(lambda w: auc(w, NAN), 3, resamples=200)
     assert (left_out.low, left_out.high, left_out.standard_error) == (1, 1, 0)
     assert bootstrap_interval(lambda w: auc(w, 0.5), 3, resamples=200).low == 0.5
+    only_whole = bootstrap_interval(lambda w: torch.where((w == 1).all(-1), 5.0, NAN), 12, resamples=20)
+    assert [x.item() for x in only_whole] == [5, 5, 5, 0]
     never = bootstrap_interval(lambda w: torch.full((len(w),), NAN), 3, resamples=10)
     assert [x.item() for x in never] == [0, 0, 0, 0]
 

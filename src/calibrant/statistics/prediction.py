@@ -110,10 +110,9 @@ def _predict(train: Tensor, target: Tensor, test: Tensor) -> Tensor:
     """Least squares with an intercept, by the pseudo-inverse of centred features of unit size; `[..., m]`."""
     differs = train.amax(-2, keepdim=True) > train.amin(-2, keepdim=True)
     centre, mean = train.mean(-2, keepdim=True), target.mean()
-    deviation = torch.where(target.amax() > target.amin(), target - mean, 0.0)
     x = torch.where(differs, train - centre, 0.0)
     size = torch.where(differs, x.abs().amax(-2, keepdim=True), 1.0)
-    slope = torch.linalg.pinv(x / size) @ deviation
+    slope = torch.linalg.pinv(x / size) @ (target - mean)
     return mean + (torch.where(differs, (test - centre) / size, 0.0) @ slope[..., None]).squeeze(-1)
 
 

@@ -175,4 +175,3 @@ class Pool:
         for worker in workers:
             self.workers.remove(worker)
             worker.kill()
-
