@@ -14,6 +14,7 @@ programs on the machine disturb less than the clock; it says nothing where an ac
   SemanticClassesCalculator. Ours: `EntailmentJudge.clusters(rule="strict")`.
 * `greedy`: clusters by GCPO's rule. lm-polygraph has no such rule: its matrix, then `greedy_clusters`. Ours:
   `EntailmentJudge.clusters`.
+* `greedy_bfloat16`: the same, ours with `dtype="bfloat16"`, which lm-polygraph has no option for; theirs in float32.
 """
 
 import argparse
@@ -93,7 +94,9 @@ def best_batch_size(judge: EntailmentJudge, groups: list[list[str]]) -> tuple[in
     return min(tried, key=lambda size: tried[size]), tried
 
 
-def compare(judge: EntailmentJudge, groups: list[list[str]], batch_size: int, repeats: int) -> dict[str, Any]:
+def compare(
+    judge: EntailmentJudge, half: EntailmentJudge, groups: list[list[str]], batch_size: int, repeats: int
+) -> dict[str, Any]:
     """Medians of both sides, in turn, and what the last repeat gave."""
     matrix = theirs(judge, batch_size)
     work: dict[str, dict[str, Callable[[], Any]]] = {
@@ -106,10 +109,14 @@ def compare(judge: EntailmentJudge, groups: list[list[str]], batch_size: int, re
             "theirs": lambda: greedy_clusters(torch.from_numpy(matrix(groups)["semantic_matrix_entail"])),
             "ours": lambda: judge.clusters(groups),
         },
+        "greedy_bfloat16": {
+            "theirs": lambda: greedy_clusters(torch.from_numpy(matrix(groups)["semantic_matrix_entail"])),
+            "ours": lambda: half.clusters(groups),
+        },
     }
     rows = {}
     for name, sides in work.items():
-        before = judge.pairs_judged
+        before = judge.pairs_judged + half.pairs_judged
         timed = [{side: seconds(run) for side, run in sides.items()} for _ in range(repeats)]
         clock, processor = (
             {side: statistics.median(one[side][kind] for one in timed) for side in sides} for kind in (0, 1)
@@ -121,7 +128,7 @@ def compare(judge: EntailmentJudge, groups: list[list[str]], batch_size: int, re
             "cpu_ratio": round(processor["theirs"] / processor["ours"], 2),
             "all_seconds": {side: [round(one[side][0], 3) for one in timed] for side in sides},
             "all_cpu_seconds": {side: [round(one[side][1], 3) for one in timed] for side in sides},
-            "ours_pairs_judged": (judge.pairs_judged - before) // repeats,
+            "ours_pairs_judged": (judge.pairs_judged + half.pairs_judged - before) // repeats,
             "results": {side: timed[-1][side][2] for side in sides},
         }
     return rows
@@ -144,6 +151,7 @@ def agreement(rows: dict[str, Any], groups: list[list[str]]) -> dict[str, Any]:
         "strict": their_classes(matrix | {"semantic_matrix_classes": classes}, groups),
         "greedy": greedy_clusters(torch.from_numpy(np.where(equal, 1.0, entail).astype(np.float32))),
     }
+    repaired["greedy_bfloat16"] = repaired["greedy"]
     same = {
         name: {"as_they_are": count(row["ours"], row["theirs"]), "repaired": count(row["ours"], repaired[name])}
         for name, row in results.items()
@@ -174,7 +182,8 @@ def main() -> None:
     repeats = 1 if options.quick else options.repeats
     judge = EntailmentJudge(options.model, batch_size=options.batch_size, cache_size=0)
     batch_size, tried = best_batch_size(judge, groups[:8])
-    rows = compare(judge, groups, batch_size, repeats)
+    half = EntailmentJudge(options.model, batch_size=options.batch_size, cache_size=0, dtype="bfloat16")
+    rows = compare(judge, half, groups, batch_size, repeats)
     line = {
         "benchmark": "entailment",
         "groups": [len(groups), len(groups[0])],

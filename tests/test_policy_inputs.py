@@ -242,7 +242,7 @@ def test_clusters_and_entailment_from_an_nli_model(policy, questions, tmp_path, 
     asked = []
 
     class Judge:
-        def __init__(self, model, *, device=None):
+        def __init__(self, model, *, device=None, dtype=None):
             asked.append(model)
 
         def clusters(self, groups, rule, threshold):

@@ -10,6 +10,7 @@ from calibrant.text import MINILM
 CHOICES = {
     "meaning": (None, "answer", "completion"),
     "cluster_rule": ("greedy", "strict", "strict_last", "lenient", "lenient_last", "components"),
+    "entailment_dtype": ("float32", "bfloat16", "float16"),
     "loss_type": ("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo"),
     "report_to": ("none", "tensorboard", "wandb", "trackio"),
     "schedule": ("linear", "constant", "cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"),
@@ -47,6 +48,7 @@ class TrainSettings:
     entailment_model: str | None = option(
         None, "NLI model that says which answers mean the same (paper: roberta-large-mnli); equal keys when not given"
     )
+    entailment_dtype: str = option("float32", "type that it computes in; bfloat16 is faster and rarely moves an answer")
     cluster_rule: str = option("greedy", "how entailment makes clusters: greedy (paper), strict, ...")
     entailment_threshold: float = option(0.35, "least probability of entailment that joins a cluster (paper: 0.35)")
     ema_decay: float = option(0.995, "decay of the slow reference of grpo_care")

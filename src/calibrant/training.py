@@ -200,6 +200,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         meaning=settings.meaning or task.meaning,
         embedding_model=settings.embedding_model,
         entailment_model=settings.entailment_model,
+        entailment_dtype=settings.entailment_dtype,
         cluster_rule=settings.cluster_rule,
         entailment_threshold=settings.entailment_threshold,
         ema_decay=settings.ema_decay,

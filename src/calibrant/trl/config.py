@@ -50,6 +50,10 @@ class CalibratedGRPOConfig(GRPOConfig):
         },
     )
     entailment_device: str | None = field(default=None, metadata={"help": "Device of the entailment model."})
+    entailment_dtype: str = field(
+        default="float32",
+        metadata={"help": "Type that the entailment model computes in: float32, bfloat16 or float16."},
+    )
     cluster_rule: str = field(
         default="greedy",
         metadata={"help": "How entailment makes clusters: greedy (GCPO), strict, lenient or components."},

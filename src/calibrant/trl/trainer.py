@@ -335,7 +335,8 @@ def _readers(
     embed = Embedder(args.embedding_model, device=args.embedding_device) if "embeddings" in named else None
     if args.entailment_model is None or not {"clusters", "entailment"} & set(named):
         return Readers(embed, cluster, None, judge)
-    entailment = EntailmentJudge(args.entailment_model, device=args.entailment_device)
+    chosen = {"device": args.entailment_device, "dtype": args.entailment_dtype}
+    entailment = EntailmentJudge(args.entailment_model, **chosen)
     by_rule = partial(entailment.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
     return Readers(embed, by_rule, entailment.matrix, judge)
 
