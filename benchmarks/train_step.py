@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.demo import policy_path
@@ -98,6 +99,7 @@ def run(kind: str, shape: str, options: argparse.Namespace) -> tuple[list[float]
         processing_class=tokenizer,
     )  # fmt: skip
     watch = Watch(model)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     trainer.train()
     return [b - a for a, b in zip(watch.ends, watch.ends[1:], strict=False)], watch.gradient

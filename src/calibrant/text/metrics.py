@@ -110,7 +110,7 @@ def _bleu(*, effective_order: bool) -> Any:
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
-        raise CalibrantError("sacrebleu is not installed; install calibrant[bleu] to compute BLEU") from None
+        raise CalibrantError("sacrebleu is not installed; install sacrebleu to compute BLEU") from None
     return BLEU(effective_order=effective_order)
 
 

@@ -69,7 +69,7 @@ class Verifier:
     ):
         _check(workers, timeout, cache_size, max_length, memory)
         if importlib.util.find_spec("math_verify") is None:
-            raise CalibrantError("math-verify is not installed; install calibrant[math] to verify mathematics")
+            raise CalibrantError("math-verify is not installed; install math-verify to verify mathematics")
         self.cache_size, self.max_length = cache_size, max_length
         self.unscorable: Counter[str] = Counter()
         self._cache: OrderedDict[Question, bool | None] = OrderedDict()

@@ -167,7 +167,7 @@ class Pool:
         if self.failures == ATTEMPTS:
             self.failures = 0
             raise CalibrantError(
-                f"the verifier's workers do not start ({why}); install calibrant[math], or give each more memory than "
+                f"the verifier's workers do not start ({why}); install math-verify, or give each more memory than "
                 f"{self.memory / 2**30:g} GiB"
             )
 
