@@ -10,12 +10,13 @@ is compared. Peak memory is that of a process of its own for each trainer (on a 
 import argparse
 import json
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,6 +115,12 @@ def peak_memory(kind: str, shape: str, options: argparse.Namespace) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def resident_peak() -> float:
+    """The largest resident size of this process in MiB; `ru_maxrss` would count the parent's before the start too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
+
+
 def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:
     """Both trainers on one shape."""
     theirs, expected = run("trl", shape, options)
@@ -143,8 +150,7 @@ def main() -> None:
     shapes = options.shape or list(SHAPES)
     if options.only:
         run(options.only, shapes[0], options)
-        cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-        print(cuda or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        print(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident_peak())
         return
     machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     results = {shape: compare(shape, options) for shape in shapes}
