@@ -1,6 +1,6 @@
 """Calibration and selection of sampled answers of a rollout file: every figure with an interval over prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,9 @@ from calibrant import calibration as measures
 from calibrant.calibration import Vote, bootstrap_interval, vote_accuracy
 from calibrant.rescoring import RolloutGroups
 from calibrant.text.inputs import by_key
+
+Figures = Callable[[Tensor], Mapping[Any, Tensor]]
+"""Prompt weights `[r, N]` -> figures by name, each `[r]`."""
 
 RESAMPLES = 1000
 POINTS = 50
@@ -47,46 +50,53 @@ def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0
 
 def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, seed: int = 0) -> dict[str, Any]:
     """As `calibration`, of tensors `[N, G]`; NaN is out."""
-    with_interval = _Intervals(len(confidence), seed)
+    selected = _selection(confidence, correct, clusters, text_ids)
+
+    def figures(weights: Tensor) -> dict[Any, Tensor]:
+        trust = _trust(confidence, correct, weights)
+        return {**trust, **{name: figure(weights) for name, figure in selected.items()}}
+
+    found = _intervals(figures, len(confidence), seed)
+    table: dict[str, Any] = {}
+    for rule, size in selected:
+        table.setdefault(rule, {})[str(size)] = found.pop((rule, size))
+    return {"calibration": found, "selection": table, "curves": _curves(confidence, correct)}
+
+
+def _intervals(figures: Figures, prompts: int, seed: int) -> dict[Any, dict[str, float]]:
+    """Figures with their intervals, all from the same resampled prompts."""
+    names = list(figures(torch.ones(1, prompts, dtype=torch.long)))
+    found = bootstrap_interval(
+        lambda weights: torch.stack([x.double() for x in figures(weights).values()], dim=-1),
+        prompts,
+        resamples=RESAMPLES,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    columns = {"mean": found.value.tolist(), "low": found.low.tolist(), "high": found.high.tolist()}
+    return {name: {key: values[i] for key, values in columns.items()} for i, name in enumerate(names)}
+
+
+def _trust(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Whether confidence tells right from wrong, under prompt weights `[r, N]`."""
     probability = confidence.exp()
-    found = {
-        "correctness_auc": lambda w: measures.correctness_auc(confidence, correct, prompt_weights=w),
-        "correctness_auc_per_prompt": lambda w: measures.correctness_auc(
-            confidence, correct, pooling="per_prompt", prompt_weights=w
-        ),
-        "ece_equal_width_15": lambda w: measures.expected_calibration_error(probability, correct, prompt_weights=w),
-        "brier": lambda w: measures.brier(probability, correct, prompt_weights=w),
-        "precision_coverage_area": lambda w: _areas(confidence, correct, w).area,
-        "precision_coverage_oracle": lambda w: _areas(confidence, correct, w).oracle_area,
-        "precision_coverage_random": lambda w: _areas(confidence, correct, w).random_area,
-    }
+    areas = measures.precision_coverage_areas(confidence, correct, prompt_weights=weights)
     return {
-        "calibration": {name: with_interval(figure) for name, figure in found.items()},
-        "selection": _selection(confidence, correct, clusters, text_ids, with_interval),
-        "curves": _curves(confidence, correct),
+        "correctness_auc": measures.correctness_auc(confidence, correct, prompt_weights=weights),
+        "correctness_auc_per_prompt": measures.correctness_auc(
+            confidence, correct, pooling="per_prompt", prompt_weights=weights
+        ),
+        "ece_equal_width_15": measures.expected_calibration_error(probability, correct, prompt_weights=weights),
+        "brier": measures.brier(probability, correct, prompt_weights=weights),
+        "precision_coverage_area": areas.area,
+        "precision_coverage_oracle": areas.oracle_area,
+        "precision_coverage_random": areas.random_area,
     }
-
-
-class _Intervals:
-    """A figure with its interval; the same resampled prompts for every figure."""
-
-    def __init__(self, prompts: int, seed: int):
-        self.prompts, self.seed = prompts, seed
-
-    def __call__(self, figure: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(self.seed)
-        found = bootstrap_interval(figure, self.prompts, resamples=RESAMPLES, generator=generator)
-        return {"mean": found.value.item(), "low": found.low.item(), "high": found.high.item()}
-
-
-def _areas(confidence: Tensor, correct: Tensor, weights: Tensor) -> measures.CoverageAreas:
-    return measures.precision_coverage_areas(confidence, correct, prompt_weights=weights)
 
 
 def _selection(
-    confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, with_interval: _Intervals
-) -> dict[str, Any]:
-    """Accuracy of one answer a prompt, chosen among the first n by each rule, and pass@k."""
+    confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor
+) -> dict[tuple[str, int], Callable[[Tensor], Tensor]]:
+    """Accuracy of one answer a prompt, chosen among the first n by each rule, and pass@k: functions of weights."""
     probability, counts = confidence.exp(), ~confidence.isnan() & ~correct.isnan()
     rules: dict[str, Callable[[int], Vote]] = {
         "majority_vote": lambda n: measures.majority_vote(clusters, counts, num_samples=n),
@@ -99,11 +109,8 @@ def _selection(
         "best_of_n": lambda n: measures.best_of_n(confidence, counts, num_samples=n),
     }
     sizes = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= confidence.shape[1]]
-    table: dict[str, Any] = {}
-    for name, rule in rules.items():
-        table[name] = {str(n): with_interval(_accuracy(rule(n), correct, counts)) for n in sizes}
-    table["pass_at_k"] = {str(n): with_interval(_pass_at(n, correct, counts)) for n in sizes}
-    return table
+    chosen = {(name, n): _accuracy(rule(n), correct, counts) for name, rule in rules.items() for n in sizes}
+    return chosen | {("pass_at_k", n): _pass_at(n, correct, counts) for n in sizes}
 
 
 def _accuracy(vote: Vote, correct: Tensor, where: Tensor) -> Callable[[Tensor], Tensor]:

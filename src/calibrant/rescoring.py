@@ -95,6 +95,7 @@ def score(
     options: Mapping[str, Any] | None = None,
     readers: Readers | None = None,
     meaning: str = "answer",
+    given: Mapping[str, Tensor] | None = None,
 ) -> Scored:
     """Applies a method to rollouts of a file.
 
@@ -104,6 +105,7 @@ def score(
         options: its hyper-parameters.
         readers: what reads texts, where no column holds what they would give.
         meaning: the text that carries the meaning, "answer" or "completion".
+        given: inputs that are there already; those of `groups.given()` when None.
 
     Raises:
         CalibrantError: an input that the method needs is in no column and cannot be read from text.
@@ -114,7 +116,7 @@ def score(
         groups.rewards,
         answers=groups.answers,
         references=groups.references(),
-        given=groups.given(),
+        given=groups.given() if given is None else given,
     )
 
 
@@ -138,11 +140,15 @@ def score_all(
         What was scored, by method, and why others were not.
     """
     scored, refused = {}, {}
+    known = groups.given()
     for name in methods:
         try:
-            scored[name] = score(groups, METHODS[name], options_of(METHODS[name], settings), readers, meaning)
+            options = options_of(METHODS[name], settings)
+            scored[name] = score(groups, METHODS[name], options, readers, meaning, known)
         except CalibrantError as error:
             refused[name] = str(error)
+        else:
+            known |= scored[name].groups.inputs  # texts are read once for all methods
     return scored, refused
 
 

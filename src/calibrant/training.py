@@ -29,6 +29,7 @@ from calibrant.tasks.prompts import fit_to, prompt_for
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
+from calibrant.trl.config import OWN_FIELDS
 
 
 class Stopped(Exception):
@@ -80,7 +81,7 @@ def check(settings: TrainSettings) -> None:
     if "embeddings" in named:
         Embedder(settings.embedding_model)
     if settings.entailment_model and named & {"clusters", "entailment"}:
-        EntailmentJudge(settings.entailment_model)
+        EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype)
     if settings.report_to != "none" and find_spec(settings.report_to) is None:
         raise CalibrantError(
             f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
@@ -189,22 +190,13 @@ def reward_function(task: Task) -> Any:
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
     """Settings as TRL's configuration."""
     micro, passes = batches(settings, processes().num_processes)
+    shared = {f.name: getattr(settings, f.name) for f in OWN_FIELDS if hasattr(settings, f.name)}
+    shared["meaning"] = settings.meaning or task.meaning
+    shared["reward_range"] = list(settings.reward_range or task.reward_range)
     return CalibratedGRPOConfig(
         output_dir=str(run.checkpoints),
         rollouts_dir=str(run.rollouts),
-        method=settings.method,
-        alpha=settings.alpha,
-        mean_one=settings.mean_one,
-        method_options=settings.method_options,
-        reward_range=list(settings.reward_range or task.reward_range),
-        meaning=settings.meaning or task.meaning,
-        embedding_model=settings.embedding_model,
-        entailment_model=settings.entailment_model,
-        entailment_dtype=settings.entailment_dtype,
-        cluster_rule=settings.cluster_rule,
-        entailment_threshold=settings.entailment_threshold,
-        ema_decay=settings.ema_decay,
-        ema_every=settings.ema_every,
+        **shared,
         max_steps=settings.steps,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=passes,
@@ -218,7 +210,6 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         loss_type=settings.loss_type,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
-        share_prefix=settings.share_prefix,
         bf16=settings.bf16,
         use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,

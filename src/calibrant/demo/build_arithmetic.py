@@ -13,19 +13,11 @@ from calibrant.demo.warm_start import Document, build
 from calibrant.tasks.arithmetic import prompt_of
 from calibrant.tasks.problems import noisy_solution, problems
 
-PROBLEMS_A_DOCUMENT = 3
-
 
 def documents(rng: random.Random) -> Iterator[Document]:
-    """Endless problems of the training side with faulty solutions, a few a document."""
-    stream = problems("train", rng)
-    while True:
-        pieces: Document = []
-        for _ in range(PROBLEMS_A_DOCUMENT):
-            problem = next(stream)
-            gap = "\n" if pieces else ""
-            pieces += [(gap + prompt_of(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
-        yield pieces
+    """Endless problems of the training side, each with a faulty solution."""
+    for problem in problems("train", rng):
+        yield [(prompt_of(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
 
 
 if __name__ == "__main__":
