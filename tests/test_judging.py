@@ -13,7 +13,9 @@ from calibrant.evaluation import differences, evaluate_rollouts
 from calibrant.generation import written
 from calibrant.judging import calibration, measure
 from calibrant.rollouts import write_rollouts
+from calibrant.tasks import TASKS
 from calibrant.tasks.places import TASK
+from calibrant.text.bleu import corpus_bleu, mean_sentence_bleu
 
 
 def rows(count=30, samples=8, seed=0):
@@ -97,3 +99,35 @@ def test_several_tokens_may_end_a_text():
     ids = torch.tensor([[5, 2, 9, 1], [5, 6, 1, 1], [1, 1, 1, 1]])
     assert written(ids, [1, 2]).tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]]
     assert written(ids, None).tolist() == [[1] * 4] * 3
+
+
+READING = TASKS["narrativeqa"]
+
+
+def test_bleu_of_a_corpus_is_pooled_over_all_answers():
+    answers = [row | {"answer": row["completion"].strip()} for row in rows(count=12, samples=4)]
+    for row in answers:
+        row["references"] = ["the city of Paris in France", "Paris"]
+        row["answer"] = f"the city of {row['answer']}"
+    results, judged = evaluate_rollouts(pd.DataFrame(answers), READING)
+    found = results["sampled"]
+    texts, golds = [row["answer"] for row in judged], [row["references"] for row in judged]
+    assert found["corpus_bleu"]["mean"] == pytest.approx(corpus_bleu(texts, golds) / 100)
+    assert found["sentence_bleu"]["mean"] == pytest.approx(mean_sentence_bleu(texts, golds) / 100)
+    assert found["corpus_bleu"]["low"] < found["corpus_bleu"]["mean"] < found["corpus_bleu"]["high"]
+    same = differences(READING, judged, judged)
+    assert same["corpus_bleu"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    better = [row | {"answer": row["references"][0]} for row in judged]
+    change = differences(READING, judged, better)["corpus_bleu"]
+    assert change["mean"] == pytest.approx(1 - found["corpus_bleu"]["mean"]) and change["low"] > 0
+
+
+def test_references_alone_say_what_is_right(tmp_path, capsys):
+    file = write_rollouts(tmp_path / "rollouts.parquet", list(rows(count=4, samples=2)))
+    assert main(["evaluate", "--from-rollouts", str(file)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps(row | {"references": None}) + "\n" for row in rows(count=4, samples=2)))
+    file.write_text(file.read_text().replace(', "references": null', ""))
+    assert main(["evaluate", "--from-rollouts", str(file)]) == 2
+    assert "lacks the column references (or correct)" in capsys.readouterr().err

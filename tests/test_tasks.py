@@ -23,7 +23,7 @@ from calibrant import hub
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
 from calibrant.models import load_tokenizer
-from calibrant.tasks import TASKS, maths, problems, training_task
+from calibrant.tasks import TASKS, maths, problems, prompts, training_task
 from calibrant.tasks.arithmetic import TASK as ARITHMETIC
 from calibrant.tasks.files import records
 from calibrant.tasks.olympiadbench import divide
@@ -371,6 +371,13 @@ def test_maths_rewards_by_the_verifier():
     maths.verifier().close()
 
 
+def test_clusters_of_solutions_are_of_equal_answers():
+    half = ["so \\boxed{\\frac{1}{2}}", "The answer is 0.5.", "\\boxed{\\frac{\\sqrt{4}}{4}}"]
+    groups = [[*half, "\\boxed{2}", "", ""], ["", "", "\\boxed{2}", *half]]
+    assert TASKS["math500"].cluster(groups).tolist() == [[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 3, 3]]
+    maths.verifier().close()
+
+
 def test_the_key_of_a_solution_is_its_answer():
     key = TASKS["gsm8k"].key
     assert key("First 2, so \\boxed{\\frac{2}{4}}") == key("The answer is 0.5.") == key("1/2")
@@ -632,6 +639,19 @@ def test_cut_texts_are_counted(tokenizer):
     assert cut == 2
     assert rows[0] == long_row(5)
     assert 5 < len(rows[1]["context"].split()) == len(rows[2]["context"].split()) < 100
+
+
+def test_a_model_without_a_chat_template_is_named_once(tokenizer, chat, caplog):
+    turns = {"prompt_id": "p", "prompt": "Why?", "references": [], "messages": [{"role": "user", "content": "Why?"}]}
+    prompts._say.cache_clear()
+    for _ in range(2):
+        prompts.fit_to([turns], tokenizer, 50, 10)
+    assert caplog.text.count("no chat template: its prompts are plain text") == 1
+    prompts._say.cache_clear()
+    caplog.clear()
+    prompts.fit_to([turns], chat, 100, 10)
+    prompts.fit_to([{"prompt_id": "p", "prompt": "Why?", "references": []}], tokenizer, 50, 10)
+    assert caplog.text == ""
 
 
 def test_a_question_that_cannot_fit(tokenizer):

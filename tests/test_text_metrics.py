@@ -2,9 +2,13 @@ import math
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calibrant.errors import CalibrantError
-from calibrant.text.metrics import corpus_bleu, exact_match, mean_sentence_bleu, normalise_answer, token_f1
+from calibrant.text import bleu as bleu_module
+from calibrant.text.bleu import bleu_counts, bleu_of_counts, corpus_bleu, mean_sentence_bleu, sentence_bleu
+from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,24 @@ def test_bleu_needs_references(bleu, predictions, references):
 
 
 def test_sacrebleu_may_be_missing(monkeypatch):
+    bleu_module._bleu.cache_clear()
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(CalibrantError, match=r"sacrebleu"):
         corpus_bleu(["a"], [["a"]])
+
+
+WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "Paris", ".", ","]), max_size=12).map(" ".join)
+
+
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=8))
+def test_counts_add_up_to_the_bleu_of_the_corpus(rows):
+    predictions, references = [text for text, _ in rows], [gold for _, gold in rows]
+    total = [sum(column) for column in zip(*(bleu_counts(*row) for row in rows), strict=True)]
+    assert bleu_of_counts(total) == pytest.approx(corpus_bleu(predictions, references) / 100, abs=1e-12)
+    each = [sentence_bleu(*row) for row in rows]
+    assert sum(each) / len(each) == pytest.approx(mean_sentence_bleu(predictions, references) / 100)
+
+
+def test_without_references_there_is_no_bleu():
+    assert sentence_bleu("x", []) == 0.0
+    assert bleu_counts("x", []) == [0] * 10

@@ -1,6 +1,6 @@
 """How good a policy's answers are, and whether its confidence can be trusted; with intervals over prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.generation import Completion, generate
 from calibrant.judging import calibration
-from calibrant.tasks.base import Row, Task
+from calibrant.tasks.base import Pooled, Row, Task
 from calibrant.tasks.prompts import prompt_for
 
 Table = dict[str, dict[str, float]]
+Figure = Callable[[Any], float]
+
+POOLED_RESAMPLES = 1000
 
 
 def evaluate(
@@ -100,13 +103,14 @@ def table(task: Task, answers: Sequence[dict[str, Any]], *, seed: int = 0) -> Ta
         name -> `{"mean", "low", "high"}`, a 95% percentile interval from resampling prompts with their answers.
         Answers of which correctness is not known are out of the accuracy.
     """
-    means = by_prompt(task, answers)
-    return {name: interval(means[name].dropna(), seed=seed) for name in means}
+    means, sums = by_prompt(task, answers), _sums(task, answers)
+    pooled = {name: _pooled_interval(each.figure, sums[name], seed=seed) for name, each in task.pooled.items()}
+    return {name: interval(means[name].dropna(), seed=seed) for name in means} | pooled
 
 
 def by_prompt(task: Task, answers: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The mean of each metric, and the accuracy, of the answers to each prompt; one row a prompt."""
-    columns = {name: [f(row["answer"], row["references"]) for row in answers] for name, f in task.metrics.items()}
+    columns = {name: _measured(metric, answers) for name, metric in task.metrics.items()}
     columns["accuracy"] = [np.nan if row["correct"] is None else float(row["correct"]) for row in answers]
     return pd.DataFrame(columns).groupby([row["prompt_id"] for row in answers], sort=False).mean()
 
@@ -116,7 +120,31 @@ def differences(
 ) -> Table:
     """What the second answers have more than the first, prompt by prompt: mean and 95% paired bootstrap interval."""
     change = (by_prompt(task, after) - by_prompt(task, before)).dropna(how="all")
-    return {name: interval(change[name].dropna(), seed=seed) for name in change}
+    old, new = _sums(task, before), _sums(task, after)
+    pooled = {
+        name: _pooled_interval(_more(each), pd.concat([old[name], new[name]], axis=1, join="inner"), seed=seed)
+        for name, each in task.pooled.items()
+    }
+    return {name: interval(change[name].dropna(), seed=seed) for name in change} | pooled
+
+
+def _more(metric: Pooled) -> Figure:
+    """What a metric gains from the first half of a row of counts to the second."""
+    return lambda counts: metric.figure(counts[len(counts) // 2 :]) - metric.figure(counts[: len(counts) // 2])
+
+
+def _measured(measure: Callable[[str, Sequence[str]], Any], answers: Sequence[dict[str, Any]]) -> list[Any]:
+    """A measure of each answer; equal answers to equal references are measured once."""
+    pairs = [(row["answer"], tuple(row["references"])) for row in answers]
+    known = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
+    return [known[pair] for pair in pairs]
+
+
+def _sums(task: Task, answers: Sequence[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """The counts of each pooled metric, summed over the answers to each prompt."""
+    ids = [row["prompt_id"] for row in answers]
+    frames = {name: pd.DataFrame(_measured(each.counts, answers)) for name, each in task.pooled.items()}
+    return {name: frame.groupby(ids, sort=False).sum() for name, frame in frames.items()}
 
 
 def evaluate_rollouts(frame: pd.DataFrame, task: Task, *, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -137,7 +165,7 @@ def evaluate_rollouts(frame: pd.DataFrame, task: Task, *, seed: int = 0) -> tupl
     for row in rows:
         row["answer"] = row.get("answer") if row.get("answer") is not None else task.extract(row["completion"])
     _judge_what_is_not(rows, task)
-    metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={})
+    metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={}, pooled={})
     count = frame["prompt_id"].nunique()
     results = {
         "task": task.name,
@@ -160,6 +188,15 @@ def _judge_what_is_not(rows: list[dict[str, Any]], task: Task) -> None:
         row["correct"] = right
     for row in open_rows:
         row.setdefault("correct", None)
+
+
+def _pooled_interval(figure: Figure, counts: pd.DataFrame, *, seed: int) -> dict[str, float]:
+    """A figure of sums over prompts, with a 95% percentile interval from resampling prompts."""
+    x = counts.to_numpy(np.float64)
+    draws = np.random.default_rng(seed).integers(len(x), size=(POOLED_RESAMPLES, len(x)))
+    times = np.stack([np.bincount(draw, minlength=len(x)) for draw in draws])
+    low, high = np.quantile([figure(total) for total in times @ x], [0.025, 0.975])
+    return {"mean": float(figure(x.sum(0))), "low": float(low), "high": float(high)}
 
 
 def interval(values: Sequence[Any], *, seed: int = 0, resamples: int = 2000) -> dict[str, float]:

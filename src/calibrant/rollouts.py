@@ -1,6 +1,6 @@
 """The rollout file: one row a rollout, the same from training, evaluation and the user's own tools."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,14 @@ def _further(values: list[Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def read_rollouts(path: str | Path) -> pd.DataFrame:
+def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "correct")) -> pd.DataFrame:
     """Reads a rollout file (Parquet or JSON Lines) into a frame, one row a rollout.
 
     A NaN reward stays NaN: unscorable.
+
+    Args:
+        path: the file.
+        judged_by: columns of which it needs one, to say how good a completion is.
 
     Raises:
         CalibrantError: no such file, not a rollout file, or a required column is missing.
@@ -77,10 +81,11 @@ def read_rollouts(path: str | Path) -> pd.DataFrame:
         reason = str(error).splitlines()[0]
         raise CalibrantError(f"'{path}' is not a rollout file ({reason}); write Parquet or JSON Lines") from None
     missing = [name for name in ("prompt_id", "completion") if name not in frame]
-    missing += [] if {"reward", "correct"} & set(frame) else ["reward (or correct)"]
+    first, *others = judged_by
+    missing += [] if set(judged_by) & set(frame) else [f"{first} (or {' or '.join(others)})"]
     if missing:
         raise CalibrantError(
             f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, "
-            "completion, and reward or correct"
+            f"completion, and {' or '.join(judged_by)}"
         )
     return frame

@@ -141,6 +141,7 @@ def build_trainer(
         processing_class=tokenizer,
         extract_answer=task.extract,
         answer_key=task.key,
+        cluster=task.cluster,
         judge=task.correct_batch,
         callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
     )

@@ -85,7 +85,7 @@ def _from_file(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], l
     from calibrant.rollouts import read_rollouts
     from calibrant.tasks import resolve
 
-    frame = read_rollouts(options.from_rollouts)
+    frame = read_rollouts(options.from_rollouts, judged_by=("references", "correct"))
     return {options.from_rollouts: evaluate_rollouts(frame, resolve(options.task), seed=options.seed)}
 
 
@@ -111,11 +111,11 @@ def print_table(evaluations: dict[str, dict[str, Any]]) -> None:
         f"\n{first['task']}, {first['split']} split: {first['prompts']} prompts, {' and '.join(decodings)}, "
         f"{first['samples']} samples{at}"
     )
-    print(f"{'':<{width}}  {'':<8}" + "".join(f"{name:>26}" for name in first["sampled"]))
+    print(f"{'':<{width}}  {'':<8}" + "".join(f"{name:>22}" for name in first["sampled"]))
     for name, evaluation in evaluations.items():
         for decoding in decodings:
             cells = (_cell(x) for x in evaluation[decoding].values())
-            print(f"{name:<{width}}  {decoding:<8}" + "".join(f"{cell:>26}" for cell in cells))
+            print(f"{name:<{width}}  {decoding:<8}" + "".join(f"{cell:>22}" for cell in cells))
     print()
 
 

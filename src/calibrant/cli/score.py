@@ -89,9 +89,10 @@ def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
     named = {name for method in methods for name in named_inputs(method)}
     embed = Embedder(options.embedding_model) if "embeddings" in named else None
     judge = EntailmentJudge(options.entailment_model) if options.entailment_model else None
+    same = (task and task.cluster) or by_key(task.key if task else normalise_answer)
     return Readers(
         embed,
-        judge.clusters if judge else by_key(task.key if task else normalise_answer),
+        judge.clusters if judge else same,
         judge.matrix if judge else None,
         task.correct_batch if task else None,
     )

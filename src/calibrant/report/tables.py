@@ -9,7 +9,13 @@ import pandas as pd
 
 from calibrant.report.reading import RunData, number
 
-LABELS = {"f1": "F1", "em": "exact match", "accuracy": "accuracy", "bleu": "BLEU"}
+LABELS = {
+    "f1": "F1",
+    "em": "exact match",
+    "accuracy": "accuracy",
+    "sentence_bleu": "mean sentence BLEU",
+    "corpus_bleu": "corpus BLEU",
+}
 SAMPLINGS = ("sampled", "greedy")
 UNSEEN = {"places": "unseen countries"}
 

@@ -1,9 +1,11 @@
 """What a benchmark is: rows, a prompt, an answer, a reward, and which text carries meaning."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NotRequired, Protocol, TypedDict
+from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
+
+from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.sources import Source
@@ -33,6 +35,14 @@ class Load(Protocol):
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]]], list[bool | None]]
 
 
+class Pooled(NamedTuple):
+    """A metric of a whole corpus: counts of each answer that add up, `(answer, references) -> K numbers`, and the
+    figure in [0, 1] that their sum gives."""
+
+    counts: Callable[[str, Sequence[str]], Sequence[float]]
+    figure: Callable[[Sequence[float]], float]
+
+
 @dataclass(frozen=True)
 class Task:
     """A benchmark, as data and pure functions.
@@ -49,6 +59,9 @@ class Task:
         reward: `(answer, references) -> float` inside `reward_range`, NaN where nothing can be said; one at a time.
         reward_range: lowest and highest reward, as reward dispersion reads it.
         metrics: name -> `(answer, references) -> float` in [0, 1].
+        cluster: N groups of G texts that carry the meaning -> cluster numbers `[N, G]`, where equal keys do not say it
+            all; texts with equal keys are a cluster when None.
+        pooled: name -> a metric of all answers together, as corpus BLEU.
         correct: `(answer, references) -> bool`, what "accuracy" counts; one at a time.
         key: text that carries the meaning -> string; two texts with one key mean the same.
         meaning: the text that is embedded and clustered: the extracted answer or the whole completion.
@@ -78,6 +91,8 @@ class Task:
     source: Source | None = None
     train_task: str | None = None
     judge: Judge | None = None
+    cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None
+    pooled: Mapping[str, Pooled] = field(default_factory=dict)
 
     def correct_batch(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[bool | None]:
         """Which of B answers are correct; None where that cannot be said."""

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
+from torch import Tensor
+
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.files import Record
 from calibrant.tasks.loading import loader
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.extract import boxed, final_answer, stated_answer
-from calibrant.text.keys import number
+from calibrant.text.keys import number, symbolic_clusters
 from calibrant.text.verify import Verifier
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -29,7 +31,7 @@ def maths_task(
     """A task of mathematics with one final answer.
 
     The reward is 2 where the final answer equals a reference, else 0 (GCPO, table 5); the whole completion carries
-    the meaning (appendix E.3).
+    the meaning (appendix E.3): it is embedded, and clusters are of solutions with equal final answers (c).
 
     Args:
         name: of the task.
@@ -57,6 +59,7 @@ def maths_task(
         source=source,
         train_task=train_task,
         judge=judge,
+        cluster=clusters,
     )
 
 
@@ -106,6 +109,11 @@ def key(text: str) -> str:
     True
     """
     return number(boxed(text) or stated_answer(text) or text)
+
+
+def clusters(groups: Sequence[Sequence[str]]) -> Tensor:
+    """Clusters `[N, G]` of solutions whose final answers are mathematically equal; one without an answer is alone."""
+    return symbolic_clusters([[final_answer(text) for text in group] for group in groups], verifier())
 
 
 def judge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[bool | None]:

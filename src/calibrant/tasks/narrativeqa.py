@@ -57,4 +57,5 @@ TASK = reading_task(
     splits=tuple(SETS),
     instruction="Read the summary of a story and answer the question in a few words.",
     max_completion_length=64,
+    bleu=True,
 )

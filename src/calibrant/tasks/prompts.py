@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from calibrant.errors import CalibrantError
@@ -70,6 +71,8 @@ def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> tupl
 def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_completion_length: int) -> list[Row]:
     """Questions whose prompts leave room for an answer in what a policy can take; says how many were cut.
 
+    Says too, once, when a policy without a chat template gets plain text where there are turns.
+
     Args:
         rows: questions.
         tokenizer: the policy's; it knows how many tokens the policy takes.
@@ -85,10 +88,19 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
             f"max_completion_length is {max_completion_length}, but the model takes {tokenizer.model_max_length} "
             "tokens in all; give --max-completion-length less"
         )
+    rows = list(rows)
+    if not tokenizer.chat_template and any("messages" in row for row in rows):
+        _say("the model has no chat template: its prompts are plain text")
     fitted, cut = fit_all(rows, tokenizer, limit)
     if cut:
         log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(fitted), limit)
     return fitted
+
+
+@cache
+def _say(message: str) -> None:
+    """Once a process."""
+    log.warning(message)
 
 
 def _token_starts(text: str, tokenizer: Any) -> list[int]:

@@ -66,4 +66,5 @@ TASK = reading_task(
         "If the question cannot be answered from the paper, write Unanswerable; if it asks yes or no, write Yes or No."
     ),
     max_completion_length=128,
+    bleu=True,
 )

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 
-from calibrant.tasks.base import Row, Task
+from calibrant.tasks.base import Pooled, Row, Task
 from calibrant.tasks.loading import loader
 from calibrant.tasks.sources import Item, Source
+from calibrant.text.bleu import bleu_counts, bleu_of_counts, sentence_bleu
 from calibrant.text.extract import first_line
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
@@ -21,6 +22,7 @@ def reading_task(
     instruction: str,
     max_completion_length: int,
     f1: Metric = token_f1,
+    bleu: bool = False,
 ) -> Task:
     """A task of question answering over a text.
 
@@ -35,7 +37,9 @@ def reading_task(
         instruction: what stands above the text.
         max_completion_length: tokens that a completion may take.
         f1: `(answer, references) -> F1`.
+        bleu: whether BLEU is a metric too: of each answer alone, and of all as one corpus.
     """
+    extra = {"sentence_bleu": sentence_bleu} if bleu else {}
     return Task(
         name=name,
         summary=summary,
@@ -44,12 +48,13 @@ def reading_task(
         extract=extract,
         reward=lambda answer, references: 2.0 * f1(answer, references),
         reward_range=(0.0, 2.0),
-        metrics={"f1": f1, "em": exact_match},
+        metrics={"f1": f1, "em": exact_match, **extra},
         correct=lambda answer, references: f1(answer, references) > 0.5,
         key=normalise_answer,
         meaning="answer",
         max_completion_length=max_completion_length,
         source=source,
+        pooled={"corpus_bleu": Pooled(bleu_counts, bleu_of_counts)} if bleu else {},
     )
 
 
