@@ -635,10 +635,18 @@ def test_a_text_is_cut_at_its_end_as_little_as_needed(form, words, limit, tokeni
 
 
 def test_cut_texts_are_counted(tokenizer):
-    rows, cut = fit_all([long_row(5), long_row(200), long_row(300)], tokenizer, 100)
-    assert cut == 2
+    rows, cut, left_out = fit_all([long_row(5), long_row(200), long_row(300)], tokenizer, 100)
+    assert (cut, left_out) == (2, [])
     assert rows[0] == long_row(5)
     assert 5 < len(rows[1]["context"].split()) == len(rows[2]["context"].split()) < 100
+
+
+def test_questions_that_cannot_fit_are_left_out_and_named(tokenizer, caplog):
+    rows = [{"prompt_id": f"p{n}", "prompt": "Why? " * n, "references": []} for n in (1, 200, 2, 300, 400, 500)]
+    assert [row["prompt_id"] for row in prompts.fit_to(rows, tokenizer, 50, 10)] == ["p1", "p2"]
+    assert "4 of 6 questions take more than 50 tokens" in caplog.text and "(p200, p300, p400, ...)" in caplog.text
+    with pytest.raises(CalibrantError, match=r"1 of 1 questions.*\(p200\); raise --max-prompt-length"):
+        prompts.fit_to(rows[1:2], tokenizer, 50, 10)
 
 
 def test_a_model_without_a_chat_template_is_named_once(tokenizer, chat, caplog):

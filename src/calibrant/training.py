@@ -1,6 +1,7 @@
 """`calibrant train`: from settings to a finished run directory."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def processes() -> PartialState:
 
 def check(settings: TrainSettings) -> None:
     """Raises CalibrantError for what could only fail later: before anything is written or computed."""
-    resolve_task(settings.task)
+    task = resolve_task(settings.task)
     method = resolve_method(settings.method)
     rehearse(method, options_of(method, settings))
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
@@ -86,6 +87,9 @@ def check(settings: TrainSettings) -> None:
         raise CalibrantError(
             f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
         )
+    if settings.evaluation:
+        evaluation_rows(settings, task)
+    training_rows(settings, task)
 
 
 def finish(run: Run, settings: TrainSettings) -> Run:
@@ -152,18 +156,17 @@ def build_trainer(
 
 def training_data(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """The training split as TRL reads it: prompt, references, prompt_id."""
-    source = training_task(task)
-    rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=data_dir(settings))
     columns = [
         {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"]}
-        for row in fitted(rows, tokenizer, settings, source)
+        for row in fitted(training_rows(settings, task), tokenizer, settings, task)
     ]
     return Dataset.from_list(columns)
 
 
-def data_dir(settings: TrainSettings) -> Path | None:
-    """The folder of the official files, where one is given."""
-    return Path(settings.data_dir) if settings.data_dir else None
+@lru_cache(maxsize=2)
+def load_rows(task: str, split: str, size: int | None, seed: int, data_dir: str | None) -> list[Row]:
+    """Rows of a task, read once: what checks them and what uses them get the same list."""
+    return resolve_task(task).load(split, size, seed, data_dir=Path(data_dir) if data_dir else None)
 
 
 def fitted(rows: list[Row], tokenizer: PreTrainedTokenizerBase, settings: TrainSettings, task: Task) -> list[Row]:
@@ -173,9 +176,15 @@ def fitted(rows: list[Row], tokenizer: PreTrainedTokenizerBase, settings: TrainS
     )
 
 
+def training_rows(settings: TrainSettings, task: Task) -> list[Row]:
+    """The questions that train a policy for a task."""
+    source = training_task(task)
+    return load_rows(source.name, source.splits[0], settings.train_rows, settings.seed, settings.data_dir)
+
+
 def evaluation_rows(settings: TrainSettings, task: Task) -> list[Row]:
     """The questions of an evaluation: the same for every seed of training."""
-    return task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=data_dir(settings))
+    return load_rows(task.name, task.splits[-1], settings.eval_prompts, 0, settings.data_dir)
 
 
 def reward_function(task: Task) -> Any:

@@ -3,12 +3,17 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.base import Row
 
 log = logging.getLogger(__name__)
+
+NAMED = 3
+"""Questions that a warning names."""
 
 
 def prompt_for(row: Row, tokenizer: Any) -> Any:
@@ -62,15 +67,32 @@ def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
     return shorter, True
 
 
-def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> tuple[list[Row], int]:
-    """`fit` for many questions: the questions, and how many of them were cut."""
-    fitted = [fit(row, tokenizer, max_prompt_tokens) for row in rows]
-    return [row for row, _ in fitted], sum(cut for _, cut in fitted)
+class Fitted(NamedTuple):
+    """Questions that fit, how many of them were cut, and the ids of those left out: too long without their text."""
+
+    rows: list[Row]
+    cut: int
+    left_out: list[str]
+
+
+def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> Fitted:
+    """`fit` for many questions; one that is too long even without its text is left out."""
+    fitted, cut, left_out = [], 0, []
+    for row in tqdm(rows, desc="fitting prompts", delay=2, leave=False):
+        try:
+            shorter, was_cut = fit(row, tokenizer, max_prompt_tokens)
+        except CalibrantError:
+            left_out.append(row["prompt_id"])
+        else:
+            fitted.append(shorter)
+            cut += was_cut
+    return Fitted(fitted, cut, left_out)
 
 
 def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_completion_length: int) -> list[Row]:
-    """Questions whose prompts leave room for an answer in what a policy can take; says how many were cut.
+    """Questions whose prompts leave room for an answer in what a policy can take.
 
+    Says how many were cut, and how many were left out as too long even without their text, with their names.
     Says too, once, when a policy without a chat template gets plain text where there are turns.
 
     Args:
@@ -80,7 +102,7 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
         max_completion_length: the most tokens of an answer.
 
     Raises:
-        CalibrantError: no room is left for a prompt, or a question is too long without its text.
+        CalibrantError: no room is left for a prompt, or no question fits.
     """
     limit = min(max_prompt_length, tokenizer.model_max_length - max_completion_length)
     if limit < 1:
@@ -91,9 +113,15 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
     rows = list(rows)
     if not tokenizer.chat_template and any("messages" in row for row in rows):
         _say("the model has no chat template: its prompts are plain text")
-    fitted, cut = fit_all(rows, tokenizer, limit)
+    fitted, cut, left_out = fit_all(rows, tokenizer, limit)
     if cut:
-        log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(fitted), limit)
+        log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
+    if left_out:
+        said = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a text to cut"
+        named = f"{', '.join(left_out[:NAMED])}{', ...' if len(left_out) > NAMED else ''}"
+        if not fitted:
+            raise CalibrantError(f"{said} ({named}); raise --max-prompt-length")
+        log.warning("%s and are left out (%s); --max-prompt-length allows more", said, named)
     return fitted
 
 
