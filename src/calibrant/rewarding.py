@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from calibrant.errors import CalibrantError
 
 Reward = Callable[..., Any]
@@ -44,6 +46,19 @@ def checked(function: Reward) -> Reward:
 
     synchronous.__name__ = name
     return synchronous
+
+
+def checked_all(reward_funcs: Any) -> Any:
+    """Reward functions as a trainer takes them, one or a list; models and their names are left as they are."""
+    if isinstance(reward_funcs, list):
+        return [checked_all(function) for function in reward_funcs]
+    plain = callable(reward_funcs) and not isinstance(reward_funcs, (str, torch.nn.Module))
+    return checked(reward_funcs) if plain else reward_funcs
+
+
+def unrewarded(completions: list[Any], **_: Any) -> list[float]:
+    """Stands for a reward where a method reads none."""
+    return [0.0] * len(completions)
 
 
 def check_rewards(name: str, rewards: Any, count: int) -> list[float | None]:

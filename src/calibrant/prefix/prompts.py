@@ -59,6 +59,15 @@ def check_batch(caller: str, batch: Batch) -> None:
             raise CalibrantError(f"{caller}: {name} has to hold 0 and 1 (integers or booleans), got {mask.dtype}")
 
 
+def group_numbers(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+    """Which distinct prompt each row has, `[B]`, by exact comparison of ids and mask `[B, P]`."""
+    return torch.unique(_keys(prompt_ids, prompt_mask), dim=0, return_inverse=True)[1]
+
+
+def _keys(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+    return torch.cat([prompt_ids, prompt_mask.to(prompt_ids)], dim=1)
+
+
 def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompts:
     """The distinct prompts of a batch, by exact comparison of ids and mask or as `prefix_index` numbers them.
 
@@ -73,7 +82,7 @@ def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompt
     >>> distinct_prompts(Batch(ids, mask, ids, mask)).which
     tensor([1, 0, 1])
     """
-    keys = torch.cat([batch.prompt_ids, batch.prompt_mask.to(batch.prompt_ids)], dim=1)
+    keys = _keys(batch.prompt_ids, batch.prompt_mask)
     if prefix_index is None:
         return _prompts(*torch.unique(keys, dim=0, return_inverse=True, return_counts=True)[1:])
     check_shapes("prefix_index", prompt_ids=(batch.prompt_ids, "B P"), prefix_index=(prefix_index, "B"))

@@ -22,17 +22,18 @@ from calibrant.errors import CalibrantError
 from calibrant.groups import Groups, assert_integrity
 from calibrant.likelihoods import ratio_variance
 from calibrant.methods import METHODS, Method, apply, resolve
-from calibrant.prefix import logps_in_chunks
+from calibrant.prefix import SharedPrefix, logps_in_chunks
 from calibrant.prefix.prefill import shared_prefill
-from calibrant.rewarding import checked
+from calibrant.rewarding import checked_all, unrewarded
 from calibrant.rollouts import write_rollouts
 from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Judge, Readers, TextGroups, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
+from calibrant.trl.batches import along_groups, contributing, spread
 from calibrant.trl.config import CalibratedGRPOConfig, complete
-from calibrant.trl.policy import PolicyInputs, completion_mask
+from calibrant.trl.policy import MULTIMODAL, PolicyInputs, completion_mask
 
 
 class CalibratedGRPOTrainer(GRPOTrainer):
@@ -64,6 +65,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             not one.
     """
 
+    _buffered_inputs: Any
+
     def __init__(
         self,
         model: Any,
@@ -91,14 +94,21 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._warned_of_range = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._reweighing: dict[str, Any] | None = None
+        self._contributing: Tensor | None = None
         unlabelled = not reward_funcs and keywords.get("environment_factory") is None
         if unlabelled and "rewards" in self._named:
             raise CalibrantError(f"the method '{args.method}' reads rewards; give reward_funcs")
         self._label_free = unlabelled
-        rewards = unrewarded if unlabelled else _checked_all(reward_funcs)
+        rewards = unrewarded if unlabelled else checked_all(reward_funcs)
         super().__init__(model, rewards, args, *positional, **keywords)
         self._task_reward = self._find_task_reward()
         self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
+        self._adding_up = self._rows_add_up()
+
+    def _rows_add_up(self) -> bool:
+        """Whether the gradient of a step is a sum over rows, wherever they stand: no statistic of a micro-batch."""
+        by_micro_batch = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        return not by_micro_batch and not self.aux_loss_enabled and not self.args.use_liger_kernel
 
     def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
         if self.use_vllm or not self._sharing:
@@ -145,6 +155,17 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             if self.args.rollouts_dir != "":
                 self._write_rollouts(scored, given, base, advantages)
         return output
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        new = self._buffered_inputs
+        if new is before or not self._sharing or not self._adding_up or any(name in inputs for name in MULTIMODAL):
+            return inputs
+        window = min(self.args.gradient_accumulation_steps, len(new))
+        if window > 1 and max(self.args.gradient_accumulation_steps, len(new)) % window == 0:
+            self._buffered_inputs = along_groups(new, window)
+        return self._buffered_inputs[self._step % len(new)]
 
     def _local(self, gathered: Tensor, count: int) -> Tensor:
         start = self.accelerator.process_index * count
@@ -194,10 +215,20 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         moving = self.model.training and "rollout_index" in inputs and "old_per_token_logps" in inputs
         if moving:
             self._reweighing = inputs = dict(inputs)
+        elif self.model.training and self._sharing and self._adding_up and self.beta == 0.0:
+            self._leave_out(inputs)
         try:
             return super()._compute_loss(model, inputs)
         finally:
-            self._reweighing = None
+            self._reweighing = self._contributing = None
+
+    def _leave_out(self, inputs: dict[str, Any]) -> None:
+        """Rows with an advantage of 0 have no gradient, and need no pass; denominators count them as before."""
+        rows = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
+        count = len(inputs["advantages"])
+        self._metrics["train"]["batch/left_out"].append(1 - len(rows) / count)
+        self._contributing = rows if len(rows) < count else None
+        self._left_out = inputs.get("old_per_token_logps", torch.zeros_like(inputs["completion_mask"]))
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -229,7 +260,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         compute_entropy: bool,
     ) -> tuple[Tensor, Tensor | None, None] | None:
         """Log-probabilities with each prompt computed once; None, and never again, for a model that cannot."""
-        parts = (x.split([x.shape[1] - logits_to_keep, logits_to_keep], dim=1) for x in (input_ids, attention_mask))
+        rows = slice(None) if self._contributing is None else self._contributing
+        both = (input_ids[rows], attention_mask[rows])
+        parts = (x.split([x.shape[1] - logits_to_keep, logits_to_keep], dim=1) for x in both)
         (prompt_ids, completion_ids), (prompt_mask, completion_mask) = parts
         try:
             with self.accelerator.autocast():
@@ -247,7 +280,18 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._sharing = False
             warnings.warn(f"prompts are not shared, TRL's own path is taken: {reason}", stacklevel=2)
             return None
-        return found.logps, found.entropies, None
+        if self._contributing is None:
+            return found.logps, found.entropies, None
+        return *self._among_all(found, completion_mask), None
+
+    def _among_all(self, found: SharedPrefix, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What was computed of some rows, among all: others have a ratio of 1 and, for the log, the mean entropy."""
+        assert self._contributing is not None
+        logps = spread(found.logps, self._contributing, self._left_out)
+        if found.entropies is None:
+            return logps, None
+        mean = found.entropies.detach().sum() / mask.sum().clamp(min=1)
+        return logps, spread(found.entropies, self._contributing, mean.expand(logps.shape))
 
     def _reweigh(self, inputs: dict[str, Any], logps: Tensor) -> None:
         """Applies the method again, now that the policy has moved away from the one that sampled.
@@ -320,11 +364,6 @@ def as_text(message: Any) -> str:
     return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in message)
 
 
-def unrewarded(completions: list[Any], **_: Any) -> list[float]:
-    """Stands for a reward where a method reads none."""
-    return [0.0] * len(completions)
-
-
 def _readers(
     args: Any,
     named: tuple[str, ...],
@@ -349,10 +388,3 @@ def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[s
         if name in given:
             columns[column] = given[name].cpu() * lengths
     return {name: x.tolist() for name, x in columns.items()}
-
-
-def _checked_all(reward_funcs: Any) -> Any:
-    if isinstance(reward_funcs, list):
-        return [_checked_all(function) for function in reward_funcs]
-    plain = callable(reward_funcs) and not isinstance(reward_funcs, (str, torch.nn.Module))
-    return checked(reward_funcs) if plain else reward_funcs

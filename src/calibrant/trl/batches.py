@@ -1,0 +1,82 @@
+"""What a trainer does with a batch of rollouts before a pass: rows in order of groups, rows left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibrant.prefix.prompts import group_numbers
+
+Batch = dict[str, Any]
+
+
+def along_groups(batches: Sequence[Batch], window: int) -> list[Batch]:
+    """Micro-batches of the same rows and sizes, those of each window in order of groups.
+
+    A trainer sums the gradients of the micro-batches of a window, so that rows may change places within it. Groups
+    stay together as far as they fit, those with short completions first, so that padding is cut off.
+
+    Args:
+        batches: micro-batches, dictionaries of tensors `[B, ...]` and scalars, with `prompt_ids`, `prompt_mask` and
+            `completion_mask`.
+        window: how many of them make up one step of the optimizer.
+    """
+    out: list[Batch] = []
+    for start in range(0, len(batches), window):
+        part = batches[start : start + window]
+        order = _order({name: torch.cat([batch[name] for batch in part]) for name in _KEYS}).split(
+            [len(batch["prompt_ids"]) for batch in part]
+        )
+        whole = {name: _joined([batch[name] for batch in part]) for name in part[0]}
+        out += [{name: _chosen(value, rows) for name, value in whole.items()} for rows in order]
+    return out
+
+
+_KEYS = ("prompt_ids", "prompt_mask", "completion_mask")
+
+
+def _order(rows: Mapping[str, Tensor]) -> Tensor:
+    """Row numbers by group, groups by their longest completion."""
+    which = group_numbers(rows["prompt_ids"], rows["prompt_mask"])
+    lengths = rows["completion_mask"].sum(1)
+    longest = torch.zeros_like(lengths).scatter_reduce(0, which, lengths, "amax")
+    return torch.argsort(longest[which] * len(which) + which, stable=True)
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """Values of several micro-batches as one; what is no row of a batch is the same in all."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values)) if first.ndim else first
+    return [x for value in values for x in value] if isinstance(first, list) else first
+
+
+def _chosen(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.ndim else value
+    return [value[i] for i in rows.tolist()] if isinstance(value, list) else value
+
+
+def contributing(advantages: Tensor, lengths: Tensor) -> Tensor:
+    """Numbers of the rows that a policy gradient needs: those with an advantage other than 0, and at least one.
+
+    Where there is none it is the shortest row, as every process has to run its forward and backward pass.
+
+    Args:
+        advantages: `[B]` or, one a token, `[B, T]`.
+        lengths: `[B]`, tokens of each completion.
+
+    >>> contributing(torch.tensor([0.0, 1.0, 0.0, -1.0]), torch.tensor([3, 3, 3, 3]))
+    tensor([1, 3])
+    >>> contributing(torch.zeros(3), torch.tensor([3, 1, 2]))
+    tensor([1])
+    """
+    moved = advantages.flatten(1).ne(0).any(1) if advantages.ndim > 1 else advantages.ne(0)
+    rows = moved.nonzero()[:, 0]
+    return rows if len(rows) else lengths.argmin()[None]
+
+
+def spread(values: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Values of some rows among those of all the others, which have no gradient."""
+    return others.detach().to(values).index_put((rows,), values)
