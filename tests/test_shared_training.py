@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 from test_trl import CalibratedGRPOConfig, arguments, f1_reward, losses, train, vowels
 from trl import GRPOConfig, GRPOTrainer
 
@@ -38,6 +39,27 @@ def test_a_feature_of_trl_gives_trls_parameters(policy, questions, tmp_path, fea
     ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **changes))
     assert losses(ours) == pytest.approx(losses(theirs), abs=2e-5)
     assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.01])
+@pytest.mark.parametrize("trained", [None, ["embed_tokens"]])
+def test_adapters_are_trained_as_by_trl(policy, questions, tmp_path, beta, trained):
+    changes = EXACT | {"beta": beta, "max_steps": 3}
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=trained, task_type="CAUSAL_LM")
+    found = []
+    for folder, kind, args in (("a", GRPOTrainer, GRPOConfig), ("b", CalibratedGRPOTrainer, CalibratedGRPOConfig)):
+        own = {} if kind is GRPOTrainer else {"method": "grpo"}
+        torch.manual_seed(0)  # adapters begin at random
+        found.append(
+            train(
+                policy, questions, arguments(tmp_path / folder, args, **changes, **own), kind=kind, peft_config=config
+            )
+        )
+    theirs, ours = found
+    assert losses(ours) == pytest.approx(losses(theirs), abs=2e-5)
+    assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5
+    assert any("lora" in name for name in ours.model.state_dict())
+    assert ours._sharing  # and not by falling back
 
 
 def test_several_rewards_with_weights(policy, questions, tmp_path):

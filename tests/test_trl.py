@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import HfArgumentParser
+from transformers import AutoModelForCausalLM, HfArgumentParser
 from trl import GRPOConfig, GRPOTrainer
 
+from calibrant.demo import policy_path
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS
 from calibrant.rollouts import read_rollouts
@@ -238,23 +239,28 @@ def test_conversational_prompts(policy, questions, tmp_path):
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def launch(folder: Path, processes: int, per_device: int) -> pd.DataFrame:
+def launch(folder: Path, processes: int, per_device: int, passes: int = 1) -> pd.DataFrame:
     """Runs the script with torchrun: `accelerate launch --cpu` starts one process however many are asked for."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ended = subprocess.run(
-        [*command, str(SCRIPT), str(folder), str(per_device)], capture_output=True, text=True, timeout=300
+        [*command, str(SCRIPT), str(folder), str(per_device), str(passes)], capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return read_rollouts(folder / "rollouts" / "step-000001.parquet")
 
 
-@pytest.mark.parametrize("per_device", [4, 6])
-def test_two_processes_give_what_one_gives(tmp_path, per_device):
+@pytest.mark.parametrize(("per_device", "passes"), [(4, 2), (6, 1)])
+def test_two_processes_give_what_one_gives(tmp_path, per_device, passes):
     """G = 4: with 4 rows a process groups are whole, with 6 the middle one straddles the processes."""
-    one = launch(tmp_path / "one", 1, 2 * per_device)
-    two = launch(tmp_path / "two", 2, per_device)
+    one = launch(tmp_path / "one", 1, 2 * per_device, passes)
+    two = launch(tmp_path / "two", 2, per_device, passes)
     pd.testing.assert_frame_equal(one, two)
     assert one.weight.nunique() > 1
     logs = [json.loads((tmp_path / name / "trained-0.json").read_text()) for name in ("one", "two")]
     trained = logs[1] + json.loads((tmp_path / "two" / "trained-1.json").read_text())
     assert trained == logs[0]
+    updated = [np.load(tmp_path / name / "parameters.npy") for name in ("one", "two")]
+    policy = AutoModelForCausalLM.from_pretrained(policy_path()).float()
+    before = torch.cat([x.detach().flatten() for x in policy.parameters()])
+    moved = np.linalg.norm(updated[0] - before.numpy())
+    assert np.linalg.norm(updated[1] - updated[0]) < 1e-5 * moved  # one process, one gradient: two, the same

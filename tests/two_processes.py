@@ -1,12 +1,13 @@
 """Run by torchrun in a test: one step on rollouts that depend on the group and the place in it alone.
 
-Usage: two_processes.py FOLDER ROWS_PER_DEVICE
+Usage: two_processes.py FOLDER ROWS_PER_DEVICE PASSES
 """
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 
@@ -24,7 +25,7 @@ class FixedRollouts(CalibratedGRPOTrainer):
     def _generate_single_turn(self, prompt_ids, *_args, **_keywords):
         first = self.accelerator.process_index * len(prompt_ids)
         rows = range(first, first + len(prompt_ids))
-        texts = [ANSWERS[row % 4 + row // 4] for row in rows]
+        texts = [ANSWERS[(row % 4 + row // 4) % len(ANSWERS)] for row in rows]
         return [self.processing_class(t)["input_ids"] + [self.processing_class.eos_token_id] for t in texts], None
 
     def _generate_and_score_completions(self, inputs):
@@ -36,7 +37,7 @@ class FixedRollouts(CalibratedGRPOTrainer):
 
 def main() -> None:
     """Trains one step."""
-    folder, rows = sys.argv[1], int(sys.argv[2])
+    folder, rows, passes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     Path(folder).mkdir(parents=True, exist_ok=True)
     data = Dataset.from_list(
         [{**row, "references": ["Paris", "euro", "Paris franc"]} for row in TASK.load("train", 24, 0)]
@@ -48,9 +49,15 @@ def main() -> None:
     args = CalibratedGRPOConfig(
         output_dir=folder, max_steps=1, num_generations=4, per_device_train_batch_size=rows, max_completion_length=16,
         report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, use_cpu=True, beta=0.0,
-        shuffle_dataset=False,
+        shuffle_dataset=False, gradient_accumulation_steps=passes, bf16=False, optim="sgd", learning_rate=0.1,
+        model_init_kwargs={"dtype": "float32"}, max_grad_norm=0.0,
     )  # fmt: skip
-    FixedRollouts(str(policy_path()), reward, args, data).train()
+    trainer = FixedRollouts(str(policy_path()), reward, args, data)
+    trainer.train()
+    assert trainer._sharing, "prompts were not shared"
+    if trainer.accelerator.is_main_process:
+        parameters = [x.detach().flatten() for x in trainer.accelerator.unwrap_model(trainer.model).parameters()]
+        np.save(Path(folder) / "parameters.npy", torch.cat(parameters).numpy())
 
 
 if __name__ == "__main__":

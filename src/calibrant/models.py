@@ -1,4 +1,4 @@
-"""Policies by name: the embedded demo, a local folder, or a hub name."""
+"""Policies by name: an embedded one, a local folder, or a hub name."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from calibrant import hub
-from calibrant.demo import policy_path
+from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError
 
 
@@ -18,8 +18,8 @@ def locate(model: str) -> str:
     Raises:
         CalibrantError: an existing path that holds no model.
     """
-    if model == "demo":
-        return str(policy_path())
+    if model in POLICIES:
+        return str(POLICIES[model])
     path = Path(model)
     if not path.exists():
         return model

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, nearest
 from calibrant.text import MINILM
 
@@ -19,7 +20,7 @@ CHOICES = {
 
 
 def option(default: Any, help: str, *, demo: Any = None) -> Any:
-    """A field with its help text and, where measurement chose another value, its default for the demo policy."""
+    """A field with its help text and, where measurement chose another value, its default for the demo policies."""
     return field(default=default, metadata={"help": help, "demo": demo})
 
 
@@ -29,7 +30,7 @@ class TrainSettings:
 
     task: str = option("places", "what to learn; see `calibrant tasks`")
     data_dir: str | None = option(None, "folder with the task's official files; the hub when not given")
-    model: str = option("demo", "policy: 'demo', a folder, or a hub name")
+    model: str = option("demo", "policy: 'demo', 'demo-arithmetic' (arithmetic's own), a folder, or a hub name")
     method: str = option("gcpo_bot", "a name from `calibrant methods`, or the dotted path of your own function")
     seed: int = option(0, "seed of data order, sampling and initialisation")
     steps: int = option(2000, "optimisation steps (paper: 2000)", demo=60)
@@ -85,12 +86,23 @@ def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
     for name in given:
         if name not in names():
             raise CalibrantError(f"unknown option '{name}'{nearest(name, names())}; `calibrant train --help` lists all")
+    model = given.get("model", embedded_policy(str(given.get("task", TrainSettings.task))))
     demo = {f.name: f.metadata["demo"] for f in fields(TrainSettings) if f.metadata["demo"] is not None}
-    defaults = demo if given.get("model", "demo") == "demo" else {}
+    defaults = {"model": model} | (demo if model in POLICIES else {})
     defaults = defaults | recommended(str(given.get("method", TrainSettings.method)))
     settings = TrainSettings(**{**defaults, **{name: _coerce(name, value) for name, value in given.items()}})
     _check(settings)
     return settings
+
+
+def embedded_policy(task: str) -> str:
+    """The embedded policy that a task trains when no model is given.
+
+    >>> embedded_policy("arithmetic"), embedded_policy("places")
+    ('demo-arithmetic', 'demo')
+    """
+    own = f"demo-{task}"
+    return own if own in POLICIES else "demo"
 
 
 def recommended(method: str) -> dict[str, Any]:

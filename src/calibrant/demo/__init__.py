@@ -1,4 +1,4 @@
-"""The embedded demo: data, a small policy, and the scripts that made both."""
+"""The embedded demo: data, two small policies, and the scripts that made them."""
 
 import gzip
 import json
@@ -9,9 +9,13 @@ from typing import Any
 FOLDER = Path(__file__).parent
 
 
-def policy_path() -> Path:
-    """The folder of the embedded policy, in the format of `save_pretrained`."""
-    return FOLDER / "policy"
+POLICIES = {"demo": FOLDER / "policy", "demo-arithmetic": FOLDER / "policy_arithmetic"}
+"""The embedded policies by name: of `places` and of `arithmetic`."""
+
+
+def policy_path(name: str = "demo") -> Path:
+    """The folder of an embedded policy, in the format of `save_pretrained`."""
+    return POLICIES[name]
 
 
 @cache
