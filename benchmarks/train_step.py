@@ -85,7 +85,8 @@ def run(kind: str, shape: str, options: argparse.Namespace) -> tuple[list[float]
     tokenizer = AutoTokenizer.from_pretrained(options.config or str(policy_path()), padding_side="left")
     common = dict(
         output_dir=tempfile.mkdtemp(), max_steps=options.steps + 1, num_generations=ROLLOUTS, seed=0,
-        per_device_train_batch_size=count * ROLLOUTS, max_completion_length=tokens, temperature=0.9, beta=0.002,
+        per_device_train_batch_size=count * ROLLOUTS // options.passes, gradient_accumulation_steps=options.passes,
+        max_completion_length=tokens, temperature=0.9, beta=0.002,
         learning_rate=1e-6, max_grad_norm=1e9, report_to="none", save_strategy="no", disable_tqdm=True,
         logging_strategy="no", gradient_checkpointing=False, bf16=options.device == "cuda",
         use_cpu=options.device == "cpu", generation_kwargs={"min_new_tokens": tokens}, loss_type="dapo",
@@ -108,7 +109,18 @@ def run(kind: str, shape: str, options: argparse.Namespace) -> tuple[list[float]
 
 def peak_memory(kind: str, shape: str, options: argparse.Namespace) -> float:
     """Peak memory in MiB of two steps in a process of its own."""
-    arguments = ["--shape", shape, "--only", kind, "--steps", "1", "--method", options.method]
+    arguments = [
+        "--shape",
+        shape,
+        "--only",
+        kind,
+        "--steps",
+        "1",
+        "--method",
+        options.method,
+        "--passes",
+        str(options.passes),
+    ]
     arguments += ["--device", options.device]
     arguments += ["--config", options.config] if options.config else []
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
@@ -141,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=list(SHAPES), help="default: all")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each trainer (default: 3)")
+    parser.add_argument("--passes", type=int, default=1, help="micro-batches of a step (default: 1)")
     parser.add_argument("--method", default="grpo", help="ours; with others the gradients differ")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--config", help="folder with a model's config and tokenizer; random weights")
@@ -154,7 +167,7 @@ def main() -> None:
         return
     machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     results = {shape: compare(shape, options) for shape in shapes}
-    about = {"benchmark": "train_step", "torch": torch.__version__, "method": options.method}
+    about = {"benchmark": "train_step", "torch": torch.__version__, "method": options.method, "passes": options.passes}
     print(json.dumps(about | machine | results))
 
 

@@ -131,14 +131,19 @@ def build(documents: Documents, description: str | None) -> None:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to save to")
+    parser.add_argument("--start-from", type=Path, help="folder of an earlier build to go on from; with another --seed")
     parser.add_argument("--steps", type=int, default=2400, help="optimisation steps (default: 2400)")
     parser.add_argument("--batch", type=int, default=32, help="documents a step (default: 32)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak (default: 2e-3)")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    tokenizer = build_tokenizer(documents, random.Random(options.seed))
-    model = build_model(tokenizer)
+    if options.start_from:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.start_from)
+        model = Qwen2ForCausalLM.from_pretrained(options.start_from, dtype=torch.float32, use_safetensors=True)
+    else:
+        tokenizer = build_tokenizer(documents, random.Random(options.seed))
+        model = build_model(tokenizer)
     model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention is slower in bfloat16
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     start = time.monotonic()
