@@ -1,4 +1,4 @@
-"""Trains the demo for several methods and seeds and prints one JSON line: F1 before and after, and seconds.
+"""Trains a demo for several methods and seeds and prints one JSON line: its metric before and after, and seconds.
 
     python benchmarks/demo.py --methods gcpo_bot --seeds 0 1 2 --out runs/demo
 
@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
-def train(out: Path, method: str, seed: int, jobs: int) -> Path:
+def train(options: argparse.Namespace, method: str, seed: int) -> Path:
     """Trains one run unless it is there."""
+    out, jobs = options.out, options.jobs
     run = out / f"{method}-seed{seed}"
     if not (run / "report.html").exists():
         environment = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
-        command = [sys.executable, "-m", "calibrant", "train", "--method", method, "--seed", str(seed)]
+        command = [sys.executable, "-m", "calibrant", "train", "--task", options.task, "--method", method]
+        command += ["--seed", str(seed), *options.train.split()]
         started = time.monotonic()
         with (out / f"{method}-seed{seed}.log").open("w") as log:
             subprocess.run([*command, "--out", str(run)], check=True, env=environment, stdout=log, stderr=log)
@@ -31,8 +33,9 @@ def train(out: Path, method: str, seed: int, jobs: int) -> Path:
 def summary(run: Path) -> dict[str, object]:
     """Before and after of a run."""
     evaluation = json.loads((run / "evaluation.json").read_text())
+    metric = next(iter(evaluation["before"]["sampled"]))
     scores = {
-        f"{decoding}_f1_{when}": round(evaluation[when][decoding]["f1"]["mean"], 4)
+        f"{decoding}_{metric}_{when}": round(evaluation[when][decoding][metric]["mean"], 4)
         for decoding in ("sampled", "greedy")
         for when in ("before", "after")
     }
@@ -42,6 +45,8 @@ def summary(run: Path) -> dict[str, object]:
 def main() -> None:
     """Runs all and prints the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="places", help="places or arithmetic (default: places)")
+    parser.add_argument("--train", default="", help="further options of `calibrant train`, in one string")
     parser.add_argument("--methods", nargs="+", default=["gcpo_bot"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -50,8 +55,12 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     todo = [(method, seed) for method in options.methods for seed in options.seeds]
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = list(pool.map(lambda job: train(options.out, *job, options.jobs), todo))
-    print(json.dumps({"benchmark": "demo", "jobs": options.jobs, "runs": [summary(run) for run in runs]}))
+        runs = list(pool.map(lambda job: train(options, *job), todo))
+    print(
+        json.dumps(
+            {"benchmark": "demo", "task": options.task, "jobs": options.jobs, "runs": [summary(run) for run in runs]}
+        )
+    )
 
 
 if __name__ == "__main__":
