@@ -1,6 +1,6 @@
 """Run by torchrun in a test: one step on rollouts that depend on the group and the place in it alone.
 
-Usage: two_processes.py FOLDER ROWS_PER_DEVICE
+Usage: two_processes.py FOLDER ROWS_PER_DEVICE METHOD
 """
 
 import json
@@ -36,7 +36,7 @@ class FixedRollouts(CalibratedGRPOTrainer):
 
 def main() -> None:
     """Trains one step."""
-    folder, rows = sys.argv[1], int(sys.argv[2])
+    folder, rows, method = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     Path(folder).mkdir(parents=True, exist_ok=True)
     data = Dataset.from_list(
         [{**row, "references": ["Paris", "euro", "Paris franc"]} for row in TASK.load("train", 24, 0)]
@@ -48,7 +48,7 @@ def main() -> None:
     args = CalibratedGRPOConfig(
         output_dir=folder, max_steps=1, num_generations=4, per_device_train_batch_size=rows, max_completion_length=16,
         report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, use_cpu=True, beta=0.0,
-        shuffle_dataset=False,
+        shuffle_dataset=False, method=method,
     )  # fmt: skip
     FixedRollouts(str(policy_path()), reward, args, data).train()
 

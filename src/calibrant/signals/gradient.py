@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_non_negative, check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.gradients import moments
 from calibrant.gradients.grams import widened
@@ -171,23 +171,26 @@ def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tenso
     return like_input(share.clamp(max=1.0), gram)
 
 
-def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
+def gradient_snr_weight(
+    gram: Tensor, advantages: Tensor, where: Tensor | None = None, *, strength: float = 1.0
+) -> Tensor:
     """A weight for the update of each group: which part of its squared norm is not noise.
 
-    `w = max(0, 1 - (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. The mean
-    of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share of the
-    signal.
+    `w = max(0, 1 - strength (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`.
+    The mean of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share
+    of the signal at strength 1: `|mean a|^2 - S^2 / n = sum_{i != j} <a_i, a_j> / (n (n - 1))`.
 
     Args:
         gram: `[..., N, G, G]`, `<g_i, g_j>`, of the head or of all parameters.
         advantages: `[..., N, G]`.
         where: `[..., N, G]`, boolean; which rollouts count.
+        strength: multiplies the noise, at least 0; 0: all weights are 1.
 
     Returns:
         `[..., N]` in [0, 1]; 1 with fewer than two rollouts that count, and where there is no noise.
 
     Raises:
-        CalibrantError: shapes do not fit.
+        CalibrantError: shapes do not fit, or strength is negative or not finite.
 
     Reference: ours (c), a positive-part shrinkage factor. Advantages of a group share its baseline and are not
     independent; the weight takes them as if they were.
@@ -195,9 +198,10 @@ def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None =
     >>> gradient_snr_weight(torch.tensor([[[1.0, 0.8], [0.8, 1.0]]]), torch.ones(1, 2))
     tensor([0.8889])
     """
+    check_non_negative("gradient_snr_weight", strength=strength)
     products, kept, _ = _products("gradient_snr_weight", gram, advantages, where)
     n = moments.count(kept)
-    noise = moments.gram_variance(products, n) / (n - 1).clamp(min=1)
+    noise = strength * moments.gram_variance(products, n) / (n - 1).clamp(min=1)
     signal = products.sum((-2, -1)) / n**2
     weight = (1 - noise / torch.where(signal > 0, signal, 1.0)).clamp(0.0, 1.0)
     weight = torch.where(signal > 0, weight, 0.0)
