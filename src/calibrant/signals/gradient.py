@@ -70,8 +70,8 @@ def head_gram(
     check_shapes("head_gram", hidden=(hidden, "... N G T D"), logits=(logits, "... N G T V"))
     every = logits.detach().flatten(0, -4)
 
-    def read(n: int, _: Tensor, columns: Columns) -> Tensor:
-        return widened(every[n][..., columns])
+    def read(n: int, kept: Tensor, _: Tensor, columns: Columns) -> Tensor:
+        return widened(every[n][:, kept][..., columns])
 
     options = _Options("head_gram", temperature, top)
     return _grams(hidden, tokens, mask, logits.shape[-1], read, options)
@@ -110,7 +110,7 @@ def head_gram_from_weight(
     check_shapes(caller, hidden=(hidden.flatten(0, -2), "T D"), weight=(weight, "V D"), bias=(bias, "V"))
     rows, shift = weight.detach(), None if bias is None else bias.detach()
 
-    def read(_: int, states: Tensor, columns: Columns) -> Tensor:
+    def read(_: int, __: Tensor, states: Tensor, columns: Columns) -> Tensor:
         return functional.linear(states, rows[columns].to(states), None if shift is None else shift[columns].to(states))
 
     return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top))
@@ -232,22 +232,26 @@ def _grams(
     tokens: Tensor,
     mask: Tensor,
     vocabulary: int,
-    read: Callable[[int, Tensor, Columns], Tensor],
+    read: Callable[[int, Tensor, Tensor, Columns], Tensor],
     options: _Options,
 ) -> Tensor:
-    """Inner products group by group; `read` gives the logits of some columns of group n."""
+    """Inner products group by group; `read` gives the logits of some columns of group n, for the tokens that are kept.
+
+    Padding that all rollouts of a group have would cost as much as tokens, so it is cut away.
+    """
     _check(hidden, tokens, mask, vocabulary, options)
     counted = as_token_mask(options.caller, mask).flatten(0, -3)
     states, ids = widened(hidden.detach()).flatten(0, -4), tokens.flatten(0, -3)
     counted = counted & (torch.isfinite(states).all(-1) | ~counted).all(-1, keepdim=True)
     states = torch.where(counted[..., None], states, 0.0)
     found = states.new_zeros(*counted.shape[:2], counted.shape[1], dtype=torch.float64)
-    for n in range(len(states)):
+    for n, kept in enumerate(counted.any(-2)):
+        hidden = states[n][:, kept]
 
-        def logits(columns: Columns, n: int = n) -> Tensor:
-            return read(n, states[n], columns) / options.temperature
+        def logits(columns: Columns, n: int = n, kept: Tensor = kept, hidden: Tensor = hidden) -> Tensor:
+            return read(n, kept, hidden, columns) / options.temperature
 
-        head = Head(states[n], ids[n], counted[n], logits, vocabulary)
+        head = Head(hidden, ids[n][:, kept], counted[n][:, kept], logits, vocabulary)
         found[n] = head_products(head, options.top)
     return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
 
