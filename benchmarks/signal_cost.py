@@ -4,9 +4,10 @@
     python benchmarks/signal_cost.py --method gradient_snr --rounds 5
 
 In each round every method trains a fresh copy of the policy for a few steps on the same prompts and seeds, in one
-process; the first step of each is not timed. A step is everything from the end of one to the end of the next:
-generation, rewards, signals, log-probabilities, update, files. Medians over all rounds, of the clock and, on a
-processor, of the time that this process had of it, which other processes move less. One JSON line.
+process, so slowly that all methods sample the same answers. The first step of each is not timed. A step is everything
+from the end of one to the end of the next: generation, rewards, signals, log-probabilities, update, files. Medians
+over all rounds, of the clock and, on a processor, of the time that this process had of it, which other processes move
+less. One JSON line.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a method in a round (default: 5)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option of calibrant train")
     options = parser.parse_args()
-    given = dict(pair.split("=", 1) for pair in options.set)
+    given = {"learning_rate": "1e-12"} | dict(pair.split("=", 1) for pair in options.set)
     methods = ("grpo", *options.method) if options.method else METHODS
     times: dict[str, list[tuple[float, float]]] = {method: [] for method in methods}
     for _ in range(options.rounds):
