@@ -14,7 +14,11 @@ from calibrant.signals import head_gram_from_weight
 EXACT_VOCABULARY = 2**15
 """Largest vocabulary of which every column is taken where nothing else is asked for."""
 TOP = 64
-"""Columns of a token that are taken of a larger one."""
+"""Columns of a token that are taken of a larger one.
+
+With random heads of 131,072 columns and next-token entropies of 2 and 6 nats the error was at most 2e-4 of
+`|g_i| |g_j|`, in half of the time of all columns; with 32,768 columns there was hardly any time to be saved.
+"""
 
 
 class HeadGradients:
