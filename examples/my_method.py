@@ -1,6 +1,6 @@
 """A method of one's own: the groups at the edge of what the policy can do teach most.
 
-    cd examples && calibrant train --method my_method.frontier --method-options width=0.3
+cd examples && calibrant train --method my_method.frontier --method-options width=0.3
 """
 
 from calibrant.advantages import standardised

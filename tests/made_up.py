@@ -41,6 +41,8 @@ def random_groups(n=25, size=6, dtype=torch.float64, seed=0, nan=0.2, binary=Fal
         "ratio_variance": uniform(high=0.5),
         "where": torch.rand(n, size, generator=generator) > nan / 2,
     }
+    gradients = uniform(4, low=-0.5).double()  # not centred, so that the mean of a group is not all noise
+    inputs["head_gram"] = (gradients @ gradients.mT).to(dtype)
     return Groups(rewards, inputs)
 
 

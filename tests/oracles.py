@@ -137,6 +137,30 @@ def gcpo_weight(uncertainty, dispersion, num_valid, alpha):
     return clip(1 - strength * uncertainty**2, 0, 1) * (1 + strength * dispersion)
 
 
+def mean_gradients(gram, weights, mask):
+    """How many rollouts count, the mean squared norm of `w_i g_i`, and the squared norm of their mean."""
+    kept = [i for i, m in enumerate(mask) if m and math.isfinite(gram[i][i])]
+    n = max(len(kept), 1)
+    square = math.fsum(weights[i] ** 2 * gram[i][i] for i in kept) / n
+    return len(kept), square, math.fsum(weights[i] * weights[j] * gram[i][j] for i in kept for j in kept) / n**2
+
+
+def head_gradient_dispersion(gram, mask):
+    n, square, mean_square = mean_gradients(gram, [1.0] * len(gram), mask)
+    return clip(1 - mean_square / square, 0, 1) if n >= 2 and square > 0 else 0.0
+
+
+def signal_share(gram, advantages, mask, strength=1.0):
+    """Through the products of different rollouts: their mean is the squared norm of the mean less its noise."""
+    kept = [i for i, m in enumerate(mask) if m and math.isfinite(gram[i][i])]
+    n, square, mean_square = mean_gradients(gram, advantages, mask)
+    if n < 2 or square - mean_square <= 1e-15 * square or not strength:
+        return 1.0
+    between = [advantages[i] * advantages[j] * gram[i][j] for i in kept for j in kept if i != j]
+    noise = mean_square - math.fsum(between) / (n * (n - 1))
+    return clip(1 - strength * noise / mean_square, 0, 1) if mean_square > 0 else 0.0
+
+
 def token_mean(values, mask):
     """None if no token counts or one that counts is not finite."""
     kept = [v for v, m in zip(values, mask, strict=True) if m]

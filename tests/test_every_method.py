@@ -33,6 +33,8 @@ OWN = {
     "q_hawkeye": ("group/reward_variance/mean",),
     "eg_spo": ("rollout/token_entropy/mean",),
     "r2vpo": ("batch/ratio_variance/mean", "batch/update_weight/mean"),
+    "gcpo_grad": ("group/gradient_dispersion/mean", "group/geometric_weight/mean"),
+    "gradient_snr": ("group/signal_share/mean", "group/head_variance/mean"),
 }
 
 

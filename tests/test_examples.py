@@ -19,6 +19,20 @@ def test_trl_one_line(tmp_path, monkeypatch, capsys):
     assert len(list(tmp_path.glob("runs/trl_one_line/rollouts/step-*.parquet"))) == 5
 
 
+def test_the_theory_on_real_groups(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["theory.py", "--questions", "2", "--answers", "32"])
+    runpy.run_path(str(EXAMPLES / "theory.py"), run_name="__main__")
+    head, *lines = capsys.readouterr().out.splitlines()
+    rows = [[float(x) for x in line.split()[3:]] for line in lines if "answers " in line or "rewards " in line]
+    assert len(rows) == 4 and head in (EXAMPLES.parent / "docs" / "theory.md").read_text()
+    for within, between, gini, entropy, slack, dispersion, transport, papers in rows:
+        assert abs(within + between - 1) <= 0.01 + 1e-9 and between <= min(gini, dispersion) + 0.01
+        assert gini <= entropy + 0.01 and dispersion <= transport + 0.01
+        assert abs(gini - between - slack) <= 0.02 and abs(transport - 2 * papers) <= 0.02
+    none, best, exact, proxy = (line.split()[-2:] for line in lines if line.startswith(("none", "one", "gradient_snr")))
+    assert none[0] == "1.000" and float(best[1]) <= float(none[1]) and 0 < float(exact[0]) < 1 > float(proxy[0])
+
+
 def test_the_method_of_the_documentation_trains_on_the_demo(tmp_path, monkeypatch):
     monkeypatch.chdir(EXAMPLES)
     monkeypatch.setattr("sys.path", list(sys.path))

@@ -235,6 +235,35 @@ def test_by_hand():
     assert gradient_snr_weight(torch.tensor([[[9.0, 3.0], [3.0, 1.0]]]), torch.ones(1, 2)).tolist() == [0.75]
 
 
+def test_the_signal_is_the_mean_product_of_different_rollouts():
+    rows = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 2.0
+    gram, ones = rows @ rows.mT, torch.ones(3, 5, dtype=torch.float64)
+    products = gram.sum((-2, -1)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    expected = products / 20 / rows.mean(1).square().sum(-1)
+    assert ((expected > 0) & (expected < 1)).all()
+    torch.testing.assert_close(gradient_snr_weight(gram, ones), expected)
+    torch.testing.assert_close(gradient_snr_weight(gram, ones, strength=0.4), 1 - 0.4 * (1 - expected))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_what_a_shared_baseline_does_to_the_signal(n):
+    """Over all groups of n of three equally likely rollouts, with E g = 0: too large by 1 + 1 / (n - 1)^2, exactly."""
+    rewards, scores = torch.tensor([1.0, 0.0, 0.5]).double(), torch.tensor([2.0, -1.0, -1.0]).double()
+    groups = torch.cartesian_prod(*[torch.arange(3)] * n)
+    updates = (rewards[groups] - rewards[groups].mean(1, keepdim=True)) * scores[groups]
+    products = (updates.sum(1).square() - updates.square().sum(1)) / (n * (n - 1))
+    assert products.mean().item() == pytest.approx(updates.mean().item() ** 2 * (1 + 1 / (n - 1) ** 2))
+
+
+def test_without_strength_every_weight_is_one():
+    noise = torch.stack([torch.eye(2), torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.full((2, 2), NAN)])
+    assert gradient_snr_weight(noise, torch.ones(3, 2), strength=0.0).tolist() == [1.0] * 3
+    assert gradient_snr_weight(noise, torch.ones(3, 2), strength=1e300).tolist() == [0.0, 0.0, 1.0]
+    for strength in (-0.1, NAN, INF):
+        with pytest.raises(CalibrantError, match="strength has to be a finite number of at least 0"):
+            gradient_snr_weight(noise, torch.ones(3, 2), strength=strength)
+
+
 def test_groups_that_say_nothing():
     gram = torch.eye(3).expand(4, 3, 3).clone()
     gram[1] = 1.0  # three equal gradients

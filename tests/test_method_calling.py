@@ -26,7 +26,7 @@ from calibrant.methods import (
 
 ORDER = (
     "grpo dr_grpo rloo rd_only gcpo_cd gcpo_bot grpo_se grpo_kle seed_grpo empo grpo_care capo egpo edge_grpo "
-    "q_hawkeye eg_spo r2vpo"
+    "q_hawkeye eg_spo r2vpo gcpo_grad gradient_snr"
 )
 
 
@@ -65,6 +65,8 @@ def test_what_each_method_needs():
         "edge_grpo": "token_entropy",
         "eg_spo": "token_entropy",
         "r2vpo": "ratio_variance",
+        "gcpo_grad": "head_gram",
+        "gradient_snr": "head_gram",
     }
 
 

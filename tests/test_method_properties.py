@@ -29,6 +29,7 @@ def chosen(groups, keep):
     """Groups of some of the rollouts, in some order."""
     inputs = {name: x[:, keep] for name, x in groups.inputs.items()}
     inputs["entailment"] = inputs["entailment"][:, :, keep]
+    inputs["head_gram"] = inputs["head_gram"][:, :, keep]
     return Groups(groups.rewards[:, keep], inputs)
 
 
@@ -230,6 +231,8 @@ def sixteen():
     inputs["clusters"][20:30] = torch.arange(16) % 2
     inputs["entailment"][0:10] = torch.tensor([1.0, 0, 0]).double()
     inputs["entailment"][10:20] = torch.tensor([0, 0, 1.0]).double()
+    signs = row(*[1.0, -1.0] * 8)  # gradients that cancel, and agree once they are times their advantages
+    inputs["head_gram"][0:10], inputs["head_gram"][10:20] = signs.mT @ signs, 1.0
     inputs["mean_logprob"][0:10], inputs["mean_logprob"][10:20] = -0.7, row(-0.001, *[-2.0] * 15)
     inputs["correct"][10:20] = row(1, 1, *[0.0] * 14)
     inputs["mean_logprob"][15:20] = row(-20.0, -0.1, -20.0, *[-0.1] * 13)

@@ -17,6 +17,8 @@ from calibrant.methods import (
     empo,
     gcpo_bot,
     gcpo_cd,
+    gcpo_grad,
+    gradient_snr,
     grpo,
     grpo_kle,
     grpo_se,
@@ -26,7 +28,7 @@ from calibrant.methods import (
     seed_grpo,
 )
 
-GCPO = ["rd_only", "gcpo_cd", "gcpo_bot"]
+GCPO = ["rd_only", "gcpo_cd", "gcpo_bot", "gcpo_grad"]
 FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
 
 
@@ -55,7 +57,8 @@ def test_the_plain_ones_by_hand():
 
 def groups_of_four():
     embeddings = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]], dtype=torch.float64)
-    return Groups(row(2, 0, 0, 1), {"embeddings": embeddings, "clusters": torch.tensor([[0, 0, 1, 1]])})
+    inputs = {"embeddings": embeddings, "clusters": torch.tensor([[0, 0, 1, 1]])}
+    return Groups(row(2, 0, 0, 1), {**inputs, "head_gram": embeddings @ embeddings.mT})
 
 
 def test_gcpo_of_four():
@@ -84,6 +87,7 @@ def test_the_scores_of_gcpo():
         "rd_only": ["reward_dispersion", "reward_weight"],
         "gcpo_cd": ["cosine_dispersion", "reward_dispersion", *weights],
         "gcpo_bot": ["barycentric_transport", "reward_dispersion", *weights],
+        "gcpo_grad": ["gradient_dispersion", "reward_dispersion", *weights],
     }
 
 
@@ -93,11 +97,12 @@ def test_gcpo_is_the_loop(name, dtype):
     groups = random_groups(dtype=dtype)
     outcome = apply(name, groups, alpha=0.9, reward_range=(0.0, 2.5))
     for n in range(25):
-        r, e, c, w = lists(groups, n, "rewards", "embeddings", "clusters", "where")
+        r, e, c, k, w = lists(groups, n, "rewards", "embeddings", "clusters", "head_gram", "where")
         uncertainty = {
             "rd_only": 0.0,
             "gcpo_cd": oracles.cosine_dispersion(e, w),
             "gcpo_bot": oracles.barycentric_transport(e, c, w),
+            "gcpo_grad": oracles.head_gradient_dispersion(k, w),
         }[name]
         weight = oracles.gcpo_weight(uncertainty, oracles.reward_dispersion(r, w, 0.0, 2.5), sum(w), 0.9)
         weighs(outcome, n, [weight] * 6, oracles.standardised(r, w), dtype)
@@ -106,6 +111,89 @@ def test_gcpo_is_the_loop(name, dtype):
 def test_alpha_uses_the_number_of_scorable_rollouts():
     # 4 of 6 are scorable: alpha_G = 0.6 / ln 4, half of them right: RD = 1
     assert rd_only(row(2, 0, NAN, 2, 0, NAN), None).weights[0].tolist() == pytest.approx([1 + 0.6 / math.log(4)] * 6)
+
+
+# The policy's own gradients
+
+
+def test_gcpo_of_gradients_by_hand():
+    # the mean of (1, 0), (1, 0), (0, 1), (0.6, 0.8) is (0.65, 0.45), |mean|^2 = 0.4225 + 0.2025, mean |g|^2 = 1
+    outcome = apply("gcpo_grad", groups_of_four())
+    assert outcome.scores["gradient_dispersion"].item() == pytest.approx(0.375)
+    assert outcome.weights[0].tolist() == pytest.approx([0.9391363 * 1.3246064] * 4, abs=1e-6)
+
+
+def test_the_signal_of_four():
+    # A = (1.25, -0.75, -0.75, 0.25) but for a factor: a = (1.25, 0), (-0.75, 0), (0, -0.75), (0.15, 0.2)
+    # mean (0.1625, -0.1375), |mean|^2 = 0.0453125; sum |a|^2 = 1.5625 + 2 * 0.5625 + 0.0625 = 2.75
+    # S^2 = (2.75 - 4 * 0.0453125) / 3 = 0.85625, S^2 / 4 = 0.2140625 > |mean|^2: all is noise
+    found = apply("gradient_snr", groups_of_four())
+    assert found.weights.tolist() == [[0.0] * 4] and found.advantages.tolist() == [[0.0] * 4]
+    assert found.scores["signal_share"].tolist() == [0.0]
+    scale = (0.9574271 + 1e-4) ** 2
+    assert found.scores["head_variance"].item() == pytest.approx(0.85625 * 3 / 4 / scale, rel=1e-6)
+    # at alpha = 0.1: 1 - 0.1 * 0.2140625 / 0.0453125 = 1 - 0.4724138
+    weak = apply("gradient_snr", groups_of_four(), alpha=0.1)
+    assert weak.weights[0].tolist() == pytest.approx([1 - 0.4724138] * 4, abs=1e-6)
+    assert weak.scores["signal_share"].tolist() == [0.0]  # at alpha = 1, whatever alpha is
+    both = apply("gradient_snr", groups_of_four(), alpha=0.1, reward_alpha=0.6)
+    assert both.scores["reward_weight"].item() == pytest.approx(1.3246064, abs=1e-6)
+    assert both.weights[0].tolist() == pytest.approx([0.5275862 * 1.3246064] * 4, abs=1e-6)
+    assert list(found.scores) == ["signal_share", "head_variance"]
+    assert list(both.scores) == ["signal_share", "head_variance", "reward_dispersion", "reward_weight"]
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_signal_is_that_of_the_loop(alpha, dtype):
+    groups = random_groups(dtype=dtype)
+    outcome = apply("gradient_snr", groups, alpha=alpha, reward_alpha=0.9, reward_range=(0.0, 2.5))
+    seen = set()
+    for n in range(25):
+        r, k, w = lists(groups, n, "rewards", "head_gram", "where")
+        base = oracles.standardised(r, w)
+        share = oracles.signal_share(k, base, w, alpha)
+        weight = share * oracles.gcpo_weight(0.0, oracles.reward_dispersion(r, w, 0.0, 2.5), sum(w), 0.9)
+        weighs(outcome, n, [weight] * 6, base, dtype)
+        seen.add("all" if share == 1 else "none" if share == 0 else "some")
+    assert seen >= {"none", "some"}
+
+
+def test_gradients_that_say_nothing_leave_the_advantage_alone():
+    rewards = row(2, 0, 1, 0).expand(4, 4).clone()
+    rewards[3] = 0.3
+    gram = torch.eye(4).double().expand(4, 4, 4).clone()
+    gram[0] = 0.0  # empty completions: no noise
+    gram[1] = NAN
+    gram[2, 1:, 1:] = NAN  # a single gradient that is known
+    found = gradient_snr(rewards, gram, None)
+    assert found.weights.tolist() == [[1.0] * 4] * 4
+    assert torch.equal(found.advantages, standardised(rewards, ~rewards.isnan()))
+    assert (found.advantages[3] == 0).all() and found.scores["head_variance"].tolist() == [0.0] * 4
+    dispersion = gcpo_grad(rewards, gram, None).scores["gradient_dispersion"]
+    assert dispersion.tolist() == pytest.approx([0.0, 0.0, 0.0, 0.75])
+
+
+def test_a_rollout_without_a_finite_gradient_is_left_out_of_the_weight_alone():
+    groups = random_groups(nan=0.0)
+    gram = groups.inputs["head_gram"].clone()
+    spoiled, without = gram.clone(), torch.ones(25, 6).bool()
+    spoiled[:, 2], spoiled[:, :, 2], without[:, 2] = INF, NAN, False
+    base = standardised(groups.rewards, torch.ones(25, 6).bool())
+    found = gradient_snr(groups.rewards, spoiled, None)
+    expected = [
+        oracles.signal_share(k, a, w) for k, a, w in zip(*(x.tolist() for x in (gram, base, without)), strict=True)
+    ]
+    assert found.weights[:, 0].tolist() == pytest.approx(expected, abs=1e-9)
+    torch.testing.assert_close(found.advantages, base * found.weights)
+
+
+@pytest.mark.parametrize("options", [{"alpha": -1.0}, {"alpha": INF}, {"reward_alpha": -0.1}, {"reward_alpha": NAN}])
+def test_strengths_of_the_shrinkage_that_cannot_be(options):
+    with pytest.raises(CalibrantError, match=f"{next(iter(options))} has to be a finite number of at least 0"):
+        gradient_snr(row(2, 0), torch.eye(2)[None], None, **options)
+    with pytest.raises(CalibrantError, match="G is 2 in rewards and 3 in head_gram"):
+        gradient_snr(row(2, 0), torch.eye(3)[None], None)
 
 
 # Semantic entropy

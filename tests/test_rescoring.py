@@ -79,6 +79,10 @@ def test_one_method_with_options(tmp_path, capsys):
     ("arguments", "said"),
     [
         (["--method", "capo"], "'ref_mean_logprob' (the log-probabilities of a frozen reference"),
+        (
+            ["--method", "gradient_snr"],
+            "'head_gram' (inner products of the gradients of the policy's output head: training",
+        ),
         (["--method", "capoo"], "did you mean 'capo'"),
         (["--alpha", "1"], "name it with --method"),
         (["--method", "rd_only", "--reward-range", "1", "1"], "range"),

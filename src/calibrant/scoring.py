@@ -21,7 +21,7 @@ from calibrant.methods import (
 from calibrant.methods.outcome import BASES
 from calibrant.text.inputs import FROM_TEXT, Judge, Readers, TextGroups, read
 
-FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance")
+FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
 """The inputs of methods that only models can give, or a file that holds what they gave."""
 
 
@@ -130,6 +130,7 @@ def rehearse(method: Method, options: Mapping[str, Any], without: Sequence[str] 
         "correct": torch.tensor([[0.0, 1.0]]),
         "total_rewards": torch.tensor([[low, high]]),
         **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
+        "head_gram": torch.eye(2)[None],
     }
     inputs = {name: made_up[name] for name in named_inputs(method) if name in made_up and name not in without}
     apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)

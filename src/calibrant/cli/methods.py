@@ -45,11 +45,11 @@ def print_table() -> None:
     from calibrant.methods.card import card
     from calibrant.methods.pages import LEVELS
 
-    width = min(get_terminal_size((120, 24)).columns, 120)
-    wrap = TextWrapper(width, initial_indent=" " * 12, subsequent_indent=" " * 12).fill
+    width, column = min(get_terminal_size((120, 24)).columns, 120), max(map(len, METHODS)) + 2
+    wrap = TextWrapper(width, initial_indent=" " * column, subsequent_indent=" " * column).fill
     for name, method in METHODS.items():
         about = card(method)
         facts = f"{about.paper} | needs {', '.join(about.needs)} | a {about.per} | {about.effect} | {about.certainty}"
-        print(f"{name:<12}" + wrap(about.summary).lstrip())
+        print(f"{name:<{column}}" + wrap(about.summary).lstrip())
         print(wrap(facts))
     print(f"\n{fill(LEVELS, width)}\n\nMore of one: calibrant methods NAME")

@@ -50,6 +50,8 @@ def _survey(head: Head, top: int) -> tuple[Tensor, Tensor]:
     for columns in _slices(head):
         logits = head.logits(columns)
         total = torch.logaddexp(total, logits.logsumexp(-1))
+        if not top:
+            continue
         ids = torch.arange(columns.start, columns.stop, device=logits.device).expand(logits.shape)
         values, ids = torch.cat([values, logits], -1), torch.cat([best, ids], -1)
         values, chosen = values.topk(min(top, values.shape[-1]), -1)

@@ -24,12 +24,13 @@ from calibrant.methods.calling import (
 )
 from calibrant.methods.card import Card, card
 from calibrant.methods.consensus import empo, grpo_care
-from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, rd_only
+from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, gcpo_grad, rd_only
 from calibrant.methods.inputs import SOURCES, missing_input
 from calibrant.methods.outcome import Method, Outcome
 from calibrant.methods.plain import dr_grpo, grpo, rloo
 from calibrant.methods.ranking import capo
 from calibrant.methods.semantic import grpo_kle, grpo_se, seed_grpo
+from calibrant.methods.shrinkage import gradient_snr
 from calibrant.methods.table import METHODS
 from calibrant.methods.tokens import edge_grpo, eg_spo
 from calibrant.methods.variance import q_hawkeye, r2vpo
@@ -51,6 +52,8 @@ __all__ = [
     "empo",
     "gcpo_bot",
     "gcpo_cd",
+    "gcpo_grad",
+    "gradient_snr",
     "grpo",
     "grpo_care",
     "grpo_kle",

@@ -23,6 +23,7 @@ SOURCES = {
     "answer_confidence": "the log-probabilities of the answer's tokens under a slowly averaged reference: training "
     "computes them",
     "ratio_variance": "the importance ratios of the current policy to the one that sampled: training computes them",
+    "head_gram": "inner products of the gradients of the policy's output head: training computes them",
     "state": "what the method returned at the step before, empty at first",
 }
 """Input -> what supplies it."""

@@ -2,11 +2,12 @@
 
 from calibrant.methods.asymmetric import egpo
 from calibrant.methods.consensus import empo, grpo_care
-from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, rd_only
+from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, gcpo_grad, rd_only
 from calibrant.methods.outcome import Method
 from calibrant.methods.plain import dr_grpo, grpo, rloo
 from calibrant.methods.ranking import capo
 from calibrant.methods.semantic import grpo_kle, grpo_se, seed_grpo
+from calibrant.methods.shrinkage import gradient_snr
 from calibrant.methods.tokens import edge_grpo, eg_spo
 from calibrant.methods.variance import q_hawkeye, r2vpo
 
@@ -28,5 +29,7 @@ METHODS: dict[str, Method] = {
     "q_hawkeye": q_hawkeye,
     "eg_spo": eg_spo,
     "r2vpo": r2vpo,
+    "gcpo_grad": gcpo_grad,
+    "gradient_snr": gradient_snr,
 }
 """Name -> method."""

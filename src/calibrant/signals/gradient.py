@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_non_negative, check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.gradients import moments
 from calibrant.gradients.grams import widened
@@ -70,8 +70,8 @@ def head_gram(
     check_shapes("head_gram", hidden=(hidden, "... N G T D"), logits=(logits, "... N G T V"))
     every = logits.detach().flatten(0, -4)
 
-    def read(n: int, _: Tensor, columns: Columns) -> Tensor:
-        return widened(every[n][..., columns])
+    def read(n: int, kept: Tensor, _: Tensor, columns: Columns) -> Tensor:
+        return widened(every[n][:, kept][..., columns])
 
     options = _Options("head_gram", temperature, top)
     return _grams(hidden, tokens, mask, logits.shape[-1], read, options)
@@ -110,7 +110,7 @@ def head_gram_from_weight(
     check_shapes(caller, hidden=(hidden.flatten(0, -2), "T D"), weight=(weight, "V D"), bias=(bias, "V"))
     rows, shift = weight.detach(), None if bias is None else bias.detach()
 
-    def read(_: int, states: Tensor, columns: Columns) -> Tensor:
+    def read(_: int, __: Tensor, states: Tensor, columns: Columns) -> Tensor:
         return functional.linear(states, rows[columns].to(states), None if shift is None else shift[columns].to(states))
 
     return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top))
@@ -171,23 +171,26 @@ def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tenso
     return like_input(share.clamp(max=1.0), gram)
 
 
-def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
+def gradient_snr_weight(
+    gram: Tensor, advantages: Tensor, where: Tensor | None = None, *, strength: float = 1.0
+) -> Tensor:
     """A weight for the update of each group: which part of its squared norm is not noise.
 
-    `w = max(0, 1 - (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. The mean
-    of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share of the
-    signal.
+    `w = max(0, 1 - strength (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`.
+    The mean of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share
+    of the signal at strength 1: `|mean a|^2 - S^2 / n = sum_{i != j} <a_i, a_j> / (n (n - 1))`.
 
     Args:
         gram: `[..., N, G, G]`, `<g_i, g_j>`, of the head or of all parameters.
         advantages: `[..., N, G]`.
         where: `[..., N, G]`, boolean; which rollouts count.
+        strength: multiplies the noise, at least 0; 0: all weights are 1.
 
     Returns:
         `[..., N]` in [0, 1]; 1 with fewer than two rollouts that count, and where there is no noise.
 
     Raises:
-        CalibrantError: shapes do not fit.
+        CalibrantError: shapes do not fit, or strength is negative or not finite.
 
     Reference: ours (c), a positive-part shrinkage factor. Advantages of a group share its baseline and are not
     independent; the weight takes them as if they were.
@@ -195,9 +198,10 @@ def gradient_snr_weight(gram: Tensor, advantages: Tensor, where: Tensor | None =
     >>> gradient_snr_weight(torch.tensor([[[1.0, 0.8], [0.8, 1.0]]]), torch.ones(1, 2))
     tensor([0.8889])
     """
+    check_non_negative("gradient_snr_weight", strength=strength)
     products, kept, _ = _products("gradient_snr_weight", gram, advantages, where)
     n = moments.count(kept)
-    noise = moments.gram_variance(products, n) / (n - 1).clamp(min=1)
+    noise = strength * moments.gram_variance(products, n) / (n - 1).clamp(min=1)
     signal = products.sum((-2, -1)) / n**2
     weight = (1 - noise / torch.where(signal > 0, signal, 1.0)).clamp(0.0, 1.0)
     weight = torch.where(signal > 0, weight, 0.0)
@@ -228,22 +232,26 @@ def _grams(
     tokens: Tensor,
     mask: Tensor,
     vocabulary: int,
-    read: Callable[[int, Tensor, Columns], Tensor],
+    read: Callable[[int, Tensor, Tensor, Columns], Tensor],
     options: _Options,
 ) -> Tensor:
-    """Inner products group by group; `read` gives the logits of some columns of group n."""
+    """Inner products group by group; `read` gives the logits of some columns of group n, for the tokens that are kept.
+
+    Padding that all rollouts of a group have would cost as much as tokens, so it is cut away.
+    """
     _check(hidden, tokens, mask, vocabulary, options)
     counted = as_token_mask(options.caller, mask).flatten(0, -3)
     states, ids = widened(hidden.detach()).flatten(0, -4), tokens.flatten(0, -3)
     counted = counted & (torch.isfinite(states).all(-1) | ~counted).all(-1, keepdim=True)
     states = torch.where(counted[..., None], states, 0.0)
     found = states.new_zeros(*counted.shape[:2], counted.shape[1], dtype=torch.float64)
-    for n in range(len(states)):
+    for n, kept in enumerate(counted.any(-2)):
+        hidden = states[n][:, kept]
 
-        def logits(columns: Columns, n: int = n) -> Tensor:
-            return read(n, states[n], columns) / options.temperature
+        def logits(columns: Columns, n: int = n, kept: Tensor = kept, hidden: Tensor = hidden) -> Tensor:
+            return read(n, kept, hidden, columns) / options.temperature
 
-        head = Head(states[n], ids[n], counted[n], logits, vocabulary)
+        head = Head(hidden, ids[n][:, kept], counted[n][:, kept], logits, vocabulary)
         found[n] = head_products(head, options.top)
     return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
 

@@ -67,6 +67,13 @@ class CalibratedGRPOConfig(GRPOConfig):
     ema_every: int = field(
         default=10, metadata={"help": "Optimisation steps between updates of the slow reference (GRPO-CARE: 10)."}
     )
+    head_gram_top: int | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of the vocabulary a token, the most probable ones, from which the gradients of the output "
+            "head are compared; 0: all. None: all up to a vocabulary of 32,768, 64 of a larger one."
+        },
+    )
     share_prefix: bool = field(
         default=True,
         metadata={

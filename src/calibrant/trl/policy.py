@@ -11,6 +11,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from calibrant.likelihoods import answer_confidence, answer_masks, row_mean
 from calibrant.references import SlowReference, frozen
+from calibrant.trl.head_gradients import HeadGradients
 
 MULTIMODAL = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
@@ -39,6 +40,7 @@ class PolicyInputs:
             self.slow = SlowReference(policy, trainer.args.ema_decay, trainer.args.ema_every)
             self._scoring(self.slow.model)
             trainer.add_callback(_Follow(trainer, self.slow))
+        self.head = HeadGradients(trainer) if "head_gram" in named else None
 
     def _scoring(self, model: Any) -> Any:
         """Gives a copy the head with which TRL computes log-probabilities."""
@@ -48,7 +50,7 @@ class PolicyInputs:
         return model.to(self.trainer.accelerator.device)
 
     def __call__(self, output: dict[str, Any]) -> dict[str, Tensor]:
-        """The inputs of a local batch, each `[B]`.
+        """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, a row of the group's matrix each.
 
         Args:
             output: as TRL's `_generate_and_score_completions` returns it.
@@ -69,6 +71,10 @@ class PolicyInputs:
             found["answer_confidence"] = self._answer_confidence(output, mask)
         if "ratio_variance" in self.named:
             found["ratio_variance"] = torch.zeros(len(mask), device=mask.device)  # the policy has not moved yet
+        if self.head is not None:
+            training = self.trainer.model.training
+            size = self.trainer.num_generations if training else self.trainer.num_generations_eval
+            found["head_gram"] = self.head(output, mask, size)
         return found
 
     def _answer_confidence(self, output: dict[str, Any], mask: Tensor) -> Tensor:

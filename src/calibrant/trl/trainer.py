@@ -140,7 +140,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._gathered["completion"],
             self._rewards[:, self._task_reward].view(-1, size),
             references=self._gathered["references"],
-            given={name: x.view(-1, size) for name, x in {**given, "total_rewards": total}.items()},
+            given={name: x.view(-1, size, *x.shape[1:]) for name, x in {**given, "total_rewards": total}.items()},
             state=self._memory,
         )
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)

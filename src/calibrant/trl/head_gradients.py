@@ -1,0 +1,133 @@
+"""Inner products of the gradients of the policy's output head, for a batch of rollouts in training."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl.models.utils import disable_gradient_checkpointing
+
+from calibrant.errors import CalibrantError
+from calibrant.prefix import logps_in_chunks
+from calibrant.prefix.head import Head, find_head, model_name
+from calibrant.signals import head_gram_from_weight
+
+EXACT_VOCABULARY = 2**15
+"""Largest vocabulary of which every column is taken where nothing else is asked for."""
+TOP = 64
+"""Columns of a token that are taken of a larger one.
+
+With random heads of 131,072 columns and next-token entropies of 2 and 6 nats the error was at most 2e-4 of
+`|g_i| |g_j|`, in half of the time of all columns; with 32,768 columns there was hardly any time to be saved.
+"""
+
+
+class HeadGradients:
+    """Computes the input `head_gram` from one more forward pass without gradients, and the head's weight.
+
+    Args:
+        trainer: whose policy it is; temperature, sharing of prompts and rows of a pass are its own.
+
+    Raises:
+        CalibrantError: the policy's head cannot be read (see `readable_head`).
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer, self._sharing = trainer, trainer._sharing
+        readable_head(trainer.model, cast=trainer.args.cast_lm_head_to_fp32)
+        if trainer.args.head_gram_top is not None and trainer.args.head_gram_top < 0:
+            raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {trainer.args.head_gram_top}")
+
+    def __call__(self, output: dict[str, Any], mask: Tensor, size: int) -> Tensor:
+        """The rows of the local rollouts: row i holds the inner products with the rollouts of its group.
+
+        Args:
+            output: as TRL's `_generate_and_score_completions` returns it, on this process.
+            mask: `[B, T]`, which tokens the policy wrote.
+            size: rollouts of a group; groups are consecutive rows of all processes together.
+
+        Returns:
+            `[B, G]`, float64.
+
+        Raises:
+            CalibrantError: the batch has images, or the model's last hidden states cannot be recorded.
+        """
+        if any(name in output for name in ("pixel_values", "image_grid_thw")):
+            raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
+        states, ids = self._states(output), output["completion_ids"]
+        if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
+            return self._gram(states, ids, mask, size).flatten(0, 1)
+        states, ids, every = map(self._gathered, (states, ids, mask))
+        own: Tensor = self.trainer._local(self._gram(states, ids, every, size).flatten(0, 1), len(mask))
+        return own
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """Of all processes, padded to the longest completion with tokens that do not count."""
+        accelerator = self.trainer.accelerator
+        found: Tensor = accelerator.gather(accelerator.pad_across_processes(rows, dim=1))
+        return found
+
+    def _gram(self, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
+        head, given = readable_head(self.trainer.model), self.trainer.args.head_gram_top
+        linear: Any = head.module
+        states, ids, mask = (x.view(-1, size, *x.shape[1:]) for x in (states * head.scale, ids, mask))
+        top = None if len(linear.weight) <= EXACT_VOCABULARY else TOP
+        return head_gram_from_weight(
+            states,
+            linear.weight,
+            ids,
+            mask,
+            bias=linear.bias,
+            temperature=self.trainer.temperature,
+            top=top if given is None else given or None,
+        )
+
+    def _states(self, output: dict[str, Any]) -> Tensor:
+        """The last hidden states that predict each completion token, `[B, T, D]`, with shared prompts if it can."""
+        if self._sharing:
+            try:
+                return self._forward(output, None)
+            except CalibrantError:
+                self._sharing = False
+        return self._forward(output, torch.arange(len(output["prompt_ids"]), device=output["prompt_ids"].device))
+
+    @torch.no_grad()
+    def _forward(self, output: dict[str, Any], prefix_index: Tensor | None) -> Tensor:
+        trainer = self.trainer
+        with (
+            trainer.accelerator.autocast(),
+            disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
+        ):
+            found = logps_in_chunks(
+                trainer.model,
+                *(output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")),
+                rows_per_chunk=trainer.args.per_device_train_batch_size,
+                hidden_states=True,
+                prefix_index=prefix_index,
+            )
+        assert found.hidden_states is not None
+        return found.hidden_states
+
+
+def readable_head(model: nn.Module, *, cast: bool = False) -> Head:
+    """The output head of a model, if its gradient follows from its inputs and its weight.
+
+    Args:
+        model: a causal language model, in wrappers or not.
+        cast: whether the trainer computes the head in another type than the model has.
+
+    Raises:
+        CalibrantError: the head is wrapped (by an adapter), quantised, cast, followed by a soft cap of the logits, or
+            spread over processes.
+    """
+    head, name = find_head(model), model_name(model)
+    weight = getattr(head.module, "weight", None)
+    against = None
+    if not isinstance(head.module, nn.Linear) or weight is None or not weight.is_floating_point() or weight.ndim != 2:
+        against = f"is a {type(head.module).__name__} (an adapter or quantised weights?), not a plain linear layer"
+    elif cast:
+        against = "is cast to float32 (cast_lm_head_to_fp32)"
+    elif head.softcap is not None:
+        against = "is followed by a soft cap of its logits"
+    if against:
+        raise CalibrantError(f"the input 'head_gram' is read from the output head, and that of {name} {against}")
+    return head
