@@ -134,7 +134,10 @@ def test_weights_of_training_are_those_of_the_method(policy, questions, tmp_path
 
 def test_a_group_that_straddles_two_processes_is_read_whole(tmp_path):
     """Groups of 4, 6 rows a process; in bfloat16, where padding moves the third digit."""
-    one, two = launch(tmp_path / "one", 1, 12, method="gradient_snr"), launch(tmp_path / "two", 2, 6, method="gradient_snr")
+    one, two = (
+        launch(tmp_path / "one", 1, 12, method="gradient_snr"),
+        launch(tmp_path / "two", 2, 6, method="gradient_snr"),
+    )
     np.testing.assert_allclose(one.weight, two.weight, rtol=0, atol=1e-2)
     np.testing.assert_allclose(one.head_variance, two.head_variance, rtol=3e-3)
     assert one.head_variance.nunique() == 3
