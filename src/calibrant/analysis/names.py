@@ -4,29 +4,30 @@ from typing import NamedTuple
 
 
 class Signal(NamedTuple):
-    """A signal in words, and +1 if it grows with doubt, -1 if it is compared turned round."""
+    """A signal in words, in short, and +1 if it grows with doubt, -1 if it is compared turned round."""
 
     words: str
+    short: str
     sign: int = 1
 
 
 SIGNALS = {
-    "token_entropy": Signal("token entropy"),
-    "predictive_entropy": Signal("predictive entropy (nats a sequence)"),
-    "mean_logprob": Signal("mean log-likelihood a token, turned round", -1),
-    "semantic_entropy": Signal("semantic entropy, by likelihood"),
-    "semantic_entropy_discrete": Signal("semantic entropy, counted"),
-    "kernel_language_entropy": Signal("kernel language entropy"),
-    "semantic_nearest_neighbour_entropy": Signal("semantic nearest-neighbour entropy"),
-    "self_consistency": Signal("self-consistency, turned round", -1),
-    "cosine_dispersion": Signal("cosine dispersion (CD)"),
-    "barycentric_transport": Signal("barycentric transport (BoT)"),
-    "reward_dispersion": Signal("reward dispersion (RD)"),
-    "reward_mean": Signal("mean reward, turned round", -1),
-    "head_gradient_variance": Signal("head gradient variance, with advantages"),
-    "head_score_variance": Signal("head gradient variance, without advantages"),
-    "head_gradient_dispersion": Signal("head gradient dispersion"),
-    "gradient_snr_weight": Signal("signal share of the head gradient, turned round", -1),
+    "token_entropy": Signal("token entropy", "token entropy"),
+    "predictive_entropy": Signal("predictive entropy (nats a sequence)", "predictive entropy"),
+    "mean_logprob": Signal("mean log-likelihood a token, turned round", "log-likelihood", -1),
+    "semantic_entropy": Signal("semantic entropy, by likelihood", "SE, by likelihood"),
+    "semantic_entropy_discrete": Signal("semantic entropy, counted", "SE, counted"),
+    "kernel_language_entropy": Signal("kernel language entropy", "KLE"),
+    "semantic_nearest_neighbour_entropy": Signal("semantic nearest-neighbour entropy", "SNNE"),
+    "self_consistency": Signal("self-consistency, turned round", "self-consistency", -1),
+    "cosine_dispersion": Signal("cosine dispersion (CD)", "CD"),
+    "barycentric_transport": Signal("barycentric transport (BoT)", "BoT"),
+    "reward_dispersion": Signal("reward dispersion (RD)", "RD"),
+    "reward_mean": Signal("mean reward, turned round", "mean reward", -1),
+    "head_gradient_variance": Signal("head gradient variance, with advantages", "head V(q)"),
+    "head_score_variance": Signal("head gradient variance, without advantages", "head V without A"),
+    "head_gradient_dispersion": Signal("head gradient dispersion", "head dispersion"),
+    "gradient_snr_weight": Signal("signal share of the head gradient, turned round", "head signal share", -1),
 }
 """Every signal, in the order of tables. Confidences are turned round, so that all of them grow with doubt."""
 

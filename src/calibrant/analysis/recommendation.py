@@ -185,8 +185,8 @@ def _about_signal(
 ) -> list[str]:
     if signal is None or table is None:
         return [
-            f"Too few groups to say which signal follows the gradient variance: {counts['informative']} have reward "
-            f"spread, and {ENOUGH} are needed. Give more --queries."
+            f"Too few groups to say which signal follows the gradient variance: {counts['informative']} of "
+            f"{counts['groups']} have reward spread, and {ENOUGH} are needed. Give more --queries."
         ]
     said = f"{words(signal['name'])}: rank correlation {interval(signal)} with V(q) over {table['groups']} groups"
     if not signal["follows"]:

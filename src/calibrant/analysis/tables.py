@@ -99,8 +99,8 @@ def table(found: Columns, target: str, where: Tensor) -> Table | None:
     Returns:
         `groups`, how many the figures are of; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap
         interval `low` and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on
-        held-out folds); `differences`, signal -> other signal -> difference of rho, lower end, upper end, p (of V(q) alone);
-        `left_out`, the signals that too many groups lack. None with fewer groups than folds.
+        held-out folds); `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper
+        end, p; `left_out`, the signals that too many groups lack. None with fewer groups than folds.
     """
     y = found.targets[target]
     where = where & ~y.isnan()

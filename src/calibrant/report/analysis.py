@@ -130,9 +130,10 @@ def figure_one(results: Mapping[str, Any]) -> Section:
     if table is None:
         return Section("figure", title, missing=["Too few groups for statistics."])
     plots = [Plot(name, figures.data_uri([draw], (5.2, 4.6))) for name, draw in panels(table).items()]
+    less = f", without the {results['outliers']} largest V(q)" if results["outliers"] else ""
     said = [
-        f"{table['groups']:,} groups, without the {results['outliers']} largest V(q). Confidences are turned round: a "
-        "positive correlation means more doubt, more variance."
+        f"{table['groups']:,} groups{less}. Confidences are turned round: where a correlation is positive, doubt and "
+        "variance grow together."
     ]
     return Section("figure", title, said, plots)
 
@@ -140,7 +141,7 @@ def figure_one(results: Mapping[str, Any]) -> Section:
 def panels(table: Mapping[str, Any]) -> dict[str, figures.Draw]:
     """Title -> figure: rank correlation, retrieval, differences to barycentric transport, held-out prediction."""
     rows = dict(sorted(table["rows"].items(), key=lambda item: -item[1]["rho"]))
-    names, values = [words(name) for name in rows], pd.DataFrame(rows).T
+    names, values = [SIGNALS[name].short for name in rows], pd.DataFrame(rows).T
     made = {
         "(a) Rank correlation with V(q)": figures.rows_of_estimates(
             names, [figures.Estimates("rho", values["rho"], values["low"], values["high"])], "Spearman's rho"
@@ -160,7 +161,9 @@ def panels(table: Mapping[str, Any]) -> dict[str, figures.Draw]:
         others = {name: against[name] for name in rows if name in against}
         d, low, high, _ = zip(*others.values(), strict=True)
         made["(c) BoT minus each signal, paired bootstrap"] = figures.rows_of_estimates(
-            [words(name) for name in others], [figures.Estimates("difference", d, low, high)], "difference of rho"
+            [SIGNALS[name].short for name in others],
+            [figures.Estimates("difference", d, low, high)],
+            "difference of rho",
         )
     baseline = table["baseline_mae"]
     explained = 1 - values["mae"] / baseline if baseline > 0 else values["mae"] * 0
@@ -177,8 +180,10 @@ def target_tables(target: str, results: Mapping[str, Any]) -> Iterator[Section]:
     made = results["tables"].get(target, {})
     if not made:
         yield Section(target, capital(TARGETS[target]), missing=["Too few groups for statistics."])
-    for i, (subset, table) in enumerate(made.items()):
-        said = [NOTES[target]] if i == 0 else []
+    for subset, table in made.items():
+        said = [NOTES[target]] if subset == "all" else []
+        if subset == "informative" and table["groups"] == made["all"]["groups"]:
+            continue  # each group has spread: the same table again
         left = [f"Not measured here: {', '.join(words(n) for n in table['left_out'])}."] if table["left_out"] else []
         title = f"{capital(TARGETS[target])}: {SUBSETS[subset]} ({table['groups']:,})"
         yield Section(f"{target}-{subset}", title, said, table=rank_table(table, target), missing=left)
