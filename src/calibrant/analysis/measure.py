@@ -15,7 +15,7 @@ from calibrant.analysis.groups import Group, texts_shown
 from calibrant.analysis.names import SIGNALS
 from calibrant.clustering import entailment_clusters
 from calibrant.generation import Tokens
-from calibrant.gradients import gradient_variance
+from calibrant.gradients import gradient_variance, moments
 from calibrant.groups import group_mean, has_spread, valid
 from calibrant.prefix import SharedPrefix, logps_in_chunks
 from calibrant.prefix.head import find_head
@@ -187,19 +187,57 @@ def _of_head(forward: SharedPrefix, tokens: Tokens, advantages: Tensor, tools: I
 
 def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, tools: Instruments) -> dict[str, float | None]:
     """V(q) of the parameters, exactly, its value without advantages, and their shares within and between clusters."""
-    if int((~advantages.isnan()).sum()) < 2:
+    scorable = ~advantages.isnan()
+    if int(scorable.sum()) < 2:
         return {}
+    gram, finite = _gram(tokens, tools)
+    where = scorable & finite
+    update = _spread(gram, advantages, where, clusters)
+    score = _spread(gram, torch.ones_like(advantages), where, clusters)
+    return {
+        "gradient_variance": update["variance"],
+        "variance_intra": update["intra"],
+        "variance_inter": update["inter"],
+        "score_variance": score["variance"],
+        "score_variance_intra": score["intra"],
+        "score_variance_inter": score["inter"],
+        "mean_norm_squared": update["norm"],
+    }
+
+
+def _gram(tokens: Tokens, tools: Instruments) -> tuple[Tensor, Tensor]:
+    """Inner products of the rollouts' gradients, `[1, G, G]` float64, and which are finite, `[1, G]`.
+
+    Equal completions of one prompt have one gradient: each distinct one goes through the model once.
+    """
+    written = torch.where(tokens.completion_mask.bool(), tokens.completion_ids, -1).cpu()
+    _, which = written.unique(dim=0, return_inverse=True)
+    first = torch.stack([(which == i).nonzero()[0, 0] for i in range(int(which.max()) + 1)])
+    batch = {name: x[first.to(x.device)] for name, x in tokens._asdict().items()}
     found = gradient_variance(
         tools.model,
-        tokens._asdict(),
-        advantages,
+        batch,
+        torch.ones(1, len(first), dtype=torch.float64),
         parameters=tools.parameters,
-        clusters=clusters,
+        gram=True,
         temperature=tools.temperature,
     )
-    parts = ("variance_intra", "variance_inter", "score_variance", "score_variance_intra", "score_variance_inter")
-    values = {"gradient_variance": found.variance, **{name: getattr(found, name) for name in parts}}
-    return {name: number(x) for name, x in {**values, "mean_norm_squared": found.mean_norm_squared}.items()}
+    assert found.gram is not None
+    return found.gram[:, which][:, :, which], found.where[:, which]
+
+
+def _spread(gram: Tensor, weights: Tensor, where: Tensor, clusters: Tensor) -> dict[str, float | None]:
+    """Of `a_i = w_i g_i`: `1/n sum_i |a_i - mean a|^2`, its parts within and between clusters, and `|mean a|^2`."""
+    kept = moments.kept(gram, where)
+    products, n = moments.weighted(kept, torch.where(where, weights.double(), 0.0)), moments.count(where)
+    total = moments.gram_variance(products, n)
+    between = moments.between_clusters(products, clusters, where)
+    return {
+        "variance": number(total),
+        "intra": number((total - between).clamp(min=0.0)),
+        "inter": number(between),
+        "norm": number((products.sum((-2, -1)) / n**2).clamp(min=0.0)),
+    }
 
 
 def _outcome(rewards: Tensor, correct: Tensor) -> str:
