@@ -543,10 +543,13 @@ def test_the_best_signal_and_its_method():
     assert found["signal"]["name"] == "barycentric_transport"
     assert found["signal"]["not_led"] == ["cosine_dispersion"]
     assert (found["method"]["name"], found["method"]["behind"]) == ("gcpo_bot", None)
+    assert found["method"]["beside"] == ["gcpo_cd"]
+    assert "the data do not tell it from gcpo_cd." in found["words"][1]
     assert "The data do not tell it from cosine dispersion (CD) (0.55)." in found["words"][0]
     alone = advice(v_table(cosine_dispersion=around(0.6), token_entropy=around(0.2)))
     assert "It leads every other signal." in alone["words"][0]
-    assert alone["method"]["name"] == "gcpo_cd"
+    assert alone["method"]["name"] == "gcpo_cd" and alone["method"]["beside"] == []
+    assert "Every group has reward spread, so every group teaches something." in alone["words"]
 
 
 def test_a_signal_that_no_method_reads():

@@ -24,8 +24,8 @@ SIGNALS = {
     "barycentric_transport": Signal("barycentric transport (BoT)", "BoT"),
     "reward_dispersion": Signal("reward dispersion (RD)", "RD"),
     "reward_mean": Signal("mean reward, turned round", "mean reward", -1),
-    "head_gradient_variance": Signal("head gradient variance, with advantages", "head V(q)"),
-    "head_score_variance": Signal("head gradient variance, without advantages", "head V without A"),
+    "head_gradient_variance": Signal("head gradient variance (with advantages)", "head V(q)"),
+    "head_score_variance": Signal("head gradient variance (without advantages)", "head V without A"),
     "head_gradient_dispersion": Signal("head gradient dispersion", "head dispersion"),
     "gradient_snr_weight": Signal("signal share of the head gradient, turned round", "head signal share", -1),
 }

@@ -11,7 +11,7 @@ Rules of ours (c), since no source states any:
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from calibrant.analysis.names import PAPER_ORDER, SIGNALS
@@ -115,12 +115,18 @@ def chosen_method(signal: Mapping[str, Any], table: Mapping[str, Any], methods: 
     readable = [name for name in rows if any(route.method in methods for route in ROUTES.get(name, ()))]
     following = [name for name in readable if rows[name]["low"] > 0]
     if not following:
-        return {"name": "grpo", "reads": None}
+        return {"name": "grpo", "reads": None, "behind": None, "beside": []}
     reads = max(following, key=lambda name: rows[name]["rho"])
     route = next(route for route in ROUTES[reads] if route.method in methods)
     behind = None if reads == signal["name"] else table["differences"][signal["name"]][reads][:3]
+    beside = [name for name in following if name != reads and table["differences"][reads][name][1] <= 0]
     kept = {key: rows[reads][key] for key in ("rho", "low", "high")}
-    return {"name": route.method, "reads": reads, **kept, "behind": behind}
+    return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": _methods(beside, methods)}
+
+
+def _methods(signals: Sequence[str], methods: Collection[str]) -> list[str]:
+    """The first method that reads each signal."""
+    return [next(route.method for route in ROUTES[name] if route.method in methods) for name in signals]
 
 
 def strength(method: Mapping[str, Any], found: Evidence) -> dict[str, Any] | None:
@@ -208,6 +214,8 @@ def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | N
     if method["behind"]:
         d, low, high = method["behind"]
         said += f" No method reads the best signal; this one is {decimal(d)} [{decimal(low)}, {decimal(high)}] behind."
+    if method["beside"]:
+        said += f" By this measure the data do not tell it from {', '.join(dict.fromkeys(method['beside']))}."
     return [said, *_about_alpha(alpha)]
 
 
@@ -230,6 +238,8 @@ def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
     if groups is None:
         return []
     idle = 1 - groups["informative"]
+    if idle == 0:
+        return ["Every group has reward spread, so every group teaches something."]
     said = (
         f"Groups that teach nothing: {idle:.0%} (all right {groups['all_right']:.0%}, all wrong "
         f"{groups['all_wrong']:.0%}, otherwise equal {groups['equal']:.0%}, unscorable {groups['unscorable']:.0%})."

@@ -229,9 +229,10 @@ def scatters(analysis: Analysis) -> Section:
         return Section("scatter", title, missing=["Too few groups with reward spread to draw."])
     plots = [
         Plot(
-            capital(signal.words), figures.data_uri([figures.scatter(known[name], known["V"], name, "V(q)", log=True)])
+            capital(as_it_is(name)),
+            figures.data_uri([figures.scatter(known[name], known["V"], name, "V(q)", log=True)]),
         )
-        for name, signal in SIGNALS.items()
+        for name in SIGNALS
         if known[name].notna().sum() > 1
     ]
     return Section("scatter", title, [f"{len(known):,} groups with reward spread; signals as they are."], plots)
@@ -249,10 +250,7 @@ def _spread(analysis: Analysis) -> pd.DataFrame:
 def distributions(results: Mapping[str, Any]) -> Section:
     """What values each signal takes."""
     parts = ("mean", "std", "q01", "median", "q99")
-    rows = [
-        [words(name).removesuffix(", turned round"), *(f"{row[part]:.4g}" for part in parts)]
-        for name, row in results["signals"].items()
-    ]
+    rows = [[as_it_is(name), *(f"{row[part]:.4g}" for part in parts)] for name, row in results["signals"].items()]
     header = ["signal", "mean", "deviation", "1st percentile", "median", "99th percentile"]
     return Section("signals", "Values of the signals", ["Over all groups, as they are."], table=Table(header, rows))
 
@@ -309,6 +307,15 @@ def _or_dash(x: float | None) -> str:
 
 def _queries(analysis: Analysis) -> int:
     return int(analysis.options()["settings"]["queries"])
+
+
+def as_it_is(signal: str) -> str:
+    """A signal in words, where it is not turned round.
+
+    >>> as_it_is("self_consistency")
+    'self-consistency'
+    """
+    return words(signal).removesuffix(", turned round")
 
 
 def capital(text: str) -> str:

@@ -128,9 +128,7 @@ def curve(
             _legend_above(ax)
         _compare(ax, line)
         if log and _spans_decades(values):
-            ax.set_yscale("log")
-            ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            _logarithmic(ax)
         if share:
             ax.set_ylim(-0.02, 1.02)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -230,7 +228,7 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
         ax.set_xlabel(shorten(x_label))
         ax.set_ylabel(y_label)
         if log and len(y) and y.min() > 0:
-            ax.set_yscale("log")
+            _logarithmic(ax)
 
     return draw
 
@@ -293,6 +291,12 @@ def shorten(text: str, limit: int = 40) -> str:
     """A name as a label: underscores as spaces, cut at a length that fits."""
     text = " ".join(text.replace("_", " ").split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _logarithmic(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _spans_decades(values: pd.Series) -> bool:
