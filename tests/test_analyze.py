@@ -28,6 +28,7 @@ from calibrant.files import keep_lines
 from calibrant.gradients import gradient_variance
 from calibrant.methods import METHODS
 from calibrant.models import load_policy, load_tokenizer
+from calibrant.prefix.head import find_head
 from calibrant.report import write_analysis_report
 from calibrant.rollouts import write_rollouts
 from calibrant.signals import cosine_dispersion, reward_dispersion, semantic_entropy
@@ -140,6 +141,18 @@ def test_the_head_alone_is_the_gradient_of_the_head(whole, tokenizer):
     assert signals["head_score_variance"] == pytest.approx(exact.score_variance.item(), rel=1e-3)
 
 
+def test_without_a_linear_head_the_rest_is_measured(whole, tools, tokenizer, monkeypatch):
+    capped = find_head(tools.model)._replace(softcap=30.0)
+    monkeypatch.setattr("calibrant.analysis.measure.find_head", lambda _: capped)
+    frame = groups_of_file(str(whole / "rollouts.jsonl"))[0]
+    line, _ = measured(0, given_group(frame, tokenizer, 2048, torch.device("cpu")), tools)
+    missing = {name for name, x in line["signals"].items() if x is None}
+    assert missing == {
+        "head_gradient_variance", "head_score_variance", "head_gradient_dispersion", "gradient_snr_weight",
+    }  # fmt: skip
+    assert line["truth"] == lines_of(whole)[0]["truth"]
+
+
 def interrupt_after(monkeypatch, groups: int) -> None:
     """As Ctrl-C inside the next group."""
     done = 0
@@ -239,6 +252,23 @@ def test_an_answer_that_was_cut_gets_no_end(tmp_path, tokenizer):
     group = given_group(frame, tokenizer, 100, torch.device("cpu"))
     assert group.tokens.completion_mask.sum(-1).tolist() == [count, count + 1, count + 1]
     assert group.tokens.completion_ids[1, -1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_conversation_comes_back_from_a_file(tmp_path, tools, tokenizer, ending):
+    chat = load_tokenizer("demo")
+    chat.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Answer:"
+    turns = [{"role": "system", "content": "Be brief, don't guess"}, {"role": "user", "content": "Where?"}]
+    row = {"prompt_id": "a", "prompt": "Where?", "references": ["Rome"], "messages": turns}
+    first = sampled_group(tools.model, chat, TASK, row, samples=3, temperature=0.9, length=8, seed=1)
+    lines = measured(0, first, tools)
+    (frame,) = groups_of_file(str(write_rollouts(tmp_path / f"r.{ending}", lines[1])))
+    again = given_group(frame, chat, 100, torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(first.tokens, again.tokens, strict=True))
+    assert measured(0, again, tools)[0] == lines[0]
+    broken = frame.assign(messages="not a conversation")
+    with pytest.raises(CalibrantError, match="holds no conversation"):
+        given_group(broken, chat, 100, torch.device("cpu"))
 
 
 def test_ids_of_another_tokenizer_are_not_taken(tmp_path, tokenizer):

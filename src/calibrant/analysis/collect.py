@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from calibrant.analysis.groups import Group, given_group, group_seed, groups_of_file, sampled_group
 from calibrant.analysis.measure import Instruments, measured
-from calibrant.analysis.settings import AnalyzeSettings
+from calibrant.analysis.settings import QUERIES, AnalyzeSettings
 from calibrant.analysis.store import (
     Analysis,
     begin,
@@ -92,8 +92,8 @@ def _rows(settings: AnalyzeSettings, task: Task) -> list[Row]:
     """The first questions of a split: of the training split, unless another one is named."""
     source = task if settings.split in task.splits else training_task(task)
     folder = Path(settings.data_dir) if settings.data_dir else None
-    rows = source.load(settings.split or source.splits[0], settings.queries, settings.seed, data_dir=folder)
-    return rows[: settings.queries]
+    count = settings.queries or QUERIES
+    return source.load(settings.split or source.splits[0], count, settings.seed, data_dir=folder)[:count]
 
 
 def _source(

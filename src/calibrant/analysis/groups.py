@@ -58,7 +58,7 @@ def sampled_group(
     for found, ids, count in zip(rows, tokens.completion_ids.tolist(), counts, strict=True):
         found["completion_ids"] = ids[:count]
     if "messages" in row:
-        rows[0]["messages"] = row["messages"]  # what a chat template makes the prompt of; once a group
+        rows[0]["messages"] = json.dumps(row["messages"], ensure_ascii=False)  # for a chat template; once a group
     return Group(rows, tokens)
 
 
@@ -95,7 +95,9 @@ def given_group(frame: pd.DataFrame, tokenizer: Any, limit: int, device: torch.d
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     question = _question(rows)
     if (length := prompt_tokens(question, tokenizer)) > limit:
-        raise CalibrantError(f"the prompt '{question['prompt_id']}' takes {length} tokens, more than {limit}")
+        raise CalibrantError(
+            f"the prompt '{question['prompt_id']}' takes {length} tokens, more than {limit}; raise --max-prompt-length"
+        )
     prompt, mask = encoded(tokenizer, [prompt_for(question, tokenizer)], device)
     ids = [_completion_ids(row, tokenizer) for row in rows]
     completion, written = padded(ids, tokenizer.pad_token_id or 0, device)
@@ -118,8 +120,20 @@ def _question(rows: list[dict[str, Any]]) -> Row:
     question: Row = {"prompt_id": str(rows[0]["prompt_id"]), "prompt": str(rows[0]["prompt"]), "references": []}
     turns = next((row["messages"] for row in rows if row.get("messages") is not None), None)
     if turns is not None:
-        question["messages"] = json.loads(turns) if isinstance(turns, str) else list(turns)
+        question["messages"] = _turns(turns, question["prompt_id"])
     return question
+
+
+def _turns(value: Any, prompt_id: str) -> list[dict[str, str]]:
+    """A conversation, as JSON or as a list."""
+    try:
+        turns = json.loads(value) if isinstance(value, str) else list(value)
+        return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns]
+    except (TypeError, KeyError, ValueError):
+        raise CalibrantError(
+            f"the column 'messages' of the prompt '{prompt_id}' holds no conversation; write JSON, a list of role and "
+            "content, or leave the column out"
+        ) from None
 
 
 def _completion_ids(row: dict[str, Any], tokenizer: Any) -> list[int]:

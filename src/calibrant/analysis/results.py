@@ -21,7 +21,7 @@ def write_results(analysis: Analysis) -> dict[str, Any]:
         CalibrantError: no group is measured.
     """
     settings = analysis.options()["settings"]
-    queries = int(settings["queries"])
+    queries = settings["queries"]
     found = columns(analysis.lines(queries))
     if not found.outcomes:
         raise CalibrantError(f"'{analysis.path}' holds no group yet")

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from calibrant.errors import CalibrantError
 from calibrant.text import MINILM
 
+QUERIES = 200
+"""Groups that are sampled where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class AnalyzeSettings:
@@ -15,7 +18,7 @@ class AnalyzeSettings:
     model: str = "demo"
     data_dir: str | None = None
     split: str | None = None
-    queries: int = 200
+    queries: int | None = None
     rollouts: int = 16
     temperature: float = 0.9
     max_prompt_length: int = 2048

@@ -104,7 +104,7 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
     Raises:
         CalibrantError: it holds something else, or an analysis with other options.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(file.name.startswith(".") for file in path.iterdir())):
         return
     if not path.is_dir():
         raise CalibrantError(f"'{path}' is a file; give --out a directory")

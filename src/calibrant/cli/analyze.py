@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--task", default="places", help="see `calibrant tasks` (default: places)")
     add("--data-dir", metavar="DIR", help="folder with the task's official files")
     add("--split", help="of the data (default: the split that training reads, where the decision is made)")
-    add("--queries", type=int, default=200, help="prompts; more may be asked of the same --out later (default: 200)")
+    add("--queries", type=int, help="prompts; the same --out may be asked for more (default: 200, or all of the file)")
     add("--rollouts", type=int, default=16, help="answers sampled a prompt, G (default: 16)")
     add("--temperature", type=float, default=0.9, help="of sampling and of the gradient (default: 0.9)")
     add("--max-prompt-length", type=int, default=2048, help="tokens of a prompt (default: 2048)")

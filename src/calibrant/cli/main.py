@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _disk_full(error):
             raise
-        return _fail("the disk is full; free some space and continue with --resume, nothing that was saved is lost")
+        return _fail(
+            "the disk is full; free some space and go on (train: with --resume; analyze: by the same command), nothing "
+            "that was saved is lost"
+        )
 
 
 def _run(arguments: list[str]) -> int:

@@ -305,8 +305,9 @@ def _or_dash(x: float | None) -> str:
     return "–" if x is None else decimal(x)
 
 
-def _queries(analysis: Analysis) -> int:
-    return int(analysis.options()["settings"]["queries"])
+def _queries(analysis: Analysis) -> int | None:
+    count: int | None = analysis.options()["settings"]["queries"]
+    return count
 
 
 def as_it_is(signal: str) -> str:
