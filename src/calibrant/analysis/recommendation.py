@@ -172,7 +172,7 @@ def paper_order(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
     Returns:
         `found`, the four by rho; `holds`; `clear`, whether each difference between neighbours of the paper's order has
-        an interval above 0. None where one of them is missing.
+        an interval above 0, and `contradicted`, whether one has it below 0. None where one of them is missing.
     """
     if table is None or any(name not in table["rows"] for name in PAPER_ORDER):
         return None
@@ -182,6 +182,7 @@ def paper_order(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "found": dict(sorted(rho.items(), key=lambda item: -item[1])),
         "holds": all(rho[a] > rho[b] for a, b in pairs),
         "clear": all(table["differences"][a][b][1] > 0 for a, b in pairs),
+        "contradicted": any(table["differences"][a][b][2] < 0 for a, b in pairs),
         "groups": table["groups"],
     }
 
@@ -241,8 +242,8 @@ def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
     if idle == 0:
         return ["Every group has reward spread, so every group teaches something."]
     said = (
-        f"Groups that teach nothing: {idle:.0%} (all right {groups['all_right']:.0%}, all wrong "
-        f"{groups['all_wrong']:.0%}, otherwise equal {groups['equal']:.0%}, unscorable {groups['unscorable']:.0%})."
+        f"Groups that teach nothing: {idle:.1%} (all right {groups['all_right']:.1%}, all wrong "
+        f"{groups['all_wrong']:.1%}, otherwise equal {groups['equal']:.1%}, unscorable {groups['unscorable']:.1%})."
     )
     return [said, *_advice(groups)] if idle > 0.5 else [said]
 
@@ -269,7 +270,10 @@ def _about_order(order: Mapping[str, Any] | None) -> list[str]:
     if order["holds"]:
         clear = "and every step of it is clear" if order["clear"] else "but not every step of it is clear"
         return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is found here, {clear}: {listed}."]
-    return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is not found here: {listed}."]
+    clear = (
+        "and one step of it is clearly the other way" if order["contradicted"] else "but nothing is clear against it"
+    )
+    return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is not found here, {clear}: {listed}."]
 
 
 def words(signal: str) -> str:
