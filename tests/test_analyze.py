@@ -483,6 +483,7 @@ def test_the_default_directory_is_found_again():
     settings = AnalyzeSettings(task="qasper", model="runs/mine", seed=3)
     assert default_path(settings).as_posix() == "runs/analyze-qasper-mine-seed3"
     assert default_path(settings) == default_path(AnalyzeSettings(task="qasper", model="runs/mine", seed=3, queries=7))
+    assert default_path(AnalyzeSettings(from_rollouts="a/b.parquet")).as_posix() == "runs/analyze-places-demo-b"
 
 
 def made_up(count: int, *, idle: int = 0) -> Iterator[dict]:

@@ -89,13 +89,16 @@ class Analysis:
 
 
 def default_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
-    """`runs/analyze-TASK-MODEL-seedN`, the same for the same options, so that they find what they have begun.
+    """`runs/analyze-TASK-MODEL-seedN`, or the name of the file of rollouts for the seed.
+
+    The same for the same options, so that they find what they have begun.
 
     >>> default_path(AnalyzeSettings(model="Qwen/Qwen2.5-1.5B")).as_posix()
     'runs/analyze-places-Qwen2.5-1.5B-seed0'
     """
     model = Path(settings.model).resolve().name if Path(settings.model).exists() else Path(settings.model).name
-    return root / f"analyze-{settings.task}-{model}-seed{settings.seed}"
+    origin = Path(settings.from_rollouts).stem if settings.from_rollouts else f"seed{settings.seed}"
+    return root / f"analyze-{settings.task}-{model}-{origin}"
 
 
 def check_path(path: Path, settings: AnalyzeSettings) -> None:

@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--entailment-threshold", type=float, default=0.35, help="least probability that joins (default: 0.35)")
     add("--from-rollouts", metavar="FILE", help="take answers, rewards and clusters of this file; gradients of --model")
     add("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
-    add("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN)")
+    add("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN, or -FILE)")
 
 
 def run(options: argparse.Namespace) -> int:
