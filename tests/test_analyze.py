@@ -381,7 +381,7 @@ def test_score_reads_the_rollouts(whole, capsys):
         (["--entailment-model", "/nowhere"], "/nowhere"),
         (["--cluster-rule", "greedi"], "invalid choice: 'greedi'"),
         (["--from-rollouts", "/nowhere.jsonl"], "no rollout file at '/nowhere.jsonl'"),
-        (["--max-prompt-length", "5"], "takes"),
+        (["--max-prompt-length", "5"], "take"),
         (["--data-dir", "somewhere"], "leave --data-dir away"),
     ],
 )
