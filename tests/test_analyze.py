@@ -6,8 +6,10 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +141,26 @@ def test_the_head_alone_is_the_gradient_of_the_head(whole, tokenizer):
     signals = lines_of(whole)[0]["signals"]
     assert signals["head_gradient_variance"] == pytest.approx(exact.variance.item(), rel=1e-3)
     assert signals["head_score_variance"] == pytest.approx(exact.score_variance.item(), rel=1e-3)
+
+
+def test_an_entailment_model_makes_the_clusters(whole, tools, tokenizer):
+    def matrix(groups):
+        same = torch.tensor([[[a[:1] == b[:1] for b in group] for a in group] for group in groups])
+        entails = torch.where(same, 0.5, 0.1)
+        return torch.stack([0.5 - entails / 2, 0.5 - entails / 2, entails], dim=-1)
+
+    frame = groups_of_file(str(whole / "rollouts.jsonl"))[1]
+    group = given_group(frame, tokenizer, 2048, torch.device("cpu"))
+    letters = [row["answer"][:1] for row in group.rows]
+    judged = replace(tools, entailment=SimpleNamespace(matrix=matrix), entailment_threshold=0.4)
+    line, rows = measured(0, group, judged)
+    assert [row["cluster"] for row in rows] == [list(dict.fromkeys(letters)).index(letter) for letter in letters]
+    assert line["clusters"] == len(set(letters))
+    strict, _ = measured(0, group, replace(judged, entailment_threshold=0.6))
+    assert strict["clusters"] == len(letters)
+    assert strict["signals"]["kernel_language_entropy"] == line["signals"]["kernel_language_entropy"]
+    assert strict["truth"]["variance_intra"] == pytest.approx(0.0, abs=1e-9 * strict["truth"]["gradient_variance"])
+    assert line["truth"]["gradient_variance"] == strict["truth"]["gradient_variance"]
 
 
 def test_without_a_linear_head_the_rest_is_measured(whole, tools, tokenizer, monkeypatch):

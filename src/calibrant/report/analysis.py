@@ -257,12 +257,14 @@ def distributions(results: Mapping[str, Any]) -> Section:
 
 def groups(analysis: Analysis, results: Mapping[str, Any]) -> Section:
     """How many groups teach something, and those with the largest and the smallest V(q)."""
-    shares = results["between_clusters"]
-    said = [
-        f"Of the variance, {share:.0%} lies between clusters of meaning and the rest within."
-        for share in [shares["variance"]]
-        if share is not None
-    ]
+    settings, share = analysis.options()["settings"], results["between_clusters"]["variance"]
+    judged = settings.get("entailment_model") or settings.get("from_rollouts")
+    said = [] if share is None else [f"Of V(q), {share:.0%} lies between clusters of meaning, the rest within."]
+    if said and not judged:
+        said = [
+            "Clusters are answers with equal keys, which have nearly equal gradients: how much of V(q) lies within a "
+            "meaning is for an entailment model to say."
+        ]
     rows = [_example(line) for line in _extremes(analysis)]
     header = ["question", "answers (times, reward)", "V(q)", "BoT", "RD"]
     return Section(
@@ -297,8 +299,23 @@ def _example(line: Mapping[str, Any]) -> Sequence[str]:
         for found in line["answers"]
     )
     bot, spread = (line["signals"][name] for name in ("barycentric_transport", "reward_dispersion"))
-    question = " ".join(line["prompt_end"].split())[-160:]
-    return [question, answers, f"{line['truth']['gradient_variance']:.4g}", _or_dash(bot), _or_dash(spread)]
+    return [
+        _end(line["prompt_end"]),
+        answers,
+        f"{line['truth']['gradient_variance']:.4g}",
+        _or_dash(bot),
+        _or_dash(spread),
+    ]
+
+
+def _end(text: str, limit: int = 160) -> str:
+    """The last words of a text.
+
+    >>> _end("one two three", 10)
+    '… two three'
+    """
+    text = " ".join(text.split())
+    return text if len(text) <= limit else "… " + text[-limit:].partition(" ")[2]
 
 
 def _or_dash(x: float | None) -> str:
