@@ -261,9 +261,7 @@ def test_only_the_pairs_needed_are_asked_each_once_and_many_at_a_time(folder, mo
 
 def count_forwards(judge):
     rows = []
-    judge.model.register_forward_pre_hook(
-        lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
+    judge.model.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
     return rows
 
 

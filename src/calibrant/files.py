@@ -70,12 +70,42 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def append_json_line(path: str | Path, row: dict[str, Any]) -> None:
     """Appends one JSON object as a line, in a single write."""
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    append_json_lines(path, [row])
+
+
+def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends JSON objects, one a line, in a single write; NaN is refused, because JSON has none."""
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, line.encode())
+        os.write(handle, lines.encode("utf-8", "replace"))
     finally:
         os.close(handle)
+
+
+def keep_lines(path: str | Path, count: int | None = None) -> None:
+    """Cuts a file after its first lines, so that more can be appended; without a file nothing happens.
+
+    Args:
+        path: the file.
+        count: how many lines stay; all that are whole when None. A last line without an end is none.
+
+    Raises:
+        CalibrantError: the file has fewer whole lines.
+    """
+    if not Path(path).exists():
+        if count:
+            raise CalibrantError(f"'{path}' is missing, of which {count} lines are expected; start anew with --out")
+        return
+    with open(path, "r+b") as file:
+        found = end = 0
+        for line in file:
+            if not line.endswith(b"\n") or found == count:
+                break
+            found, end = found + 1, end + len(line)
+        if count is not None and found < count:
+            raise CalibrantError(f"'{path}' has {found} of {count} lines; it was cut, start anew with --out")
+        file.truncate(end)
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:

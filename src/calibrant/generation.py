@@ -15,6 +15,15 @@ TOKENS_A_CHUNK = 2**14
 """Completion tokens that are scored at a time: logits of all of them are held at once."""
 
 
+class Tokens(NamedTuple):
+    """Rollouts as rows of tokens; masks are 0 and 1."""
+
+    prompt_ids: Tensor  # [B, P], padded on the left
+    prompt_mask: Tensor  # [B, P]
+    completion_ids: Tensor  # [B, T], padded on the right
+    completion_mask: Tensor  # [B, T]
+
+
 class Completion(NamedTuple):
     """What a policy wrote."""
 
@@ -76,28 +85,74 @@ def _generate(
     temperature: float | None,
     options: dict[str, Any],
 ) -> list[Completion]:
+    tokens = _sample(model, tokenizer, prompts, samples, options)
+    logprobs = _logprobs(model, tokens, temperature)
+    decoded = tokenizer.batch_decode(tokens.completion_ids, skip_special_tokens=True)
+    counts = tokens.completion_mask.sum(-1).tolist()
+    return [Completion(*each) for each in zip(decoded, counts, logprobs, strict=True)]
+
+
+@torch.no_grad()
+def sample_group(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Any,
+    *,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+) -> Tokens:
+    """Samples a group of answers to one prompt, without touching the global random state.
+
+    Args:
+        model: a causal language model, in evaluation mode.
+        tokenizer: its tokenizer, padding on the left.
+        prompt: a text, or a conversation for a tokenizer with a chat template.
+        samples: G.
+        temperature: of sampling.
+        max_new_tokens: longest completion.
+        seed: of sampling; the group depends on nothing else that was sampled.
+
+    Returns:
+        G rows of tokens, on the device of the model.
+    """
+    options = _decoding(temperature) | {"max_new_tokens": max_new_tokens}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _sample(model, tokenizer, [prompt], samples, options)
+
+
+def encoded(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask of prompts, `[N, P]` each, padded as the tokenizer pads; a chat template has its special tokens."""
     texts = [_rendered(tokenizer, prompt) for prompt in prompts]
     chat = not isinstance(prompts[0], str)
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(model.device)
-    inputs.pop("token_type_ids", None)
-    prompt, prompt_mask = (inputs[name].repeat_interleave(samples, 0) for name in ("input_ids", "attention_mask"))
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(device)
+    return inputs["input_ids"], inputs["attention_mask"]
+
+
+def _sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    samples: int,
+    options: dict[str, Any],
+) -> Tokens:
+    prompt, prompt_mask = (x.repeat_interleave(samples, 0) for x in encoded(tokenizer, prompts, model.device))
     options |= {"repetition_penalty": 1.0, "pad_token_id": tokenizer.pad_token_id}
     with shared_prefill(model):
         output = model.generate(input_ids=prompt, attention_mask=prompt_mask, **options)
     ids = output[:, prompt.shape[1] :]
-    mask = written(ids, model.generation_config.eos_token_id)
-    logprobs = _logprobs(model, prompt, prompt_mask, ids, mask, temperature)
-    decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [Completion(*each) for each in zip(decoded, mask.sum(-1).tolist(), logprobs, strict=True)]
+    return Tokens(prompt, prompt_mask, ids, written(ids, model.generation_config.eos_token_id))
 
 
-def _logprobs(
-    model: PreTrainedModel, prompt: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor, temperature: float | None
-) -> list[float | None]:
+def _logprobs(model: PreTrainedModel, tokens: Tokens, temperature: float | None) -> list[float | None]:
     if temperature is None:
-        return [None] * len(ids)
-    rows = max(1, TOKENS_A_CHUNK // ids.shape[1])
-    scored = logps_in_chunks(model, prompt, prompt_mask, ids, mask, rows_per_chunk=rows, temperature=temperature)
+        return [None] * len(tokens.completion_ids)
+    rows = max(1, TOKENS_A_CHUNK // tokens.completion_ids.shape[1])
+    scored = logps_in_chunks(model, *tokens, rows_per_chunk=rows, temperature=temperature)
     return scored.logps.double().sum(-1).tolist()
 
 

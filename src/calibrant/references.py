@@ -82,4 +82,3 @@ class SlowReference:
                 f"the checkpoint '{folder}' has no slow reference of this policy ({reason}); it was written by "
                 "another method or is incomplete: start a new run"
             ) from None
-

@@ -94,8 +94,12 @@ def create(path: Path, settings: TrainSettings) -> Run:
 def config_of(settings: TrainSettings) -> dict[str, Any]:
     """The content of `config.yaml`."""
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
-    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    return {"command": "train", "settings": plain, "versions": versions}
+    return {"command": "train", "settings": plain, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of what decides a run."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
 
 
 def default_path(settings: TrainSettings, root: Path = Path("runs")) -> Path:

@@ -14,6 +14,7 @@ from calibrant.errors import CalibrantError, nearest
 
 COMMANDS = {
     "train": "train a model with a calibrated method",
+    "analyze": "look before training: which signals follow the gradient variance of a model on its data",
     "evaluate": "judge a model: its answers, and whether its confidence can be trusted",
     "score": "score rollouts of a file with every method that it has the inputs of",
     "report": "draw the report of a run again",
@@ -25,6 +26,7 @@ COMMANDS = {
 EXAMPLES = """examples:
   calibrant train                                  train the embedded demo, offline, in minutes
   calibrant train --method grpo --seed 1           the same with plain GRPO
+  calibrant analyze --task places --queries 200    which method suits a model and its data
   calibrant evaluate runs/places-gcpo_bot-seed0    judge what was trained
   calibrant COMMAND --help                         options and examples of a command
 """
@@ -60,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _disk_full(error):
             raise
-        return _fail("the disk is full; free some space and continue with --resume, nothing that was saved is lost")
+        return _fail(
+            "the disk is full; free some space and go on (train: with --resume; analyze: by the same command), nothing "
+            "that was saved is lost"
+        )
 
 
 def _run(arguments: list[str]) -> int:

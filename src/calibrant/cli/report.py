@@ -1,21 +1,24 @@
-"""Draw the report of a run again, from its saved files."""
+"""Draw the report of a run or of an analysis again, from its saved files."""
 
 import argparse
 from pathlib import Path
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
   calibrant report runs/places-gcpo_bot-seed0
+  calibrant report runs/analyze-places-demo-seed0
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("run", metavar="RUN", help="run directory")
+    parser.add_argument("run", metavar="RUN", help="directory of a run or of an analysis")
 
 
 def run(options: argparse.Namespace) -> int:
     """Writes report.html."""
-    from calibrant.report import write_report
+    from calibrant.report import write_analysis_report, write_report
 
-    print(write_report(Path(options.run)))
+    path = Path(options.run)
+    write = write_analysis_report if (path / "groups.jsonl").is_file() else write_report
+    print(write(path))
     return 0

@@ -102,9 +102,7 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, weights: Tensor) -> Tensor:
     return (losses * kept).sum() / kept.sum()
 
 
-def warm_start(
-    model: Qwen2ForCausalLM, data: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float
-) -> None:
+def warm_start(model: Qwen2ForCausalLM, data: Iterator[tuple[Tensor, Tensor]], steps: int, peak: float) -> None:
     """Supervised training with a cosine schedule."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
     shape = lambda step: min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / steps))  # noqa: E731

@@ -52,9 +52,7 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Ca
         return None
     ids, mask = distinct[:, : length - 1], distinct[:, length : 2 * length - 1]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    output = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
-    )
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache = getattr(output, "past_key_values", None)
     if not isinstance(cache, Cache) or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
         return None

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -128,9 +128,7 @@ def curve(
             _legend_above(ax)
         _compare(ax, line)
         if log and _spans_decades(values):
-            ax.set_yscale("log")
-            ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            ax.yaxis.set_minor_formatter(NullFormatter())
+            _logarithmic(ax)
         if share:
             ax.set_ylim(-0.02, 1.02)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -219,8 +217,8 @@ def _dot(colour: str, face: str, label: str) -> Line2D:
     return Line2D([], [], color=colour, marker="o", mfc=face, mew=1.8, ms=7, lw=2.4, label=label)
 
 
-def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str = BLUE) -> Draw:
-    """A dot a group, with the rank correlation above."""
+def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str = BLUE, *, log: bool = False) -> Draw:
+    """A dot a group, with the rank correlation above; with `log` the vertical axis is logarithmic where it can be."""
 
     def draw(ax: Axes) -> None:
         alpha = float(np.clip(60 / max(len(x), 1) ** 0.7, 0.12, 0.6))
@@ -229,6 +227,44 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
         ax.set_title("rank correlation " + ("not defined" if np.isnan(rho) else f"{rho:+.2f}".replace("-", "−")))
         ax.set_xlabel(shorten(x_label))
         ax.set_ylabel(y_label)
+        if log and len(y) and y.min() > 0:
+            _logarithmic(ax)
+
+    return draw
+
+
+class Estimates(NamedTuple):
+    """One kind of mark in a figure of rows: a value a row, and its interval where there is one."""
+
+    label: str
+    values: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: str, line: float = 0.0) -> Draw:
+    """Values with intervals, a row a name; the first kind of mark is filled, the second hollow.
+
+    Args:
+        names: of the rows, from above.
+        marks: one or two kinds.
+        label: what the horizontal axis measures.
+        line: a value to compare with, dashed.
+    """
+
+    def draw(ax: Axes) -> None:
+        for number, mark in enumerate(marks):
+            colour, shift = (BLUE, ORANGE)[number], (number - (len(marks) - 1) / 2) * 0.3
+            rows = [y + shift for y in range(len(names))]
+            if mark.low is not None and mark.high is not None:
+                ax.hlines(rows, mark.low, mark.high, color=colour, lw=2, alpha=0.55)
+            ax.plot(mark.values, rows, "o", color=colour, mfc=(colour, "white")[number], ms=5, label=mark.label)
+        ax.axvline(line, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6, zorder=1)
+        ax.set_yticks(range(len(names)), [shorten(name, 34) for name in names])
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.set_xlabel(label)
+        if len(marks) > 1:
+            _legend_above(ax)
 
     return draw
 
@@ -255,6 +291,12 @@ def shorten(text: str, limit: int = 40) -> str:
     """A name as a label: underscores as spaces, cut at a length that fits."""
     text = " ".join(text.replace("_", " ").split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _logarithmic(ax: Axes) -> None:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _spans_decades(values: pd.Series) -> bool:

@@ -58,9 +58,9 @@ def write_report(run_dir: str | Path) -> Path:
 
 def render(run: RunData) -> str:
     """The page of a run."""
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = asset("report.css"), asset("report.js")
     groups, shown = browse.payload(run)
-    return _template().render(
+    return template("report.html").render(
         policy=policy(style, script),
         style=Markup(style),
         script=Markup(script),
@@ -88,15 +88,15 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file beside the templates."""
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A template that escapes what is put into it and refuses what is not there."""
     loader = jinja2.FileSystemLoader(HERE)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "report.html"
-    )
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
 
 
 def learning(run: RunData) -> Section:

@@ -1,7 +1,7 @@
 """Sentences and tables of a report, from saved numbers alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -242,13 +242,17 @@ def _batch(options: dict[str, Any]) -> str:
 
 def option_table(run: RunData) -> Table:
     """Every option of the run."""
-    return Table(["option", "value"], [[name, plain(value)] for name, value in run.options.items()], words=2)
+    return pairs("option", "value", run.options)
 
 
 def version_table(run: RunData) -> Table:
     """Every version of the run."""
-    rows = [[str(name), plain(value)] for name, value in run.versions.items()]
-    return Table(["package", "version"], rows, words=2)
+    return pairs("package", "version", run.versions)
+
+
+def pairs(name: str, value: str, found: Mapping[str, Any]) -> Table:
+    """Names and values as a table of texts."""
+    return Table([name, value], [[str(key), plain(each)] for key, each in found.items()], words=2)
 
 
 def reward_counts(run: RunData) -> pd.DataFrame:
