@@ -79,7 +79,7 @@ def instruments(settings: AnalyzeSettings, task: Task, model: Any) -> Instrument
     return Instruments(
         model=model,
         task=task,
-        readers=Readers(Embedder(settings.embedding_model), by_key(task.key), None, task.correct_batch),
+        readers=Readers(Embedder(settings.embedding_model), task.cluster or by_key(task.key), None, task.correct_batch),
         entailment=entailment,
         cluster_rule=settings.cluster_rule,
         entailment_threshold=settings.entailment_threshold,

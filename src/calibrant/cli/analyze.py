@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     from calibrant.text import MINILM
 
     add = parser.add_argument
-    add("--model", default="demo", help="run directory, folder, hub name, or 'demo' (default: demo)")
+    add("--model", help="run directory, folder, or hub name (default: the task's embedded policy)")
     add("--task", default="places", help="see `calibrant tasks` (default: places)")
     add("--data-dir", metavar="DIR", help="folder with the task's official files")
     add("--split", help="of the data (default: the split that training reads, where the decision is made)")
@@ -59,8 +59,10 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.analysis.settings import AnalyzeSettings
     from calibrant.analysis.store import default_path
     from calibrant.report import write_analysis_report
+    from calibrant.settings import embedded_policy
 
     given = {name: value for name, value in vars(options).items() if name != "out"}
+    given["model"] = options.model or embedded_policy(options.task)
     given["parameters"] = tuple(options.parameters) if options.parameters else None
     settings = AnalyzeSettings(**given)
     path = Path(options.out) if options.out else default_path(settings)
