@@ -2,8 +2,18 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
+from calibrant.prefix import decode as decode_module
+from calibrant.prefix.decode import can_drop, configured
 from calibrant.prefix.prefill import prefilled, shared_prefill
 
 PROMPTS = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 3, 3, 4, 9]])
@@ -55,3 +65,62 @@ def test_nothing_to_share(policy, ids, mask):
     plain = sampled(model, ids, mask)
     with shared_prefill(model):
         assert torch.equal(plain, sampled(model, ids, mask))
+
+
+def mistral():
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    return MistralForCausalLM(MistralConfig(vocab_size=64, num_key_value_heads=2, sliding_window=6, **sizes))
+
+
+DECODINGS = {
+    "greedy": {"do_sample": False},
+    "tempered": {"temperature": 2.0},
+    "top k and p": {"top_k": 9, "top_p": 0.8},
+    "repetition": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+    "at least": {"min_new_tokens": 5},
+    "two ends": {"eos_token_id": [1, 2, 3, 4, 5, 6, 7, 8]},
+    "no padding token": {"pad_token_id": None, "eos_token_id": [5, 1, 2, 3]},
+}
+
+
+@pytest.mark.parametrize("build", [gpt2, llama, mistral])
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_finished_rows_are_dropped_from_the_same_samples(build, decoding):
+    torch.manual_seed(0)
+    model = build().double().eval()
+    options = {"do_sample": True, "max_new_tokens": 20, "pad_token_id": 0, "eos_token_id": [1, 2, 3, 4]}
+    options |= DECODINGS[decoding]
+    ids, mask = (x[ROWS].repeat(4, 1) for x in (PROMPTS, MASK))
+
+    def written():
+        torch.manual_seed(3)
+        return model.generate(input_ids=ids, attention_mask=mask, **options)
+
+    plain, rows = written(), []
+    model.get_input_embeddings().register_forward_hook(lambda _m, x, _o: rows.append(len(x[0])))
+    with shared_prefill(model):
+        shared = written()
+    assert torch.equal(plain, shared)
+    assert rows[1] == len(ids) and rows[1:] == sorted(rows[1:], reverse=True)
+    if decoding != "greedy":
+        assert rows[-1] < len(ids) / 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_beams": 2}, {"num_return_sequences": 2}, {"return_dict_in_generate": True, "output_scores": True}]
+)
+def test_other_ways_of_generation_are_left_alone(options):
+    torch.manual_seed(0)
+    model = llama().double().eval()
+    plain = sampled(model, PROMPTS[ROWS], MASK[ROWS], **options)
+    with shared_prefill(model):
+        shared = sampled(model, PROMPTS[ROWS], MASK[ROWS], **options)
+    assert torch.equal(getattr(plain, "sequences", plain), getattr(shared, "sequences", shared))
+    assert type(plain) is type(shared)
+
+
+def test_rows_of_sharded_weights_stay(monkeypatch):
+    model = llama().eval()
+    assert can_drop(model, *configured(model, {"do_sample": True}))
+    monkeypatch.setattr(decode_module, "is_fsdp_managed_module", lambda _: True)
+    assert not can_drop(model, *configured(model, {"do_sample": True}))

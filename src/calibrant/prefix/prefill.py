@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from calibrant.prefix.decode import can_drop, configured, decode, one_row_each
+
 
 @contextmanager
 def shared_prefill(model: nn.Module) -> Iterator[None]:
-    """Within it, `model.generate` reads each distinct prompt once, whoever calls it.
+    """Within it, `model.generate` reads each distinct prompt once and drops rows once they are finished.
 
-    The same samples as without, up to rounding of the logits. Where nothing is repeated, a cache is given already, or
-    the model's cache cannot be repeated, generation is as it was.
+    The same samples as without, up to rounding of the logits. Where nothing is repeated, a cache is given already, the
+    model's cache cannot be repeated, or beams are searched, generation is as it was.
 
     Args:
         model: whatever `generate` is called on.
@@ -23,8 +25,11 @@ def shared_prefill(model: nn.Module) -> Iterator[None]:
 
     def generate(input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if "past_key_values" not in options and (cache := prefilled(model, input_ids, mask)) is not None:
-            options["past_key_values"] = cache
+        config, rest = configured(original.__self__, options)
+        shared = one_row_each(config) and "past_key_values" not in options
+        if shared and (cache := prefilled(model, input_ids, mask)) is not None:
+            drops = can_drop(original.__self__, config, rest)
+            options |= {"past_key_values": cache} | ({"custom_generate": decode} if drops else {})
         return original(input_ids=input_ids, attention_mask=mask, **options)
 
     vars(model)["generate"] = generate  # of this instance; the class keeps its own

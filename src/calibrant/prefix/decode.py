@@ -1,0 +1,102 @@
+"""Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.generation import GenerationConfig, GenerationMode
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
+
+DROPPED = 0.125
+"""Share of finished rows from which on they are dropped: to copy the cache costs about as much as one step."""
+
+
+def configured(model: Any, options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The configuration that generation with these options has, and what of them is not part of it."""
+    config = copy.deepcopy(options.get("generation_config") or model.generation_config)
+    rest = config.update(**{name: value for name, value in options.items() if name != "generation_config"})
+    return config, rest
+
+
+def one_row_each(config: GenerationConfig) -> bool:
+    """Whether generation is sampling or greedy search with one sequence a row."""
+    simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
+    return simple and config.num_return_sequences in (None, 1)
+
+
+def can_drop(model: Any, config: GenerationConfig, rest: dict[str, Any]) -> bool:
+    """Whether `decode` can stand for `generate`: ids alone are asked for, and processes do not share the weights.
+
+    Where they do, each has to run as many passes as the others.
+    """
+    together = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+    special = {"streamer", "assistant_model", "custom_generate", "inputs_embeds", "token_type_ids"} & rest.keys()
+    return not together and not special and not config.return_dict_in_generate and config.prefill_chunk_size is None
+
+
+def decode(
+    model: nn.Module,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    **inputs: Any,
+) -> Tensor:
+    """What `generate` decodes from a cache, given to it as `custom_generate`; finished rows get no pass.
+
+    Logits are processed, tokens drawn and ends found for the whole batch: the same seed gives the same samples, up to
+    rounding of the logits.
+
+    Args:
+        model: a causal language model.
+        input_ids: `[B, P]`, padded on the left.
+        logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
+        inputs: with `attention_mask [B, P]` and `past_key_values`, the cache of all prompt tokens but the last.
+
+    Returns:
+        `[B, P + T]`; padding after the end of a row.
+    """
+    ids, mask, cache = input_ids, inputs["attention_mask"], inputs["past_key_values"]
+    rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
+    unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(generation_config)
+    logits = None
+    while True:
+        found = _next_logits(model, ids[rows], mask[rows], cache)
+        logits = found.new_zeros(len(ids), found.shape[1]) if logits is None else logits
+        logits[rows] = found
+        scores = logits_processor(ids, logits.clone())
+        tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0] if generation_config.do_sample else scores.argmax(-1)
+        ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        unfinished &= ~stopping_criteria(ids, None)
+        kept = unfinished[rows]
+        if not kept.any():
+            return ids
+        if kept.float().mean() <= 1 - DROPPED:
+            rows = rows[kept]
+            cache.batch_select_indices(kept.nonzero()[:, 0])
+
+
+def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
+    new = ids.shape[1] - cache.get_seq_length()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+    output = model(
+        input_ids=ids[:, -new:],
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1].float()
+    return logits
+
+
+def _padding(config: Any) -> int:
+    """The token that fills rows after their end; the first that ends one where there is no other."""
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    ends = config.eos_token_id
+    return int(ends[0] if isinstance(ends, list) else ends or 0)
