@@ -106,6 +106,15 @@ def test_finished_rows_are_dropped_from_the_same_samples(build, decoding):
         assert rows[-1] < len(ids) / 2
 
 
+def test_prompts_without_padding():
+    model = llama().double().eval()
+    ids = PROMPTS[1:2].repeat(8, 1)
+    plain = sampled(model, ids, torch.ones_like(ids))
+    with shared_prefill(model):
+        assert torch.equal(plain, sampled(model, ids, torch.ones_like(ids)))
+        assert torch.equal(plain, sampled(model, ids, None))
+
+
 @pytest.mark.parametrize(
     "options", [{"num_beams": 2}, {"num_return_sequences": 2}, {"return_dict_in_generate": True, "output_scores": True}]
 )

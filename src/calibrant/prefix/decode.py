@@ -52,12 +52,13 @@ def decode(
         model: a causal language model.
         input_ids: `[B, P]`, padded on the left.
         logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
-        inputs: with `attention_mask [B, P]` and `past_key_values`, the cache of all prompt tokens but the last.
+        inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, the cache of all prompt tokens but the last.
 
     Returns:
         `[B, P + T]`; padding after the end of a row.
     """
-    ids, mask, cache = input_ids, inputs["attention_mask"], inputs["past_key_values"]
+    ids, mask, cache = input_ids, inputs.get("attention_mask"), inputs["past_key_values"]
+    mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
     rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
     unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(generation_config)
     logits = None
