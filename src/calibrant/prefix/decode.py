@@ -52,7 +52,8 @@ def decode(
         model: a causal language model.
         input_ids: `[B, P]`, padded on the left.
         logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
-        inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, the cache of all prompt tokens but the last.
+        inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, which hold all prompt tokens but the
+            last.
 
     Returns:
         `[B, P + T]`; padding after the end of a row.
