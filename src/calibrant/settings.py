@@ -54,6 +54,9 @@ class TrainSettings:
     entailment_threshold: float = option(0.35, "least probability of entailment that joins a cluster (paper: 0.35)")
     ema_decay: float = option(0.995, "decay of the slow reference of grpo_care")
     ema_every: int = option(10, "optimisation steps between updates of the slow reference of grpo_care")
+    head_gram_top: int | None = option(
+        None, "columns a token of the head's gradients, 0 for all; all up to 32,768 and else 64 when not given"
+    )
     max_prompt_length: int = option(2048, "longest prompt in tokens; the text of a longer one loses its end")
     max_completion_length: int | None = option(None, "longest answer in tokens; the task's when not given")
     loss_type: str = option("dapo", "how TRL averages the loss: dapo, grpo, bnpo, dr_grpo, cispo, sapo or vespo")
