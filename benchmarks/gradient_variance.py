@@ -18,7 +18,7 @@ thread, the least of the runs, and memory is the peak of the process above what 
 import argparse
 import json
 import os
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -158,14 +158,19 @@ def measure(variant: str, name: str, length: str, repeats: int) -> Result:
     torch.set_num_threads(1)
     model = load(name, tied=variant in ("plain", "hooks", "loop")).eval()
     run = runner(variant, model, *make_rows(model, length))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     result, seconds = run(), []
     for _ in range(repeats):
         started = time.process_time()
         run()
         seconds.append(time.process_time() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": round(min(seconds), 3), "megabytes": round((peak - before) / 1024, 1), **result}
+    return {"seconds": round(min(seconds), 3), "megabytes": round(resident_peak() - before, 1), **result}
+
+
+def resident_peak() -> float:
+    """The largest resident size of this process in MiB; `ru_maxrss` would count the parent's before the start too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def in_a_process(variant: str, name: str, length: str, repeats: int) -> dict[str, Any]:
