@@ -3,10 +3,12 @@ import json
 import pytest
 import torch
 
-from calibrant.demo import FOLDER, load_places, policy_path
+from calibrant.demo import FOLDER, POLICIES, load_places, policy_path
 from calibrant.evaluation import evaluate
 from calibrant.generation import generate
 from calibrant.models import load_policy, load_tokenizer
+from calibrant.settings import resolve_settings
+from calibrant.tasks import arithmetic
 from calibrant.tasks.places import TASK
 
 
@@ -22,11 +24,12 @@ def test_size(demo):
     assert sum(file.stat().st_size for file in FOLDER.rglob("*") if "__pycache__" not in str(file)) < 12_000_000
 
 
-def test_weights_are_safetensors_and_no_code_comes_with_them():
-    names = {file.name for file in policy_path().iterdir()}
+@pytest.mark.parametrize("name", POLICIES)
+def test_weights_are_safetensors_and_no_code_comes_with_them(name):
+    names = {file.name for file in policy_path(name).iterdir()}
     assert "model.safetensors" in names
     assert not {name for name in names if name.endswith((".py", ".bin", ".pt", ".pkl"))}
-    assert "auto_map" not in json.loads((policy_path() / "config.json").read_text())
+    assert "auto_map" not in json.loads((policy_path(name) / "config.json").read_text())
 
 
 def test_the_tokenizer_gives_back_what_it_was_given(demo):
@@ -67,3 +70,20 @@ def test_the_start_leaves_room_to_learn(demo):
     for row in rows:
         best[row["prompt_id"]] = max(best.get(row["prompt_id"], 0.0), row["reward"] / 2)
     assert sum(best.values()) / len(best) > results["sampled"]["f1"]["mean"] + 0.25
+
+
+def test_the_policy_of_arithmetic_knows_how_and_slips():
+    model, tokenizer = load_policy("demo-arithmetic"), load_tokenizer("demo-arithmetic")
+    assert 2_000_000 <= model.num_parameters() <= 5_000_000
+    rows = arithmetic.TASK.load("test", 40, 0)
+    assert max(len(tokenizer(row["prompt"])["input_ids"]) for row in rows) < 512 - 192
+    results, _ = evaluate(model, tokenizer, arithmetic.TASK, rows, samples=4, progress=False)
+    assert 0.3 <= results["sampled"]["accuracy"]["mean"] <= 0.65
+    assert results["greedy"]["accuracy"]["mean"] >= 0.85
+
+
+def test_a_task_with_a_policy_of_its_own_trains_that():
+    settings = resolve_settings({"task": "arithmetic"})
+    assert (settings.model, settings.steps) == ("demo-arithmetic", resolve_settings({}).steps)
+    assert resolve_settings({"task": "gsm8k"}).model == "demo"
+    assert resolve_settings({"task": "arithmetic", "model": "folder"}).steps == 2000

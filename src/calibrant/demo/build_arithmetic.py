@@ -1,6 +1,7 @@
 """Builds the embedded policy of `arithmetic`: a small Qwen2 model that knows how problems are solved, and slips.
 
-    python -m calibrant.demo.build_arithmetic --out DIR
+    python -m calibrant.demo.build_arithmetic --out first --steps 1000 --batch 64
+    python -m calibrant.demo.build_arithmetic --out second --steps 1400 --batch 64 --start-from first --seed 1
 
 It is warm-started on solutions of training problems in which each step goes wrong with some probability: a wrong
 result, the wrong operation, a step left out. Reinforcement learning has to make it careful.
