@@ -84,6 +84,7 @@ def test_the_policy_of_arithmetic_knows_how_and_slips():
 
 def test_a_task_with_a_policy_of_its_own_trains_that():
     settings = resolve_settings({"task": "arithmetic"})
-    assert (settings.model, settings.steps) == ("demo-arithmetic", resolve_settings({}).steps)
+    assert (settings.model, settings.steps) == ("demo-arithmetic", 80)
+    assert settings.learning_rate == resolve_settings({}).learning_rate
     assert resolve_settings({"task": "gsm8k"}).model == "demo"
     assert resolve_settings({"task": "arithmetic", "model": "folder"}).steps == 2000

@@ -19,6 +19,10 @@ CHOICES = {
 """What the options take that are one of a few words."""
 
 
+OF_ONE_POLICY = {"demo-arithmetic": {"steps": 80}}
+"""What measurement chose for one embedded policy alone."""
+
+
 def option(default: Any, help: str, *, demo: Any = None) -> Any:
     """A field with its help text and, where measurement chose another value, its default for the demo policies."""
     return field(default=default, metadata={"help": help, "demo": demo})
@@ -91,7 +95,7 @@ def resolve_settings(given: Mapping[str, Any]) -> TrainSettings:
             raise CalibrantError(f"unknown option '{name}'{nearest(name, names())}; `calibrant train --help` lists all")
     model = given.get("model", embedded_policy(str(given.get("task", TrainSettings.task))))
     demo = {f.name: f.metadata["demo"] for f in fields(TrainSettings) if f.metadata["demo"] is not None}
-    defaults = {"model": model} | (demo if model in POLICIES else {})
+    defaults = {"model": model} | (demo if model in POLICIES else {}) | OF_ONE_POLICY.get(model, {})
     defaults = defaults | recommended(str(given.get("method", TrainSettings.method)))
     settings = TrainSettings(**{**defaults, **{name: _coerce(name, value) for name, value in given.items()}})
     _check(settings)
