@@ -160,12 +160,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         new = self._buffered_inputs
-        if new is before or not self._sharing or not self._adding_up or any(name in inputs for name in MULTIMODAL):
+        if new is before or not self._free_to_arrange(inputs):
             return inputs
         window = min(self.args.gradient_accumulation_steps, len(new))
         if window > 1 and max(self.args.gradient_accumulation_steps, len(new)) % window == 0:
             self._buffered_inputs = along_groups(new, window)
         return self._buffered_inputs[self._step % len(new)]
+
+    def _free_to_arrange(self, inputs: dict[str, Any]) -> bool:
+        """Whether rows may be ordered and left out: not on TRL's own path, which images take too."""
+        return self._sharing and self._adding_up and not any(name in inputs for name in MULTIMODAL)
 
     def _local(self, gathered: Tensor, count: int) -> Tensor:
         start = self.accelerator.process_index * count
@@ -215,7 +219,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         moving = self.model.training and "rollout_index" in inputs and "old_per_token_logps" in inputs
         if moving:
             self._reweighing = inputs = dict(inputs)
-        elif self.model.training and self._sharing and self._adding_up and self.beta == 0.0:
+        elif self.model.training and self.beta == 0.0 and self._free_to_arrange(inputs):
             self._leave_out(inputs)
         try:
             return super()._compute_loss(model, inputs)
