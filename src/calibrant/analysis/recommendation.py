@@ -210,11 +210,11 @@ def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | N
     if method is None:
         return []
     if method["reads"] is None:
-        return ["Method: grpo. No signal that a method reads follows V(q), so a weight would be noise."]
+        return ["Method: grpo. No signal by which a method weighs groups follows V(q), so a weight would be noise."]
     said = f"Method: {method['name']}, which reads {words(method['reads'])} ({interval(method)})."
     if method["behind"]:
         d, low, high = method["behind"]
-        said += f" No method reads the best signal; this one is {decimal(d)} [{decimal(low)}, {decimal(high)}] behind."
+        said += f" No method weighs groups by the best signal; this one is {decimal(d)} [{decimal(low)}, {decimal(high)}] behind."
     if method["beside"]:
         said += f" By this measure the data do not tell it from {', '.join(dict.fromkeys(method['beside']))}."
     return [said, *_about_alpha(alpha)]
