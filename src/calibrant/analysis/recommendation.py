@@ -214,7 +214,8 @@ def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | N
     said = f"Method: {method['name']}, which reads {words(method['reads'])} ({interval(method)})."
     if method["behind"]:
         d, low, high = method["behind"]
-        said += f" No method weighs groups by the best signal; this one is {decimal(d)} [{decimal(low)}, {decimal(high)}] behind."
+        by = f"{decimal(d)} [{decimal(low)}, {decimal(high)}]"
+        said += f" No method weighs groups by the best signal; this one is {by} behind."
     if method["beside"]:
         said += f" By this measure the data do not tell it from {', '.join(dict.fromkeys(method['beside']))}."
     return [said, *_about_alpha(alpha)]
