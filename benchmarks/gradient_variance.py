@@ -18,7 +18,6 @@ thread, the least of the runs, and memory is the peak of the process above what 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from memory import resident_peak
 from torch import Tensor, nn
 
 from calibrant.demo import policy_path
@@ -165,12 +165,6 @@ def measure(variant: str, name: str, length: str, repeats: int) -> Result:
         run()
         seconds.append(time.process_time() - started)
     return {"seconds": round(min(seconds), 3), "megabytes": round(resident_peak() - before, 1), **result}
-
-
-def resident_peak() -> float:
-    """The largest resident size of this process in MiB; `ru_maxrss` would count the parent's before the start too."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def in_a_process(variant: str, name: str, length: str, repeats: int) -> dict[str, Any]:

@@ -10,17 +10,16 @@ is compared. Peak memory is that of a process of its own for each trainer (on a 
 import argparse
 import json
 import platform
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from memory import resident_peak
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -125,12 +124,6 @@ def peak_memory(kind: str, shape: str, options: argparse.Namespace) -> float:
     arguments += ["--config", options.config] if options.config else []
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
     return float(done.stdout.strip().splitlines()[-1])
-
-
-def resident_peak() -> float:
-    """The largest resident size of this process in MiB; `ru_maxrss` would count the parent's before the start too."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10
 
 
 def compare(shape: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from refusals import refused
 
 from calibrant.advantages import standardised
 from calibrant.analysis import collect as collecting
@@ -72,19 +73,6 @@ def lines_of(path: Path) -> list[dict]:
 
 def rollouts_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in (path / "rollouts.jsonl").read_text().splitlines()]
-
-
-def refused(capsys, *arguments) -> str:
-    try:
-        status = main(list(arguments))
-    except SystemExit as ended:
-        status = ended.code
-    said = capsys.readouterr().err.strip()
-    assert status == 2, said
-    assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if "error:" in line]
-    assert len(lines) == 1, said
-    return lines[0]
 
 
 def test_every_group_has_every_signal_and_its_variance(whole):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from calibrant.cli.main import COMMANDS, _disk_full, main
 from calibrant.files import write_json, write_yaml
@@ -13,20 +14,6 @@ from calibrant.methods import METHODS
 from calibrant.tasks import TASKS
 
 SMALL = ["--steps", "2", "--prompts-per-step", "2", "--rollouts", "4", "--no-evaluation"]
-
-
-def refused(capsys, *arguments):
-    """Runs a command that must be refused; returns its one line."""
-    try:
-        status = main(list(arguments))
-    except SystemExit as ended:
-        status = ended.code
-    said = capsys.readouterr().err.strip()
-    assert status == 2, said
-    assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if "error:" in line]
-    assert len(lines) == 1, said
-    return lines[0]
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))

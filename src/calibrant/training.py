@@ -144,8 +144,7 @@ def build_trainer(
         training_data(settings, task, tokenizer),
         processing_class=tokenizer,
         extract_answer=task.extract,
-        answer_key=task.key,
-        cluster=task.cluster,
+        cluster=task.clusters,
         judge=task.correct_batch,
         callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
     )

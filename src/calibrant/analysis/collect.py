@@ -26,7 +26,7 @@ from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import fit_to
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import Readers, by_key
+from calibrant.text.inputs import Readers
 
 Source = Callable[[int], Group]
 """The number of a group -> its rollouts."""
@@ -79,7 +79,7 @@ def instruments(settings: AnalyzeSettings, task: Task, model: Any) -> Instrument
     return Instruments(
         model=model,
         task=task,
-        readers=Readers(Embedder(settings.embedding_model), task.cluster or by_key(task.key), None, task.correct_batch),
+        readers=Readers(Embedder(settings.embedding_model), task.clusters, None, task.correct_batch),
         entailment=entailment,
         cluster_rule=settings.cluster_rule,
         entailment_threshold=settings.entailment_threshold,

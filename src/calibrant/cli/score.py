@@ -89,7 +89,7 @@ def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
     named = {name for method in methods for name in named_inputs(method)}
     embed = Embedder(options.embedding_model) if "embeddings" in named else None
     judge = EntailmentJudge(options.entailment_model) if options.entailment_model else None
-    same = (task and task.cluster) or by_key(task.key if task else normalise_answer)
+    same = task.clusters if task else by_key(normalise_answer)
     return Readers(
         embed,
         judge.clusters if judge else same,

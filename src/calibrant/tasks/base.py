@@ -9,6 +9,7 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.sources import Source
+from calibrant.text.inputs import by_key
 
 
 class Row(TypedDict):
@@ -93,6 +94,10 @@ class Task:
     judge: Judge | None = None
     cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)
+
+    def clusters(self, groups: Sequence[Sequence[str]]) -> Tensor:
+        """Cluster numbers `[N, G]` of N groups of G texts that carry the meaning, without an entailment model."""
+        return (self.cluster or by_key(self.key))(groups)
 
     def correct_batch(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[bool | None]:
         """Which of B answers are correct; None where that cannot be said."""

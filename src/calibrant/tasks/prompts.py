@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.base import Row
+from calibrant.tasks.sources import shortened
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
         log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
     if left_out:
         said = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a text to cut"
-        named = f"{', '.join(left_out[:NAMED])}{', ...' if len(left_out) > NAMED else ''}"
+        named = shortened(left_out, NAMED)
         if not fitted:
             raise CalibrantError(f"{said} ({named}); raise --max-prompt-length")
         log.warning("%s and are left out (%s); --max-prompt-length allows more", said, named)

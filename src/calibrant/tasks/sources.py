@@ -77,7 +77,7 @@ class LoadReport:
     left_out: Mapping[str, list[str]]
 
     def __str__(self) -> str:
-        lost = [f"{len(ids)} {why} ({_shortened(ids)})" for why, ids in self.left_out.items()]
+        lost = [f"{len(ids)} {why} ({shortened(ids)})" for why, ids in self.left_out.items()]
         return f"{self.task} {self.split}: {self.rows} questions from {self.origin}" + (
             f"; left out: {'; '.join(lost)}" if lost else ""
         )
@@ -228,5 +228,6 @@ def _origin(paths: list[Path]) -> str:
     return f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
 
 
-def _shortened(ids: list[str], most: int = 5) -> str:
+def shortened(ids: list[str], most: int = 5) -> str:
+    """The first of some names, and dots where there are more."""
     return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")

@@ -14,6 +14,7 @@ from calibrant.errors import CalibrantError
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
+    """Raises CalibrantError unless each size, given with its least value, is an integer of at least that."""
     for name, (size, least) in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise CalibrantError(f"entailment: {name} has to be an integer of at least {least}, got {size!r}")
