@@ -58,6 +58,7 @@ def main() -> None:
     if trainer.accelerator.is_main_process:
         parameters = [x.detach().flatten() for x in trainer.accelerator.unwrap_model(trainer.model).parameters()]
         np.save(Path(folder) / "parameters.npy", torch.cat(parameters).numpy())
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`calibrant train`: from settings to a finished run directory."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +32,9 @@ from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 from calibrant.trl.config import OWN_FIELDS
+
+
+WAIT = timedelta(hours=12)  # the other processes wait while the first one evaluates
 
 
 class Stopped(Exception):
@@ -69,7 +73,17 @@ def resume(run: Run, settings: TrainSettings) -> Run:
 
 def processes() -> PartialState:
     """The processes of this run; on a machine without an accelerator they talk over the CPU."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
+
+
+def part() -> None:
+    """Ends the talk between processes, once all of them are here.
+
+    Without it PyTorch's own threads may outlive the interpreter and abort a process that has done its work.
+    """
+    state = processes()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def check(settings: TrainSettings) -> None:

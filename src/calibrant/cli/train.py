@@ -73,11 +73,13 @@ def _finish(directory: str, given: dict[str, Any], options: argparse.Namespace) 
 
 
 def _guarded(train: Any, path: Path) -> int:
-    from calibrant.training import Stopped, processes
+    from calibrant.training import Stopped, part, processes
 
     try:
         finished = train()
+        part()
     except Stopped as stopped:
+        part()
         print(f"calibrant: {stopped}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
