@@ -270,11 +270,33 @@ def test_routes_agree_and_each_is_taken(rollouts, tokens, width_in, width_out):
     assert_close(grams.matrix_gram(inputs, outputs.split(5, -1), width_out), matrices @ matrices.T, 1e-13)
 
 
+@pytest.mark.parametrize("shared", [1, 3, 6])
+def test_rollouts_that_begin_alike(shared):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4, 6, 5, generator=generator, dtype=torch.float64)
+    inputs[:, :shared] = inputs[:1, :shared]
+    outputs = torch.randn(4, 6, 7, generator=generator, dtype=torch.float64)
+    matrices = torch.einsum("gto,gti->goi", outputs, inputs).flatten(1)
+    assert grams.common_start(inputs) == shared
+    assert_close(grams.token_gram(inputs, outputs.split(3, -1), shared), matrices @ matrices.T, 1e-13)
+
+
+def test_where_rollouts_part():
+    inputs = torch.zeros(3, 5, 2)
+    assert grams.common_start(inputs) == grams.common_start(inputs[:1]) == 5
+    inputs[2, 3] = 1.0
+    assert grams.common_start(inputs) == 3 and grams.common_start(inputs[:2]) == 5
+    inputs[0, 1, 1] = torch.nan  # equals nothing, itself neither
+    assert grams.common_start(inputs) == 1
+
+
 def test_the_route_follows_the_cost():
-    assert grams.prefers_tokens((16, 8, 512), 150_000)
-    assert not grams.prefers_tokens((16, 300, 512), 1408)
-    assert grams.prefers_tokens((8, 1000, 100_000), 100_000)
-    assert not grams.prefers_tokens((10, 1000, 100_000), 100_000)  # the square of the tokens is too much memory
+    assert grams.cheapest((16, 8, 512), 150_000) == "tokens"
+    assert grams.cheapest((16, 300, 512), 1408) == "explicit"
+    assert grams.cheapest((16, 88, 512), 1408, shared=80) == "shared"
+    assert grams.cheapest((16, 356, 512), 1408, shared=100) == "explicit"
+    assert grams.cheapest((8, 1000, 100_000), 100_000) == "tokens"
+    assert grams.cheapest((10, 1000, 100_000), 100_000) == "explicit"  # the square of the tokens is too much memory
 
 
 def test_inner_products_carry_small_differences_of_long_rows():
@@ -283,11 +305,11 @@ def test_inner_products_carry_small_differences_of_long_rows():
     assert (gram.diagonal().mean() - gram.mean()).item() == pytest.approx(exact.item(), rel=1e-6)
 
 
-def test_wide_heads_of_short_answers_take_the_token_route(qwen2, monkeypatch):
+def test_each_route_serves_every_layer(qwen2, monkeypatch):
     batch, advantages = make_batch(), make_advantages()
     expected = gradient_variance(qwen2, batch, advantages, gram=True).gram
-    for always in (True, False):
-        monkeypatch.setattr(grams, "prefers_tokens", lambda shape, width, always=always: always)
+    for route in grams.ROUTES:
+        monkeypatch.setattr(grams, "cheapest", lambda *_, route=route: route)
         monkeypatch.setattr(grams, "NARROWEST", 1)
         monkeypatch.setattr(grams, "CHUNK", 300)  # several chunks a layer
         assert_close(gradient_variance(qwen2, batch, advantages, gram=True).gram, expected, 1e-11)

@@ -1,14 +1,18 @@
 """Inner products of the rollouts' gradients of one layer, without keeping the gradients.
 
 The gradient of a weight matrix is a sum over tokens of outer products, `W_i = sum_t o_it x_it^T` with the layer's
-inputs `x` and the gradients `o` of its outputs. Two routes lead to `<W_i, W_j>`:
+inputs `x` and the gradients `o` of its outputs. Three routes lead to `<W_i, W_j>`:
 
 * *explicit*: build `W_i` for a few output columns at a time, all rollouts of a group at once;
-* *tokens*: `sum_{s,t} (x_is . x_jt) (o_is . o_jt)`, which builds no matrix of the layer's size.
+* *tokens*: `sum_{s,t} (x_is . x_jt) (o_is . o_jt)`, which builds no matrix of the layer's size;
+* *shared*: the same sum where rollouts begin with the same inputs, as those of one prompt do in a causal model. There
+  `x_is = x_s`, and `sum_{s,t} (x_s . x_t) (o_is . o_jt) = <O_i, K O_j>` with one matrix K for all pairs.
 
-The second is cheaper if a group has fewer tokens than the layer has rows and columns (short answers, large heads).
+The second is cheapest if a group has fewer tokens than the layer has rows and columns (large heads), the third for
+short answers to a prompt that is not much longer than the layer is wide, the first for long answers.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -24,6 +28,7 @@ MOST_TOKENS = 8192
 """Tokens of a group beyond which the square of their number is too much memory for the token route."""
 PASSES = 64
 """What building a matrix costs beside the products, in operations a number."""
+ROUTES = ("explicit", "tokens", "shared")
 
 
 def row_gram(rows: Tensor) -> Tensor:
@@ -38,47 +43,83 @@ def row_gram(rows: Tensor) -> Tensor:
 
 
 def explicit_gram(inputs: Tensor, chunks: Iterable[Tensor]) -> Tensor:
-    """`<W_i, W_j>` from the matrices, for inputs `[G, T, I]` and chunks of columns `[G, T, c]`: `[G, G]`, float64."""
+    """`<W_i, W_j>` from the matrices, for inputs `[G, T, I]` and chunks of columns `[G, T, c]`: `[G, G]`, float64.
+
+    Rows of the matrices are multiplied in their own type, and their products added up in float64.
+    """
     gram = inputs.new_zeros(len(inputs), len(inputs), dtype=torch.float64)
     for chunk in chunks:
-        gram += row_gram(torch.bmm(chunk.mT, inputs).flatten(1))
+        matrices = torch.bmm(chunk.mT, inputs)  # [G, c, I]
+        gram += torch.bmm(matrices.transpose(0, 1), matrices.permute(1, 2, 0)).sum(0, dtype=torch.float64)
     return gram
 
 
-def token_gram(inputs: Tensor, chunks: Iterable[Tensor]) -> Tensor:
-    """`<W_i, W_j>` from products of tokens, for inputs `[G, T, I]` and chunks `[G, T, c]`: `[G, G]`, float64."""
+def token_gram(inputs: Tensor, chunks: Iterable[Tensor], shared: int = 0) -> Tensor:
+    """`<W_i, W_j>` from products of tokens, for inputs `[G, T, I]` and chunks `[G, T, c]`: `[G, G]`, float64.
+
+    The first `shared` inputs are the same for all rollouts; with s, t among them and u, v among the others,
+    `<W_i, W_j> = sum_{s,t} K_st (o_is . o_jt) + sum_{s,v} K_sv (o_is . o_jv) + sum_{u,t} ... + sum_{u,v} ...`.
+    """
     rollouts, tokens, _ = inputs.shape
-    flat = inputs.flatten(0, 1).double()
-    products = flat.new_zeros(len(flat), len(flat))
+    pairs = (rollouts, tokens - shared) * 2
+    start, own = inputs[0, :shared].double(), inputs[:, shared:].flatten(0, 1).double()
+    among, across = start @ start.T, (start @ own.T).view(shared, *pairs[:2]).transpose(0, 1)
+    products, gram = own.new_zeros(len(own), len(own)), own.new_zeros(rollouts, rollouts)
     for chunk in chunks:
-        columns = chunk.flatten(0, 1).double()
-        products.addmm_(columns, columns.T)
-    return (products * (flat @ flat.T)).view(rollouts, tokens, rollouts, tokens).sum((1, 3))
+        first, rest = chunk.double().split([shared, pairs[1]], dim=1)
+        products.addmm_(rest.flatten(0, 1), rest.flatten(0, 1).T)
+        crossed = first.flatten(1) @ (across @ rest).flatten(1).T
+        gram += first.flatten(1) @ (among @ first).flatten(1).T + crossed + crossed.T
+    return gram + (products * (own @ own.T)).view(pairs).sum((1, 3))
 
 
-def prefers_tokens(shape: Sequence[int], width_out: int) -> bool:
-    """Whether the token route takes fewer operations, for inputs [G, T, I]; those in float64 count twice."""
+def common_start(inputs: Tensor) -> int:
+    """How many leading tokens have the same inputs `[G, T, I]` in all rollouts, to the bit."""
+    count = inputs.shape[1]
+    for rows in (inputs[1:2], inputs[1:]):  # two rollouts say soon where the others need not be looked at
+        same = (rows[:, :count] == inputs[0, :count]).all(-1).all(0)
+        count = int(same.long().cumprod(0).sum())
+    return count
+
+
+def operations(route: str, shape: Sequence[int], width_out: int, shared: int) -> float:
+    """What a route takes, for inputs [G, T, I] of which the first `shared` are common.
+
+    Operations in float64 count twice, and twice again where they are many small products.
+    """
     rollouts, tokens, width_in = shape
-    explicit = rollouts * width_in * width_out * (2 * tokens + 4 * rollouts + PASSES)
-    by_tokens = 4 * (rollouts * tokens) ** 2 * (width_in + width_out)
-    return rollouts * tokens <= MOST_TOKENS and by_tokens < explicit
+    if route == "explicit":
+        return rollouts * width_in * width_out * (2 * tokens + 4 * rollouts + PASSES)
+    own = rollouts * (tokens - (shared if route == "shared" else 0))
+    if own > MOST_TOKENS:
+        return math.inf
+    by_pairs = 4 * own**2 * (width_in + width_out)
+    if route == "tokens":
+        return by_pairs
+    return by_pairs + 8 * rollouts * shared * width_out * (tokens + 2 * rollouts) if shared else math.inf
 
 
-def chunk_width(inputs: Tensor, width_out: int) -> int:
-    """Columns a chunk for the route that `prefers_tokens` chooses."""
-    rollouts, tokens, width_in = inputs.shape
-    other = tokens if prefers_tokens(inputs.shape, width_out) else width_in
-    numbers = CHUNK if inputs.device.type == "cpu" else CHUNK_ELSEWHERE
+def cheapest(shape: Sequence[int], width_out: int, shared: int = 0) -> str:
+    """The route that takes the fewest operations."""
+    return min(ROUTES, key=lambda route: operations(route, shape, width_out, shared))
+
+
+def chunk_width(shape: Sequence[int], width_out: int, shared: int = 0, *, device: torch.device) -> int:
+    """Columns a chunk for the cheapest route."""
+    rollouts, tokens, width_in = shape
+    other = width_in if cheapest(shape, width_out, shared) == "explicit" else tokens
+    numbers = CHUNK if device.type == "cpu" else CHUNK_ELSEWHERE
     return max(NARROWEST, numbers // max(1, rollouts * other))
 
 
-def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int) -> Tensor:
-    """`<W_i, W_j>` by the cheaper route.
+def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int, shared: int = 0) -> Tensor:
+    """`<W_i, W_j>` by the cheapest route.
 
     Args:
         inputs: `[G, T, I]`, what the layer was given.
         chunks: `[G, T, c]` each, gradients of the layer's outputs, some columns at a time; together `width_out` wide.
         width_out: O.
+        shared: leading tokens whose inputs are the same for all rollouts.
 
     Returns:
         `[G, G]`, float64.
@@ -88,8 +129,10 @@ def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int) -> Ten
     tensor([[45., 24.],
             [24., 16.]], dtype=torch.float64)
     """
-    route = token_gram if prefers_tokens(inputs.shape, width_out) else explicit_gram
-    return route(inputs, chunks)
+    route = cheapest(inputs.shape, width_out, shared)
+    if route == "explicit":
+        return explicit_gram(inputs, chunks)
+    return token_gram(inputs, chunks, shared if route == "shared" else 0)
 
 
 def widened(values: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def head_products(head: Head, top: int | None) -> Tensor:
 
 
 def _slices(head: Head) -> Iterator[slice]:
-    width = chunk_width(head.hidden, head.vocabulary)
+    width = chunk_width(head.hidden.shape, head.vocabulary, device=head.hidden.device)
     for start in range(0, head.vocabulary, width):
         yield slice(start, min(start + width, head.vocabulary))
 
@@ -74,7 +74,7 @@ def _with_rest(head: Head, normaliser: Tensor, columns: Tensor) -> Iterator[Tens
     inner product `rest_s rest_t / m`.
     """
     kept = head.hidden.new_zeros(*head.tokens.shape, 1)
-    for some in columns.split(chunk_width(head.hidden, len(columns))):
+    for some in columns.split(chunk_width(head.hidden.shape, len(columns), device=head.hidden.device)):
         residual = _residual(head, normaliser, some)
         kept = kept + residual.sum(-1, keepdim=True)
         yield residual

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from calibrant.gradients.grams import chunk_width, matrix_gram, row_gram, widened
+from calibrant.gradients.grams import chunk_width, common_start, matrix_gram, row_gram, widened
 
 
 @cache
@@ -77,10 +77,10 @@ def _affine(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def linear_gram(inputs: Tensor, gradients: Tensor, without: Tensor | None = None) -> Tensor:
     """The weight of a linear layer, either way round; rows (outputs) in `without` are left out."""
-    inputs = widened(inputs.flatten(1, -2))
-    gradients = gradients.flatten(1, -2)
-    width = chunk_width(inputs, gradients.shape[-1])
-    return matrix_gram(inputs, _columns(gradients, width, inputs.dtype, without), gradients.shape[-1])
+    inputs, gradients = widened(inputs.flatten(1, -2)), gradients.flatten(1, -2)
+    outputs, shared = gradients.shape[-1], common_start(inputs)
+    width = chunk_width(inputs.shape, outputs, shared, device=inputs.device)
+    return matrix_gram(inputs, _columns(gradients, width, inputs.dtype, without), outputs, shared)
 
 
 def _columns(gradients: Tensor, width: int, dtype: torch.dtype, without: Tensor | None) -> Iterator[Tensor]:
