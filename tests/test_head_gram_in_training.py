@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS
+from calibrant.prefix.decode import Decoded
 from calibrant.trl import CalibratedGRPOTrainer, head_gradients
 from calibrant.trl.head_gradients import readable_head
 
@@ -86,8 +87,20 @@ def test_reading_gradients_leaves_training_alone(policy, questions, tmp_path):
     assert [x.shape for x in Seeing.seen] == [(2, 4, 4)] * 2
 
 
+def test_what_was_read_while_sampling_is_not_computed_again(policy, questions, tmp_path, monkeypatch):
+    passes = []
+    monkeypatch.setattr(head_gradients, "logps_in_chunks", passes.append)
+    first = trained(policy, questions, tmp_path / "a")
+    assert not passes
+    monkeypatch.undo()
+    monkeypatch.setattr(Decoded, "states_of", lambda *_: None)
+    again = trained(policy, questions, tmp_path / "b")
+    torch.testing.assert_close(first, again, rtol=1e-4, atol=1e-4 * first.abs().max().item())
+
+
 def test_a_model_that_cannot_share_prompts_is_read_plainly(policy, questions, tmp_path, monkeypatch):
     expected = trained(policy, questions, tmp_path / "a")
+    monkeypatch.setattr(Decoded, "states_of", lambda *_: None)
     real, refused = head_gradients.logps_in_chunks, []
 
     def plain_alone(*arguments, prefix_index=None, **keywords):

@@ -14,6 +14,7 @@ from transformers import (
 
 from calibrant.prefix import decode as decode_module
 from calibrant.prefix.decode import can_drop, configured
+from calibrant.prefix.head import find_head, recording
 from calibrant.prefix.prefill import prefilled, shared_prefill
 
 PROMPTS = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 3, 3, 4, 9]])
@@ -104,6 +105,47 @@ def test_finished_rows_are_dropped_from_the_same_samples(build, decoding):
     assert rows[1] == len(ids) and rows[1:] == sorted(rows[1:], reverse=True)
     if decoding != "greedy":
         assert rows[-1] < len(ids) / 2
+
+
+@pytest.mark.parametrize("build", [gpt2, llama, mistral])
+def test_states_that_were_read_while_decoding(build):
+    """Against one forward pass over what was written; rows that have ended have no states any more."""
+    torch.manual_seed(0)
+    model = build().double().eval()
+    ids, mask = (x[ROWS].repeat(4, 1) for x in (PROMPTS, MASK))
+    with shared_prefill(model, states=True) as decoded:
+        written = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=True, max_new_tokens=20, pad_token_id=0, eos_token_id=[1, 2, 3, 4]
+        )  # fmt: skip
+    own = written[:, ids.shape[1] :]
+    kept = torch.isin(own, torch.tensor([1, 2, 3, 4])).long().cumsum(1).roll(1, 1)
+    kept[:, 0] = 0
+    kept = kept == 0  # up to the end of each row
+    found = decoded.states_of(own, kept)
+    whole = torch.cat([mask, torch.ones_like(own)], dim=1)
+    positions = (whole.cumsum(-1) - 1).clamp(min=0)
+    with recording(find_head(model).module) as calls, torch.no_grad():
+        model(input_ids=written, attention_mask=whole, position_ids=positions)
+    expected = calls[0][0][:, ids.shape[1] - 1 : -1]
+    assert len(decoded.rows[-1]) < len(ids) and not kept.all()
+    torch.testing.assert_close(found[kept], expected[kept])
+    cut = decoded.states_of(own[:, :2], kept[:, :2])
+    assert torch.equal(cut, found[:, :2])
+
+
+def test_states_of_other_completions_are_not_given():
+    model, own = llama().eval(), torch.tensor([[5, 6]] * 8)
+    with shared_prefill(model, states=True) as decoded:
+        written = sampled(model, PROMPTS[ROWS], MASK[ROWS])[:, PROMPTS.shape[1] :]
+    every = torch.ones_like(written)
+    assert decoded.states_of(written, every) is not None
+    assert decoded.states_of(own, torch.ones_like(own)) is None
+    assert decoded.states_of(written[:4], every[:4]) is None
+    assert decoded.states_of(torch.cat([written, written], dim=1), torch.cat([every, every], dim=1)) is None
+    assert decoded.states_of(written[:, :0], every[:, :0]) is None
+    with shared_prefill(model, states=True) as decoded:
+        sampled(model, PROMPTS, MASK)
+    assert decoded.states_of(written, every) is None  # nothing was shared
 
 
 def test_prompts_without_padding():

@@ -1,6 +1,7 @@
 """Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
 
 import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,8 +9,38 @@ from torch import Tensor, nn
 from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
+from calibrant.prefix.head import find_head, recording
+
 DROPPED = 0.125
 """Share of finished rows from which on they are dropped: to copy the cache costs about as much as one step."""
+
+
+@dataclass
+class Decoded:
+    """Rows that were decoded, and what the output head read to predict each of their tokens."""
+
+    prompts: int = 0  # tokens of a prompt, with padding
+    ids: Tensor | None = None  # [B, P + T]
+    rows: list[Tensor] = field(default_factory=list)  # for each token, the rows that got a pass
+    states: list[Tensor] = field(default_factory=list)  # of those, [b, D]
+
+    def states_of(self, completion_ids: Tensor, mask: Tensor) -> Tensor | None:
+        """The states that predict each token of these completions, `[B, T, D]`; None if others were decoded.
+
+        Args:
+            completion_ids: `[B, T]`, padded on the right.
+            mask: `[B, T]`, the tokens that matter; the states of others may be 0.
+        """
+        count, width = completion_ids.shape
+        if self.ids is None or len(self.ids) != count or not 0 < width <= len(self.states):
+            return None
+        own = self.ids[:, self.prompts : self.prompts + width].to(completion_ids)
+        if bool(((own != completion_ids) & mask.bool()).any()):
+            return None
+        found = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
+        for column, (rows, states) in enumerate(zip(self.rows[:width], self.states, strict=False)):
+            found[rows, column] = states
+        return found
 
 
 def configured(model: Any, options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
@@ -41,6 +72,7 @@ def decode(
     logits_processor: Any,
     stopping_criteria: Any,
     generation_config: Any,
+    decoded: Decoded | None = None,
     **inputs: Any,
 ) -> Tensor:
     """What `generate` decodes from a cache, given to it as `custom_generate`; finished rows get no pass.
@@ -52,29 +84,44 @@ def decode(
         model: a causal language model.
         input_ids: `[B, P]`, padded on the left.
         logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
+        decoded: is filled with what the head reads on the way.
         inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, which hold all prompt tokens but the
             last.
 
     Returns:
         `[B, P + T]`; padding after the end of a row.
     """
-    ids, mask, cache = input_ids, inputs.get("attention_mask"), inputs["past_key_values"]
+    if decoded is None:
+        return _decode(model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)[0]
+    with recording(find_head(model).module) as calls:
+        ids, rows = _decode(model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
+    decoded.prompts, decoded.ids, decoded.rows = input_ids.shape[1], ids, rows
+    decoded.states = [states[:, -1] for states, _ in calls]
+    return ids
+
+
+def _decode(
+    model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
+) -> tuple[Tensor, list[Tensor]]:
+    """All ids, and for each new token the rows that got a pass."""
+    mask, cache = inputs.get("attention_mask"), inputs["past_key_values"]
     mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
     rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
-    unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(generation_config)
-    logits = None
+    unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
+    logits, passed = None, []
     while True:
         found = _next_logits(model, ids[rows], mask[rows], cache)
+        passed.append(rows)
         logits = found.new_zeros(len(ids), found.shape[1]) if logits is None else logits
         logits[rows] = found
         scores = logits_processor(ids, logits.clone())
-        tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0] if generation_config.do_sample else scores.argmax(-1)
+        tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0] if config.do_sample else scores.argmax(-1)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         unfinished &= ~stopping_criteria(ids, None)
         kept = unfinished[rows]
         if not kept.any():
-            return ids
+            return ids, passed
         if kept.float().mean() <= 1 - DROPPED:
             rows = rows[kept]
             cache.batch_select_indices(kept.nonzero()[:, 0])

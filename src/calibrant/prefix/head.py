@@ -101,7 +101,7 @@ def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
     Raises:
         CalibrantError: the model does not use its head, or does something unknown to the logits.
     """
-    with _recording(head.module, column) as calls:
+    with recording(head.module, column) as calls:
         outputs = model(**inputs)
     if len(calls) != 1:
         raise CalibrantError(
@@ -119,14 +119,15 @@ def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
 
 
 @contextmanager
-def _recording(module: nn.Module, column: int) -> Iterator[list[tuple[Tensor, torch.dtype | None]]]:
+def recording(module: nn.Module, column: int | None = None) -> Iterator[list[tuple[Tensor, torch.dtype | None]]]:
+    """What a head is given at each call, `[rows, L, D]`, and the autocast type; it reads one column alone if told to."""
     calls: list[tuple[Tensor, torch.dtype | None]] = []
 
     def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         device = arguments[0].device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         calls.append((arguments[0], autocast))
-        return (arguments[0][:1, column : column + 1], *arguments[1:])
+        return arguments if column is None else (arguments[0][:1, column : column + 1], *arguments[1:])
 
     handle = module.register_forward_pre_hook(record)
     try:

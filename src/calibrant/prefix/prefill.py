@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from calibrant.prefix.decode import can_drop, configured, decode, one_row_each
+from calibrant.prefix.decode import Decoded, can_drop, configured, decode, one_row_each
 
 
 @contextmanager
-def shared_prefill(model: nn.Module) -> Iterator[None]:
+def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decoded]:
     """Within it, `model.generate` reads each distinct prompt once and drops rows once they are finished.
 
     The same samples as without, up to rounding of the logits. Where nothing is repeated, a cache is given already, the
@@ -20,21 +21,27 @@ def shared_prefill(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: whatever `generate` is called on.
+        states: whether to keep what the output head reads, for whoever needs it afterwards.
+
+    Yields:
+        What the last call of `generate` has decoded, if states are kept; nothing where generation is as it was.
     """
     original: Any = model.generate
+    decoded = Decoded()
 
     def generate(input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         config, rest = configured(original.__self__, options)
         shared = one_row_each(config) and "past_key_values" not in options
         if shared and (cache := prefilled(model, input_ids, mask)) is not None:
-            drops = can_drop(original.__self__, config, rest)
-            options |= {"past_key_values": cache} | ({"custom_generate": decode} if drops else {})
+            options["past_key_values"] = cache
+            if can_drop(original.__self__, config, rest):
+                options["custom_generate"] = partial(decode, decoded=decoded) if states else decode
         return original(input_ids=input_ids, attention_mask=mask, **options)
 
     vars(model)["generate"] = generate  # of this instance; the class keeps its own
     try:
-        yield
+        yield decoded
     finally:
         del vars(model)["generate"]
 

@@ -8,6 +8,7 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from calibrant.errors import CalibrantError
 from calibrant.prefix import logps_in_chunks
+from calibrant.prefix.decode import Decoded
 from calibrant.prefix.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
 
@@ -22,7 +23,12 @@ With random heads of 131,072 columns and next-token entropies of 2 and 6 nats th
 
 
 class HeadGradients:
-    """Computes the input `head_gram` from one more forward pass without gradients, and the head's weight.
+    """Computes the input `head_gram` from the last hidden states of the policy that sampled, and the head's weight.
+
+    The states are those that the head read while sampling, where they are known, else of one more forward pass.
+
+    Attributes:
+        decoded: what was sampled last; the trainer puts it there.
 
     Args:
         trainer: whose policy it is; temperature, sharing of prompts and rows of a pass are its own.
@@ -32,7 +38,7 @@ class HeadGradients:
     """
 
     def __init__(self, trainer: Any):
-        self.trainer, self._sharing = trainer, trainer._sharing
+        self.trainer, self._sharing, self.decoded = trainer, trainer._sharing, Decoded()
         readable_head(trainer.model, cast=trainer.args.cast_lm_head_to_fp32)
         if trainer.args.head_gram_top is not None and trainer.args.head_gram_top < 0:
             raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {trainer.args.head_gram_top}")
@@ -53,7 +59,9 @@ class HeadGradients:
         """
         if any(name in output for name in ("pixel_values", "image_grid_thw")):
             raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
-        states, ids = self._states(output), output["completion_ids"]
+        ids = output["completion_ids"]
+        states, self.decoded = self.decoded.states_of(ids, mask), Decoded()
+        states = self._states(output) if states is None else states
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
             return self._gram(states, ids, mask, size).flatten(0, 1)
         states, ids, every = map(self._gathered, (states, ids, mask))
