@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_entail import save
 
 from calibrant.cli.main import main
 from calibrant.methods import METHODS
@@ -73,6 +74,23 @@ def test_one_method_with_options(tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [row["rd_only/weight"] for row in rows] == [1.0] * 4
     assert rows[3]["reward"] is None
+
+
+def test_entailment_makes_the_clusters_that_the_options_ask_for(tmp_path):
+    """With a small random network: a threshold of 0 joins all answers, one of 1 joins none."""
+    network = save(tmp_path / "nli")
+    answers = ["Paris", "Lyon", "the euro", "a large city"]
+    rows = [{"prompt_id": "a", "completion": x, "reward": float(i == 0)} for i, x in enumerate(answers)]
+    source = write_rollouts(tmp_path / "r.jsonl", rows)
+    asked = ["score", str(source), "--method", "seed_grpo", "--method-options", "estimator=freq"]
+    asked += ["--entailment-model", network]
+    found = []
+    for threshold in ("0", "1"):
+        out = tmp_path / f"{threshold}.parquet"
+        assert main([*asked, "--entailment-threshold", threshold, "--out", str(out)]) == 0
+        found.append(read_rollouts(out)["seed_grpo/weight"].iloc[0])
+    assert found[0] == 1 > found[1]
+    assert main([*asked, "--entailment-threshold", "1.5"]) == 2
 
 
 @pytest.mark.parametrize(

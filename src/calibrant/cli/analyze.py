@@ -22,8 +22,7 @@ EXAMPLES = """examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    from calibrant.settings import CHOICES
-    from calibrant.text import MINILM
+    from calibrant.cli.options import add_text_models
 
     add = parser.add_argument
     add("--model", help="run directory, folder, or hub name (default: the task's embedded policy)")
@@ -39,14 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--parameters", nargs="+", metavar="PATTERN", help="parameters whose gradient is meant (default: all trainable)"
     )
-    add("--embedding-model", default=MINILM, help="folder or hub name (default: all-MiniLM-L6-v2)")
-    add(
-        "--entailment-model",
-        help="NLI model that makes clusters (paper: roberta-large-mnli); equal keys when not given",
-    )
-    add("--entailment-dtype", default="float32", choices=CHOICES["entailment_dtype"], help="default: float32")
-    add("--cluster-rule", default="greedy", choices=CHOICES["cluster_rule"], help="default: greedy (paper)")
-    add("--entailment-threshold", type=float, default=0.35, help="least probability that joins (default: 0.35)")
+    add_text_models(parser)
     add("--from-rollouts", metavar="FILE", help="take answers, rewards and clusters of this file; gradients of --model")
     add("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
     add("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN, or -FILE)")

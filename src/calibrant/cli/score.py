@@ -17,8 +17,8 @@ EXAMPLES = """examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
+    from calibrant.cli.options import add_text_models
     from calibrant.cli.train import assignment
-    from calibrant.text import MINILM
 
     parser.add_argument("file", metavar="FILE", help="rollouts, .parquet or .jsonl")
     parser.add_argument("--method", help="one method; every method that the file has the inputs of when not given")
@@ -32,8 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--reward-range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="default: the task's, or 0 2"
     )
     parser.add_argument("--meaning", choices=("answer", "completion"), help="text with the meaning (default: answer)")
-    parser.add_argument("--embedding-model", default=MINILM, help="folder or hub name (default: all-MiniLM-L6-v2)")
-    parser.add_argument("--entailment-model", help="NLI model, folder or hub name; equal answers when not given")
+    add_text_models(parser)
     parser.add_argument("--out", metavar="FILE", help="where the scored rollouts go, .parquet or .jsonl")
 
 
@@ -81,21 +80,13 @@ def _refuse_options(options: argparse.Namespace) -> None:
 
 def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
     from calibrant.scoring import named_inputs
-    from calibrant.text.embed import Embedder
-    from calibrant.text.entail import EntailmentJudge
-    from calibrant.text.inputs import Readers, by_key
+    from calibrant.text.inputs import by_key
     from calibrant.text.metrics import normalise_answer
+    from calibrant.text.readers import load_readers
 
     named = {name for method in methods for name in named_inputs(method)}
-    embed = Embedder(options.embedding_model) if "embeddings" in named else None
-    judge = EntailmentJudge(options.entailment_model) if options.entailment_model else None
     same = task.clusters if task else by_key(normalise_answer)
-    return Readers(
-        embed,
-        judge.clusters if judge else same,
-        judge.matrix if judge else None,
-        task.correct_batch if task else None,
-    )
+    return load_readers(named, options, same, task.correct_batch if task else None)
 
 
 def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[float, float]) -> None:

@@ -7,7 +7,6 @@ has its KL gradient.
 
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,9 @@ from calibrant.prefix.prefill import shared_prefill
 from calibrant.rewarding import checked_all, unrewarded
 from calibrant.rollouts import write_rollouts
 from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
-from calibrant.text.embed import Embedder
-from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import Judge, Readers, TextGroups, by_key, one_at_a_time
+from calibrant.text.inputs import Judge, TextGroups, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
+from calibrant.text.readers import load_readers
 from calibrant.trl.batches import along_groups, contributing, spread
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.policy import MULTIMODAL, PolicyInputs, completion_mask
@@ -87,7 +85,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         options = options_of(self.method, args)
         judge = judge or (one_at_a_time(is_correct) if is_correct else None)
         rehearse(self.method, options, without=() if judge else ("correct",))
-        readers = _readers(args, self._named, cluster or by_key(answer_key or normalise_answer), judge)
+        readers = load_readers(self._named, args, cluster or by_key(answer_key or normalise_answer), judge)
         self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
         self._memory: dict[str, Tensor] = {}
         self._last_rollouts: tuple[int, int] = (-1, 0)
@@ -370,22 +368,6 @@ def as_text(message: Any) -> str:
     if len(message) == 1 and message[0]["role"] == "assistant":
         return str(message[0].get("content") or "")
     return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in message)
-
-
-def _readers(
-    args: Any,
-    named: tuple[str, ...],
-    cluster: Callable[[TextGroups], Tensor],
-    judge: Judge | None,
-) -> Readers:
-    """What reads texts for a method; a model is loaded only if the method names what it gives."""
-    embed = Embedder(args.embedding_model, device=args.embedding_device) if "embeddings" in named else None
-    if args.entailment_model is None or not {"clusters", "entailment"} & set(named):
-        return Readers(embed, cluster, None, judge)
-    chosen = {"device": args.entailment_device, "dtype": args.entailment_dtype}
-    entailment = EntailmentJudge(args.entailment_model, **chosen)
-    by_rule = partial(entailment.clusters, rule=args.cluster_rule, threshold=args.entailment_threshold)
-    return Readers(embed, by_rule, entailment.matrix, judge)
 
 
 def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:

@@ -1,0 +1,37 @@
+"""What reads texts for methods, as options say: a model is loaded only if a method names what it gives."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from calibrant.text.embed import Embedder
+from calibrant.text.entail import EntailmentJudge
+from calibrant.text.inputs import Judge, Readers, TextGroups
+
+
+def load_readers(
+    named: Collection[str], options: Any, same: Callable[[TextGroups], Tensor], judge: Judge | None
+) -> Readers:
+    """The readers of the inputs that methods name.
+
+    Args:
+        named: names of inputs.
+        options: with `embedding_model`, `entailment_model` (None: answers are compared by `same`), `entailment_dtype`,
+            `cluster_rule` and `entailment_threshold`; `embedding_device` and `entailment_device` where it has them.
+        same: N groups of G texts -> cluster numbers `[N, G]`, without an entailment model.
+        judge: what says which answers are correct.
+
+    Raises:
+        CalibrantError: a model cannot be loaded.
+    """
+    embed = None
+    if "embeddings" in named:
+        embed = Embedder(options.embedding_model, device=getattr(options, "embedding_device", None))
+    if options.entailment_model is None or not {"clusters", "entailment"} & set(named):
+        return Readers(embed, same, None, judge)
+    device = getattr(options, "entailment_device", None)
+    entailment = EntailmentJudge(options.entailment_model, device=device, dtype=options.entailment_dtype)
+    by_rule = partial(entailment.clusters, rule=options.cluster_rule, threshold=options.entailment_threshold)
+    return Readers(embed, by_rule, entailment.matrix, judge)
