@@ -113,10 +113,9 @@ def test_states_that_were_read_while_decoding(build):
     torch.manual_seed(0)
     model = build().double().eval()
     ids, mask = (x[ROWS].repeat(4, 1) for x in (PROMPTS, MASK))
+    options = {"do_sample": True, "max_new_tokens": 20, "pad_token_id": 0, "eos_token_id": [1, 2, 3, 4]}
     with shared_prefill(model, states=True) as decoded:
-        written = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, max_new_tokens=20, pad_token_id=0, eos_token_id=[1, 2, 3, 4]
-        )  # fmt: skip
+        written = model.generate(input_ids=ids, attention_mask=mask, **options)
     own = written[:, ids.shape[1] :]
     kept = torch.isin(own, torch.tensor([1, 2, 3, 4])).long().cumsum(1).roll(1, 1)
     kept[:, 0] = 0

@@ -125,3 +125,19 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(uninterrupted, tmp_pat
     assert (run / "checkpoints" / f"checkpoint-{step}" / "complete.json").exists()
     finish("--resume", str(run))
     assert_same_run(uninterrupted, run)
+
+
+def test_two_processes_make_one_run_and_end(tmp_path):
+    """What one process alone does, evaluation and report, happens once; both end without an error."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "calibrant"]
+    options = ["--steps", "2", "--prompts-per-step", "2", "--rollouts", "4", "--eval-prompts", "4"]
+    ended = subprocess.run(
+        [*command, "train", *options, "--eval-samples", "2", "--method", "gcpo_bot", "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("run directory:") == 1
+    assert len(read_rollouts(out / "rollouts" / "step-000002.parquet")) == 8
+    assert (out / "model" / "model.safetensors").exists() and (out / "report.html").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2

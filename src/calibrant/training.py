@@ -33,7 +33,6 @@ from calibrant.text.entail import EntailmentJudge
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 from calibrant.trl.config import OWN_FIELDS
 
-
 WAIT = timedelta(hours=12)  # the other processes wait while the first one evaluates
 
 

@@ -120,7 +120,7 @@ def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
 
 @contextmanager
 def recording(module: nn.Module, column: int | None = None) -> Iterator[list[tuple[Tensor, torch.dtype | None]]]:
-    """What a head is given at each call, `[rows, L, D]`, and the autocast type; it reads one column alone if told to."""
+    """What a head is given at each call, and the autocast type; of one column it reads the first row alone."""
     calls: list[tuple[Tensor, torch.dtype | None]] = []
 
     def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
