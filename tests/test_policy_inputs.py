@@ -58,9 +58,9 @@ def plain_forward(policy, batch, temperature):
 TOKENS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.01])
-def test_likelihoods_are_those_of_the_tempered_policies(policy, questions, tmp_path, beta):
-    changes = dict(beta=beta, temperature=0.7, bf16=False, model_init_kwargs={"dtype": "float32"})
+@pytest.mark.parametrize(("beta", "share"), [(0.0, True), (0.01, True), (0.0, False)])
+def test_likelihoods_are_those_of_the_tempered_policies(policy, questions, tmp_path, beta, share):
+    changes = dict(beta=beta, share_prefix=share, temperature=0.7, bf16=False, model_init_kwargs={"dtype": "float32"})
     args = arguments(tmp_path, method="test_policy_inputs.everything", **changes)
     Keeping.batches.clear()
     train(policy, questions, args, kind=Keeping, is_correct=TASK.correct, extract_answer=TASK.extract)
@@ -96,6 +96,13 @@ def test_nothing_is_computed_that_no_method_names(policy, questions, tmp_path, m
     trainer = train(policy, questions, arguments(tmp_path, method="gcpo_bot", max_steps=1))
     assert trainer._policy_inputs.frozen is trainer._policy_inputs.slow is None
     assert rows_of(tmp_path).logprob.isna().all()
+
+
+@pytest.mark.parametrize("method", ["seed_grpo", "edge_grpo"])
+def test_what_was_read_while_sampling_takes_no_pass(policy, questions, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(PolicyInputs, "_per_token", lambda *_: pytest.fail("it is known from sampling"))
+    train(policy, questions, arguments(tmp_path, method=method, max_steps=1, beta=0.0), is_correct=TASK.correct)
+    assert rows_of(tmp_path).logprob.lt(0).all()
 
 
 def test_reading_likelihoods_leaves_training_alone(policy, questions, tmp_path):

@@ -147,6 +147,24 @@ def test_states_of_other_completions_are_not_given():
     assert decoded.states_of(written, every) is None  # nothing was shared
 
 
+class Doubling(LlamaForCausalLM):
+    """Does something to its logits that its head knows nothing of."""
+
+    def forward(self, *arguments, **keywords):
+        output = super().forward(*arguments, **keywords)
+        output.logits = 2 * output.logits
+        return output
+
+
+def test_states_that_do_not_lead_to_the_logits_are_not_given():
+    torch.manual_seed(0)
+    model = Doubling(llama().config).eval()
+    plain = sampled(model, PROMPTS[ROWS], MASK[ROWS])
+    with shared_prefill(model, states=True) as decoded:
+        assert torch.equal(plain, sampled(model, PROMPTS[ROWS], MASK[ROWS]))
+    assert decoded.states_of(plain[:, PROMPTS.shape[1] :], torch.ones(8, 1)) is None
+
+
 def test_prompts_without_padding():
     model = llama().double().eval()
     ids = PROMPTS[1:2].repeat(8, 1)

@@ -2,14 +2,14 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
-from calibrant.prefix.head import find_head, recording
+from calibrant.prefix.head import Recorded, find_head, recording, same_logits
 
 DROPPED = 0.125
 """Share of finished rows from which on they are dropped: to copy the cache costs about as much as one step."""
@@ -84,35 +84,45 @@ def decode(
         model: a causal language model.
         input_ids: `[B, P]`, padded on the left.
         logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
-        decoded: is filled with what the head reads on the way.
+        decoded: is filled with what the head reads on the way, if the logits follow from that.
         inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, which hold all prompt tokens but the
             last.
 
     Returns:
         `[B, P + T]`; padding after the end of a row.
     """
+    arguments = (model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
     if decoded is None:
-        return _decode(model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)[0]
-    with recording(find_head(model).module) as calls:
-        ids, rows = _decode(model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
-    decoded.prompts, decoded.ids, decoded.rows = input_ids.shape[1], ids, rows
-    decoded.states = [states[:, -1] for states, _ in calls]
-    return ids
+        return _decode(*arguments).ids
+    head = find_head(model)
+    with recording(head.module) as calls:
+        found = _decode(*arguments)
+    first = Recorded(*calls[0], outputs=None)
+    if len(calls) == len(found.rows) and same_logits(head, first._replace(states=first.states[:1, -1]), found.first):
+        decoded.prompts, decoded.ids, decoded.rows = input_ids.shape[1], found.ids, found.rows
+        decoded.states = [states[:, -1] for states, _ in calls]
+    return found.ids
+
+
+class _Written(NamedTuple):
+    ids: Tensor  # [B, P + T]
+    rows: list[Tensor]  # for each new token, the rows that got a pass
+    first: Tensor  # [1, V], the logits of the first token of the first row
 
 
 def _decode(
     model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
-) -> tuple[Tensor, list[Tensor]]:
-    """All ids, and for each new token the rows that got a pass."""
+) -> _Written:
     mask, cache = inputs.get("attention_mask"), inputs["past_key_values"]
     mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
     rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
     unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
-    logits, passed = None, []
+    logits, first, passed = None, torch.empty(0), []
     while True:
         found = _next_logits(model, ids[rows], mask[rows], cache)
         passed.append(rows)
-        logits = found.new_zeros(len(ids), found.shape[1]) if logits is None else logits
+        if logits is None:
+            logits, first = found.new_zeros(len(ids), found.shape[1]), found[:1].clone()
         logits[rows] = found
         scores = logits_processor(ids, logits.clone())
         tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0] if config.do_sample else scores.argmax(-1)
@@ -121,7 +131,7 @@ def _decode(
         unfinished &= ~stopping_criteria(ids, None)
         kept = unfinished[rows]
         if not kept.any():
-            return ids, passed
+            return _Written(ids, passed, first)
         if kept.float().mean() <= 1 - DROPPED:
             rows = rows[kept]
             cache.batch_select_indices(kept.nonzero()[:, 0])

@@ -75,6 +75,15 @@ def find_head(model: nn.Module) -> Head:
     return Head(module, config.vocab_size, _scale(config), getattr(config, "final_logit_softcapping", None))
 
 
+def has_head(model: nn.Module) -> bool:
+    """Whether a model has an output head that `find_head` finds."""
+    try:
+        find_head(model)
+    except CalibrantError:
+        return False
+    return True
+
+
 def _is_sharded(model: nn.Module) -> bool:
     wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
     return wrapped or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters())
@@ -136,19 +145,25 @@ def recording(module: nn.Module, column: int | None = None) -> Iterator[list[tup
         handle.remove()
 
 
-@torch.no_grad()
 def _check_logits(model: nn.Module, head: Head, recorded: Recorded, column: int) -> None:
     """Compares the logits of one position with the model's own."""
-    with autocast_of(recorded):
-        expected = _logits(head, recorded.states[:1, column : column + 1])
-    found = recorded.outputs.logits
-    low = recorded.autocast in HALF or found.dtype in HALF or recorded.states.dtype in HALF
-    tolerance = (3e-2 if low else 1e-4) * expected.abs().max().clamp(min=1.0)
-    if found.shape != expected.shape or (found.to(expected) - expected).abs().max() > tolerance:
+    if not same_logits(
+        head, recorded._replace(states=recorded.states[:1, column : column + 1]), recorded.outputs.logits
+    ):
         raise CalibrantError(
             f"{model_name(model)} changes its logits in a way that is not known here; "
             "its log-probabilities cannot be computed here"
         )
+
+
+@torch.no_grad()
+def same_logits(head: Head, recorded: Recorded, logits: Tensor) -> bool:
+    """Whether a model's logits are what its head makes of the recorded states, up to rounding."""
+    with autocast_of(recorded):
+        expected = _logits(head, recorded.states)
+    low = recorded.autocast in HALF or logits.dtype in HALF or recorded.states.dtype in HALF
+    tolerance = (3e-2 if low else 1e-4) * expected.abs().max().clamp(min=1.0)
+    return logits.shape == expected.shape and bool((logits.to(expected) - expected).abs().max() <= tolerance)
 
 
 def autocast_of(recorded: Recorded) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from calibrant.prefix.decode import Decoded, can_drop, configured, decode, one_row_each
+from calibrant.prefix.head import has_head
 
 
 @contextmanager
@@ -21,13 +22,13 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
 
     Args:
         model: whatever `generate` is called on.
-        states: whether to keep what the output head reads, for whoever needs it afterwards.
+        states: whether to keep what the output head reads, for whoever needs it afterwards; not kept without a head.
 
     Yields:
         What the last call of `generate` has decoded, if states are kept; nothing where generation is as it was.
     """
     original: Any = model.generate
-    decoded = Decoded()
+    decoded, records = Decoded(), states and has_head(model)
 
     def generate(input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -36,7 +37,7 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
         if shared and (cache := prefilled(model, input_ids, mask)) is not None:
             options["past_key_values"] = cache
             if can_drop(original.__self__, config, rest):
-                options["custom_generate"] = partial(decode, decoded=decoded) if states else decode
+                options["custom_generate"] = partial(decode, decoded=decoded if records else None)
         return original(input_ids=input_ids, attention_mask=mask, **options)
 
     vars(model)["generate"] = generate  # of this instance; the class keeps its own

@@ -8,7 +8,6 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from calibrant.errors import CalibrantError
 from calibrant.prefix import logps_in_chunks
-from calibrant.prefix.decode import Decoded
 from calibrant.prefix.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
 
@@ -27,9 +26,6 @@ class HeadGradients:
 
     The states are those that the head read while sampling, where they are known, else of one more forward pass.
 
-    Attributes:
-        decoded: what was sampled last; the trainer puts it there.
-
     Args:
         trainer: whose policy it is; temperature, sharing of prompts and rows of a pass are its own.
 
@@ -38,18 +34,19 @@ class HeadGradients:
     """
 
     def __init__(self, trainer: Any):
-        self.trainer, self._sharing, self.decoded = trainer, trainer._sharing, Decoded()
+        self.trainer, self._sharing = trainer, trainer._sharing
         readable_head(trainer.model, cast=trainer.args.cast_lm_head_to_fp32)
         if trainer.args.head_gram_top is not None and trainer.args.head_gram_top < 0:
             raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {trainer.args.head_gram_top}")
 
-    def __call__(self, output: dict[str, Any], mask: Tensor, size: int) -> Tensor:
+    def __call__(self, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None) -> Tensor:
         """The rows of the local rollouts: row i holds the inner products with the rollouts of its group.
 
         Args:
             output: as TRL's `_generate_and_score_completions` returns it, on this process.
             mask: `[B, T]`, which tokens the policy wrote.
             size: rollouts of a group; groups are consecutive rows of all processes together.
+            states: `[B, T, D]`, those that predict each token, where they are known.
 
         Returns:
             `[B, G]`, float64.
@@ -59,9 +56,7 @@ class HeadGradients:
         """
         if any(name in output for name in ("pixel_values", "image_grid_thw")):
             raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
-        ids = output["completion_ids"]
-        states, self.decoded = self.decoded.states_of(ids, mask), Decoded()
-        states = self._states(output) if states is None else states
+        ids, states = output["completion_ids"], self._states(output) if states is None else states
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
             return self._gram(states, ids, mask, size).flatten(0, 1)
         states, ids, every = map(self._gathered, (states, ids, mask))

@@ -10,9 +10,13 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head
 
 from calibrant.likelihoods import answer_confidence, answer_masks, row_mean
+from calibrant.prefix.decode import Decoded
+from calibrant.prefix.head import find_head, token_logps
 from calibrant.references import SlowReference, frozen
 from calibrant.trl.head_gradients import HeadGradients
 
+FROM_STATES = ("mean_logprob", "token_entropy", "head_gram")
+"""The inputs that follow from what the output head of the sampling policy reads."""
 MULTIMODAL = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
     "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
@@ -23,6 +27,11 @@ class PolicyInputs:
     """Computes the inputs of a method that need a model, each only if the method names it.
 
     All log-probabilities are of the tempered policy, as TRL's are: the logits are divided by the sampling temperature.
+    What was read while sampling is not computed again.
+
+    Attributes:
+        decoded: what was sampled last; the trainer puts it there.
+        reads_states: whether a method needs what is recorded while sampling.
 
     Args:
         trainer: whose policy it is; its own reference is used where it has one (`beta > 0`).
@@ -32,6 +41,7 @@ class PolicyInputs:
 
     def __init__(self, trainer: Any, named: Sequence[str], extract: Callable[[str], str]):
         self.trainer, self.named, self.extract = trainer, named, extract
+        self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named))
         policy = trainer.accelerator.unwrap_model(trainer.model)
         self.frozen = self.slow = None
         if "ref_mean_logprob" in named and trainer.beta == 0.0:
@@ -56,8 +66,9 @@ class PolicyInputs:
             output: as TRL's `_generate_and_score_completions` returns it.
         """
         mask, found = completion_mask(output), {}
+        states, self.decoded = self.decoded.states_of(output["completion_ids"], output["completion_mask"]), Decoded()
         if {"mean_logprob", "token_entropy"} & set(self.named):
-            logps, entropies = self._per_token(self.trainer.model, output, "token_entropy" in self.named)
+            logps, entropies = self._of_policy(output, states)
             found["mean_logprob"] = row_mean(logps, mask)
             if entropies is not None:
                 found["token_entropy"] = row_mean(entropies, mask)
@@ -74,8 +85,23 @@ class PolicyInputs:
         if self.head is not None:
             training = self.trainer.model.training
             size = self.trainer.num_generations if training else self.trainer.num_generations_eval
-            found["head_gram"] = self.head(output, mask, size)
+            found["head_gram"] = self.head(output, mask, size, states)
         return found
+
+    def _of_policy(self, output: dict[str, Any], states: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and, if they are named, entropies of the policy that sampled, each `[B, T]`."""
+        entropies = "token_entropy" in self.named
+        if states is None:
+            return self._per_token(self.trainer.model, output, entropies)
+        kept = output["completion_mask"].bool()
+        with torch.no_grad(), self.trainer.accelerator.autocast():
+            found = token_logps(
+                find_head(self.trainer.model), states[kept], output["completion_ids"][kept],
+                temperature=self.trainer.temperature, entropies=entropies,
+            )  # fmt: skip
+        logps, spread = (x if x is None else x.new_zeros(kept.shape).masked_scatter(kept, x) for x in found)
+        assert logps is not None
+        return logps, spread
 
     def _answer_confidence(self, output: dict[str, Any], mask: Tensor) -> Tensor:
         assert self.slow is not None

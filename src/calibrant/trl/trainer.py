@@ -111,12 +111,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
         if self.use_vllm or not self._sharing:
             return super()._generate_single_turn(*arguments, **keywords)
-        head = self._policy_inputs.head
-        with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped), states=head is not None) as decoded:
-            found = super()._generate_single_turn(*arguments, **keywords)
-        if head is not None:
-            head.decoded = decoded
-        return found
+        policy, inputs = self.accelerator.unwrap_model(self.model_wrapped), self._policy_inputs
+        with shared_prefill(policy, states=inputs.reads_states) as inputs.decoded:
+            return super()._generate_single_turn(*arguments, **keywords)
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
