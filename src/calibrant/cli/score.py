@@ -2,7 +2,8 @@
 
 FILE is Parquet or JSON Lines with one row a rollout: prompt_id, completion, and reward or correct. Rollouts of one
 prompt are a group. More columns make more methods possible: logprob and num_tokens, ref_logprob, token_entropy,
-references, cluster; what a method lacks is said. The file is written again with the new columns beside the old.
+references, cluster; what a method lacks is said. With --out the rows are written again, with a column for each score
+and, of each method, METHOD/weight and METHOD/advantage.
 """
 
 import argparse
@@ -10,7 +11,8 @@ from typing import Any
 
 EXAMPLES = """examples:
   calibrant score rollouts.jsonl
-  calibrant score runs/places-gcpo_bot-seed0/rollouts/step-000060.parquet --method seed_grpo --method-options alpha=1
+  calibrant score runs/places-gcpo_bot-seed0/rollouts/evaluation-after.parquet --method seed_grpo --alpha 1
+  calibrant score runs/places-gcpo_bot-seed0/rollouts/step-000060.parquet --method grpo_se --method-options shape=linear
   calibrant score rollouts.parquet --reward-range 0 1 --out scored.parquet
 """
 
@@ -25,7 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, help="strength of the weights, with --method")
     parser.add_argument("--mean-one", action="store_true", help="divide the weights by their mean, with --method")
     parser.add_argument(
-        "--method-options", action="append", type=assignment, metavar="NAME=VALUE", help="further hyper-parameters"
+        "--method-options",
+        action="append",
+        type=assignment,
+        metavar="NAME=VALUE",
+        help="further hyper-parameters, with --method; the option once for each",
     )
     parser.add_argument("--task", help="reads answers and keys as this task does; see `calibrant tasks`")
     parser.add_argument(
