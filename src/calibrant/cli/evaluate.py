@@ -51,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
             raise CalibrantError(f"option '{name}' is {getattr(options, name)}; it must be a positive number")
     if bool(options.models) == bool(options.from_rollouts) or len(options.models) > 2:
         raise CalibrantError("give one MODEL, or two to compare them, or --from-rollouts FILE")
+    if options.out and len({Path(name).name for name in options.models}) < len(options.models):
+        shared = Path(options.models[0]).name
+        raise CalibrantError(f"--out keeps both models in a folder '{shared}'; judge them one at a time")
     found = _from_file(options) if options.from_rollouts else _from_models(options)
     evaluations = {name: results for name, (results, _) in found.items()}
     print_table(evaluations)
