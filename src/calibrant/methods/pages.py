@@ -23,7 +23,8 @@ They hold for every method:
   reads no rewards, so there such a rollout counts.
 * With fewer than two rollouts that count, the advantage is 0 and the weight 1.
 * Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods learn
-  from such groups: `empo` and `grpo_care`, which make a reward of their own, and `egpo`, where all are wrong.
+  from such groups: `empo` and `grpo_care`, which make a reward of their own, and `egpo`, where all are wrong. In
+  training `grpo` keeps what TRL's rounding leaves there.
 * `alpha_G = alpha / ln n` counts the n rollouts that are scorable, all G as a rule.
 * Advantages and weights are finite for every input, and weights are detached.
 """
