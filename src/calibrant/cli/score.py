@@ -7,6 +7,8 @@ and, of each method, METHOD/weight and METHOD/advantage.
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
 EXAMPLES = """examples:
@@ -23,7 +25,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     from calibrant.cli.train import assignment
 
     parser.add_argument("file", metavar="FILE", help="rollouts, .parquet or .jsonl")
-    parser.add_argument("--method", help="one method; every method that the file has the inputs of when not given")
+    parser.add_argument(
+        "--method",
+        help="a name, or the dotted path of your own function; all that the file has the inputs of when not given",
+    )
     parser.add_argument("--alpha", type=float, help="strength of the weights, with --method")
     parser.add_argument("--mean-one", action="store_true", help="divide the weights by their mean, with --method")
     parser.add_argument(
@@ -50,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.rollouts import read_rollouts, write_rollouts
     from calibrant.scoring import options_of
 
+    sys.path.insert(0, str(Path.cwd()))  # a method of the user's own is found as `calibrant train` finds it
     quiet_loading()
     task = _task(options)
     options.method_options = dict(options.method_options or [])
