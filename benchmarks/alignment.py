@@ -56,7 +56,7 @@ def image(found: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 def main() -> None:
     """Prints the tables, writes the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("analyses", nargs="+", metavar="NAME=DIRECTORY")
+    parser.add_argument("analyses", nargs="+", metavar="NAME=DIRECTORY", help="a column and its analysis")
     parser.add_argument("--image", type=Path, help="file for the figure: .png or .svg")
     options = parser.parse_args()
     directories = dict(each.split("=", 1) for each in options.analyses)

@@ -194,7 +194,7 @@ def main() -> None:
     """Runs all and prints the line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the embedded policy and short rows only")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="runs after the warm-up (default: 3)")
     parser.add_argument("--only", nargs=3, metavar=("VARIANT", "MODEL", "LENGTH"), help="one variant, in this process")
     parser.add_argument("--out", type=Path, help="a file for the line, too")
     options = parser.parse_args()

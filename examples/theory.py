@@ -173,9 +173,10 @@ def print_shrinkage(every: Tensor, head: Tensor, rewards: Tensor) -> None:
 def main() -> None:
     """Prints both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--answers", type=int, default=4 * SIZE, help=f"a multiple of {SIZE}, at least {2 * SIZE}")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--questions", type=int, default=8, help="of the test split (default: 8)")
+    answers = f"to each question, a multiple of {SIZE}, at least {2 * SIZE} (default: {4 * SIZE})"
+    parser.add_argument("--answers", type=int, default=4 * SIZE, help=answers)
+    parser.add_argument("--seed", type=int, default=0, help="of questions and answers (default: 0)")
     options = parser.parse_args()
     model = load_policy(str(policy_path()))
     rollouts = sample(model, options.questions, options.answers, options.seed)

@@ -29,6 +29,7 @@ def test_every_default_is_named_in_the_help(capsys):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "2000; 60 with the demo policy" in said
+    assert "80 with demo-arithmetic" in said and "(default: none; 32 with the demo policy)" in said
     assert "(paper: 5e-5)" in said
 
 

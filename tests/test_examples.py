@@ -6,6 +6,7 @@ from pathlib import Path
 
 from calibrant.cli.main import main
 from calibrant.files import read_json_lines
+from calibrant.rollouts import write_rollouts
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -47,3 +48,13 @@ def test_the_documentation_shows_the_method_as_it_is():
     source = (EXAMPLES / "my_method.py").read_text().partition('"""\n\n')[2]
     assert len(source.strip().splitlines()) <= 20
     assert source in (EXAMPLES.parent / "docs" / "own_method.md").read_text()
+
+
+def test_a_method_of_ones_own_scores_rollouts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    monkeypatch.setattr("sys.path", [folder for folder in sys.path if folder not in ("", str(EXAMPLES))])
+    rows = [{"prompt_id": "a", "completion": str(i), "reward": float(i)} for i in range(3)]
+    file = write_rollouts(tmp_path / "rollouts.jsonl", rows)
+    assert main(["score", str(file), "--method", "my_method.frontier"]) == 0
+    assert "frontier" in capsys.readouterr().out

@@ -95,6 +95,11 @@ def test_what_to_judge_has_to_be_said_once(capsys, arguments):
     assert "give one MODEL, or two" in capsys.readouterr().err
 
 
+def test_two_models_of_one_name_are_not_written_over_each_other(tmp_path, capsys):
+    assert main(["evaluate", "a/mine", "b/mine", "--out", str(tmp_path)]) == 2
+    assert "a folder 'mine'" in capsys.readouterr().err
+
+
 def test_several_tokens_may_end_a_text():
     ids = torch.tensor([[5, 2, 9, 1], [5, 6, 1, 1], [1, 1, 1, 1]])
     assert written(ids, [1, 2]).tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0]]

@@ -95,6 +95,9 @@ def group_rows(rows: Tensor, num_generations: int) -> Tensor:
         rows: `[N * G, ...]`.
         num_generations: G.
 
+    Returns:
+        `[N, G, ...]`.
+
     Raises:
         CalibrantError: G is not a positive integer or does not divide the number of rows.
 
@@ -172,6 +175,9 @@ def valid(rewards: Tensor, where: Tensor | None = None) -> Tensor:
     Returns:
         `[..., N, G]`, boolean.
 
+    Raises:
+        CalibrantError: shapes differ.
+
     >>> valid(torch.tensor([[1.0, torch.nan, 0.0]]), torch.tensor([[True, True, False]]))
     tensor([[ True, False, False]])
     """
@@ -189,6 +195,9 @@ def masked(rewards: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor
 
     Returns:
         Values `[..., N, G]`, float64, finite, and the mask `[..., N, G]`, boolean.
+
+    Raises:
+        CalibrantError: shapes differ.
     """
     check_shapes("masked", rewards=(rewards, "... N G"), where=(where, "... N G"))
     mask = valid(rewards, where)
@@ -217,6 +226,9 @@ def group_count(rewards: Tensor, where: Tensor | None = None) -> Tensor:
     Returns:
         `[..., N]`, integers from 0 to G.
 
+    Raises:
+        CalibrantError: shapes differ.
+
     >>> group_count(torch.tensor([[1.0, torch.nan, 0.0]]))
     tensor([2])
     """
@@ -236,6 +248,9 @@ def group_mean(rewards: Tensor, where: Tensor | None = None) -> Tensor:
 
     Returns:
         `[..., N]`.
+
+    Raises:
+        CalibrantError: shapes differ.
 
     >>> group_mean(torch.tensor([[1.0, 0.0, 0.5, torch.nan]]))
     tensor([0.5000])
@@ -286,6 +301,9 @@ def group_spread(rewards: Tensor, where: Tensor | None = None) -> Tensor:
     Returns:
         `[..., N]`, at least 0.
 
+    Raises:
+        CalibrantError: shapes differ.
+
     >>> group_spread(torch.tensor([[0.25, 1.0, torch.nan]]))
     tensor([0.7500])
     """
@@ -312,6 +330,9 @@ def has_spread(rewards: Tensor, where: Tensor | None = None, tol: float = 1e-6) 
 
     Returns:
         `[..., N]`, boolean; False with fewer than two rollouts that count.
+
+    Raises:
+        CalibrantError: shapes differ.
 
     >>> has_spread(torch.tensor([[0.3, 0.3, 0.3], [0.3, 0.4, torch.nan], [1.0, torch.nan, torch.nan]]))
     tensor([False,  True, False])

@@ -96,7 +96,7 @@ def _trust(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Te
 def _selection(
     confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor
 ) -> dict[tuple[str, int], Callable[[Tensor], Tensor]]:
-    """Accuracy of one answer a prompt, chosen among the first n by each rule, and pass@k: functions of weights."""
+    """Accuracy of one answer a prompt, by votes of the first n and best of any n, and pass@k: functions of weights."""
     probability, counts = confidence.exp(), ~confidence.isnan() & ~correct.isnan()
     rules: dict[str, Callable[[int], Vote]] = {
         "majority_vote": lambda n: measures.majority_vote(clusters, counts, num_samples=n),

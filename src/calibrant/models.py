@@ -60,7 +60,7 @@ def _load(loader: Any, model: str, **options: Any) -> Any:
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CalibrantError(
-            f"the model '{model}' {_where(local)} ({reason}); give --model a folder saved by save_pretrained, or 'demo'"
+            f"the model '{model}' {_where(local)} ({reason}); give a folder saved by save_pretrained, or 'demo'"
         ) from None
 
 

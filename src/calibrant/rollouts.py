@@ -43,6 +43,9 @@ def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         path: the file.
         rows: one mapping a rollout, at least `prompt_id` and `completion`, and `reward` or `correct`; a key that
             is not in `COLUMNS` becomes a column of its own, of floats if its values are numbers and of texts else.
+
+    Returns:
+        The path written.
     """
     rows = [dict(row) for row in rows]
     if str(path).endswith(".jsonl"):
@@ -67,6 +70,9 @@ def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "corre
     Args:
         path: the file.
         judged_by: columns of which it needs one, to say how good a completion is.
+
+    Returns:
+        The columns that the file has, in its order.
 
     Raises:
         CalibrantError: no such file, not a rollout file, or a required column is missing.

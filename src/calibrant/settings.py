@@ -42,19 +42,30 @@ class TrainSettings:
     rollouts: int = option(16, "answers sampled a prompt, G (paper: 16)")
     temperature: float = option(0.9, "sampling temperature (paper: 0.9)")
     learning_rate: float = option(5e-5, "peak learning rate of AdamW (paper: 5e-5)", demo=1e-4)
-    schedule: str = option("linear", "learning-rate schedule: linear, constant, cosine, ...")
+    schedule: str = option(
+        "linear",
+        "learning-rate schedule: linear, constant, cosine, constant_with_warmup, inverse_sqrt or polynomial",
+    )
     beta: float = option(0.002, "weight of the KL term to the starting policy (paper: 0.002)")
     alpha: float | None = option(None, "strength of the weights (paper: 0.6); the method's own default when not given")
     mean_one: bool = option(False, "divide the weights of a step by their mean, leaving the learning rate alone")
-    method_options: dict[str, Any] | None = option(None, "further hyper-parameters of the method, as name=value")
+    method_options: dict[str, Any] | None = option(
+        None, "further hyper-parameters of the method; the option once for each"
+    )
     reward_range: tuple[float, float] | None = option(None, "lowest and highest reward; the task's when not given")
     meaning: str | None = option(None, "text with the meaning: answer or completion; the task's when not given")
     embedding_model: str = option(MINILM, "sentence-transformers model: a folder or a hub name")
     entailment_model: str | None = option(
         None, "NLI model that says which answers mean the same (paper: roberta-large-mnli); equal keys when not given"
     )
-    entailment_dtype: str = option("float32", "type that it computes in; bfloat16 is faster and rarely moves an answer")
-    cluster_rule: str = option("greedy", "how entailment makes clusters: greedy (paper), strict, ...")
+    entailment_dtype: str = option(
+        "float32",
+        "type that the NLI model computes in: float32, bfloat16 (faster, rarely moves an answer) or float16",
+    )
+    cluster_rule: str = option(
+        "greedy",
+        "how entailment makes clusters: greedy (paper), strict, strict_last, lenient, lenient_last or components",
+    )
     entailment_threshold: float = option(0.35, "least probability of entailment that joins a cluster (paper: 0.35)")
     ema_decay: float = option(0.995, "decay of the slow reference of grpo_care")
     ema_every: int = option(10, "optimisation steps between updates of the slow reference of grpo_care")

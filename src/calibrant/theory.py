@@ -118,6 +118,9 @@ def largest_disagreement(means: Tensor) -> Tensor:
     Returns:
         `[...]`, at least 0.
 
+    Raises:
+        CalibrantError: shapes do not fit.
+
     Reference: the assumption of B.1 (b).
 
     >>> largest_disagreement(torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]))
@@ -257,6 +260,15 @@ def cosine_distances(embeddings: Tensor) -> Tensor:
     """`d(e_i, e_j) = 1 - cos(e_i, e_j)`, `[..., K, D]` -> `[..., K, K]` in [0, 2], not clipped at 1.
 
     Computed as half the squared distance of unit vectors, which does not cancel for close ones.
+
+    Args:
+        embeddings: `[..., K, D]`; only their directions count.
+
+    Returns:
+        `[..., K, K]` in [0, 2], symmetric, with a diagonal of 0.
+
+    Raises:
+        CalibrantError: shapes do not fit, or an embedding is zero or not finite.
 
     Reference: appendix C (b).
 

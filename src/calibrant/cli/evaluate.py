@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   calibrant evaluate demo
   calibrant evaluate runs/places-gcpo_bot-seed0 --prompts 500 --out judged
   calibrant evaluate demo runs/places-gcpo_bot-seed0
+  calibrant evaluate demo-arithmetic --task arithmetic
   calibrant evaluate --from-rollouts judged/rollouts.parquet --task places
   calibrant evaluate my_model --task math500 --data-dir MATH --max-completion-length 1024
 """
@@ -21,7 +22,9 @@ EXAMPLES = """examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("models", metavar="MODEL", nargs="*", help="run directory, folder, hub name, or 'demo'")
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="*", help="run directory, folder, hub name, 'demo' or 'demo-arithmetic'"
+    )
     parser.add_argument("--task", default="places", help="see `calibrant tasks` (default: places)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with the task's official files")
     parser.add_argument("--prompts", type=int, default=200, help="questions (default: 200)")
@@ -31,7 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-completion-length", type=int, help="tokens of an answer (default: the task's)")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and of the bootstrap (default: 0)")
     parser.add_argument("--from-rollouts", metavar="FILE", help="judge the answers of this file, without a model")
-    parser.add_argument("--out", metavar="DIR", help="folder for evaluation.json and the sampled answers")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder for evaluation.json and rollouts.parquet, the samples; a folder in it for each of two models",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
 
 
@@ -44,6 +51,9 @@ def run(options: argparse.Namespace) -> int:
             raise CalibrantError(f"option '{name}' is {getattr(options, name)}; it must be a positive number")
     if bool(options.models) == bool(options.from_rollouts) or len(options.models) > 2:
         raise CalibrantError("give one MODEL, or two to compare them, or --from-rollouts FILE")
+    if options.out and len({Path(name).name for name in options.models}) < len(options.models):
+        shared = Path(options.models[0]).name
+        raise CalibrantError(f"--out keeps both models in a folder '{shared}'; judge them one at a time")
     found = _from_file(options) if options.from_rollouts else _from_models(options)
     evaluations = {name: results for name, (results, _) in found.items()}
     print_table(evaluations)

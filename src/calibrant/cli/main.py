@@ -17,7 +17,7 @@ COMMANDS = {
     "analyze": "look before training: which signals follow the gradient variance of a model on its data",
     "evaluate": "judge a model: its answers, and whether its confidence can be trusted",
     "score": "score rollouts of a file with every method that it has the inputs of",
-    "report": "draw the report of a run again",
+    "report": "draw the report of a run or of an analysis again",
     "check-prefix": "check that a model gives the same gradients when prompts are computed once",
     "methods": "list the methods, or explain one",
     "tasks": "list the tasks",
@@ -36,15 +36,15 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints the error and exits with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        """Prints the error and where the options are listed, and exits with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        0 when it succeeded, 2 after bad input, 130 after Ctrl-C.
+        0 when it succeeded, 1 where `check-prefix` found a difference, 2 after bad input, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -89,7 +89,7 @@ def _run(arguments: list[str]) -> int:
     parsed, unknown = options.parse_known_args(arguments[1:])
     if unknown:
         known = [flag for action in options._actions for flag in action.option_strings]
-        options.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}; see calibrant {name} --help")
+        options.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}")
     status: int = command.run(parsed)
     return status
 

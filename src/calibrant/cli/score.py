@@ -2,15 +2,19 @@
 
 FILE is Parquet or JSON Lines with one row a rollout: prompt_id, completion, and reward or correct. Rollouts of one
 prompt are a group. More columns make more methods possible: logprob and num_tokens, ref_logprob, token_entropy,
-references, cluster; what a method lacks is said. The file is written again with the new columns beside the old.
+references, cluster; what a method lacks is said. With --out the rows are written again, with a column for each score
+and, of each method, METHOD/weight and METHOD/advantage.
 """
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
 EXAMPLES = """examples:
   calibrant score rollouts.jsonl
-  calibrant score runs/places-gcpo_bot-seed0/rollouts/step-000060.parquet --method seed_grpo --method-options alpha=1
+  calibrant score runs/places-gcpo_bot-seed0/rollouts/evaluation-after.parquet --method seed_grpo --alpha 1
+  calibrant score runs/places-gcpo_bot-seed0/rollouts/step-000060.parquet --method grpo_se --method-options shape=linear
   calibrant score rollouts.parquet --reward-range 0 1 --out scored.parquet
 """
 
@@ -21,11 +25,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     from calibrant.cli.train import assignment
 
     parser.add_argument("file", metavar="FILE", help="rollouts, .parquet or .jsonl")
-    parser.add_argument("--method", help="one method; every method that the file has the inputs of when not given")
+    parser.add_argument(
+        "--method",
+        help="a name, or the dotted path of your own function; all that the file has the inputs of when not given",
+    )
     parser.add_argument("--alpha", type=float, help="strength of the weights, with --method")
     parser.add_argument("--mean-one", action="store_true", help="divide the weights by their mean, with --method")
     parser.add_argument(
-        "--method-options", action="append", type=assignment, metavar="NAME=VALUE", help="further hyper-parameters"
+        "--method-options",
+        action="append",
+        type=assignment,
+        metavar="NAME=VALUE",
+        help="further hyper-parameters, with --method; the option once for each",
     )
     parser.add_argument("--task", help="reads answers and keys as this task does; see `calibrant tasks`")
     parser.add_argument(
@@ -44,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.rollouts import read_rollouts, write_rollouts
     from calibrant.scoring import options_of
 
+    sys.path.insert(0, str(Path.cwd()))  # a method of the user's own is found as `calibrant train` finds it
     quiet_loading()
     task = _task(options)
     options.method_options = dict(options.method_options or [])

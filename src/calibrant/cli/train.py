@@ -15,7 +15,7 @@ import yaml
 
 from calibrant.errors import CalibrantError
 from calibrant.files import read_yaml
-from calibrant.settings import TrainSettings, kind_of, resolve_settings
+from calibrant.settings import OF_ONE_POLICY, TrainSettings, kind_of, resolve_settings
 
 if TYPE_CHECKING:
     from calibrant.runs import Run
@@ -116,9 +116,11 @@ def _argument(f: Any) -> dict[str, Any]:
 
 
 def _shown(f: Any) -> str:
+    shown = "none" if f.default is None else str(f.default)
     if f.metadata["demo"] is not None and f.metadata["demo"] != f.default:
-        return f"{f.default}; {f.metadata['demo']} with the demo policy"
-    return "none" if f.default is None else str(f.default)
+        shown += f"; {f.metadata['demo']} with the demo policy"
+    own = (f"; {values[f.name]} with {policy}" for policy, values in OF_ONE_POLICY.items() if f.name in values)
+    return shown + "".join(own)
 
 
 def assignment(text: str) -> tuple[str, Any]:

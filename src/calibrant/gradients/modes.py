@@ -67,5 +67,8 @@ def _matching(names: dict[nn.Parameter, list[str]], patterns: list[str]) -> list
     known = [alias for aliases in names.values() for alias in aliases]
     for pattern in patterns:
         if not any(fnmatchcase(alias, pattern) for alias in known):
-            raise CalibrantError(f"gradient_variance: no parameter is named '{pattern}'{nearest(pattern, known)}")
+            raise CalibrantError(
+                f"gradient_variance: no parameter is named '{pattern}'{nearest(pattern, known)}; names are such as "
+                f"'{known[0]}', and * stands for any part of one"
+            )
     return [p for p, aliases in names.items() if any(fnmatchcase(a, pattern) for a in aliases for pattern in patterns)]

@@ -78,13 +78,29 @@ def _parameters(method: Method) -> dict[str, inspect.Parameter]:
 
 
 def name_of(method: str | Method) -> str:
-    """The name of a method: that of its function."""
+    """The name of a method: that of its function.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Raises:
+        CalibrantError: there is no such method.
+    """
     function = resolve(method)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def required_inputs(method: str | Method) -> tuple[str, ...]:
     """The inputs that a method names and cannot do without; not its own `state`, which `apply` supplies.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Returns:
+        Their names, in the order of the signature.
+
+    Raises:
+        CalibrantError: there is no such method, or its signature is not a method's.
 
     >>> required_inputs("gcpo_bot")
     ('rewards', 'embeddings', 'clusters', 'where')
@@ -94,6 +110,15 @@ def required_inputs(method: str | Method) -> tuple[str, ...]:
 
 def optional_inputs(method: str | Method) -> tuple[str, ...]:
     """The inputs that a method reads if they are there: positional parameters with a default.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Returns:
+        Their names, in the order of the signature.
+
+    Raises:
+        CalibrantError: there is no such method, or its signature is not a method's.
 
     >>> optional_inputs("gcpo_bot")
     ()
@@ -110,6 +135,15 @@ def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
 def hyperparameters(method: str | Method) -> dict[str, Any]:
     """The hyper-parameters of a method and their defaults.
 
+    Args:
+        method: a name, a dotted path or a function.
+
+    Returns:
+        Name -> default, in the order of the signature.
+
+    Raises:
+        CalibrantError: there is no such method, or its signature is not a method's.
+
     >>> hyperparameters("gcpo_bot")
     {'alpha': 0.6, 'reward_range': (0.0, 2.0), 'mean_one': False}
     """
@@ -117,7 +151,15 @@ def hyperparameters(method: str | Method) -> dict[str, Any]:
 
 
 def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
-    """Raises CalibrantError, with the nearest name, if a name is not a hyper-parameter of the method."""
+    """Refuses a name that is not a hyper-parameter of the method.
+
+    Args:
+        method: a name, a dotted path or a function.
+        hyper: name -> value; values are left to the method.
+
+    Raises:
+        CalibrantError: such a name; it gives the nearest one and all that there are.
+    """
     known = hyperparameters(method)
     for name in hyper:
         if name not in known:
@@ -127,6 +169,15 @@ def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> Non
 
 def summary(method: str | Method) -> str:
     """What a method does, in one line: the first of its docstring.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Returns:
+        The line; empty without a docstring.
+
+    Raises:
+        CalibrantError: there is no such method.
 
     >>> summary("grpo")
     'Plain GRPO: group-standardised advantages, every weight 1.'

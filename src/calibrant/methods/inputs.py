@@ -32,6 +32,14 @@ SOURCES = {
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:
     """The error of a method that lacks inputs: which they are and what supplies them, or that there are none such.
 
+    Args:
+        caller: what lacks them, the first words of the error.
+        names: of the inputs.
+        purpose: what they are for, appended to the error.
+
+    Returns:
+        The error, to be raised.
+
     >>> missing_input("empo", ["empty"])
     CalibrantError("empo needs the input 'empty' (the extracted answers)")
     >>> missing_input("my_method", ["embedings"])  # doctest: +ELLIPSIS

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calibrant.methods.calling import hyperparameters, resolve
-from calibrant.methods.card import card
+from calibrant.methods.card import UNKNOWN, card
 from calibrant.methods.inputs import SOURCES
 from calibrant.methods.outcome import Method
 from calibrant.methods.table import METHODS
@@ -15,6 +15,20 @@ LEVELS = (
     "Levels of certainty: (a) read in the authors' code; (a*) read in code of others; (b) read in the paper; "
     "(c) an interpretation where no source says it."
 )
+FOR_ALL = """## Degenerate cases
+
+They hold for every method:
+
+* A reward that is not finite marks an unscorable rollout: it is out of every statistic, and its advantage is 0. `empo`
+  reads no rewards, so there such a rollout counts.
+* With fewer than two rollouts that count, the advantage is 0 and the weight 1.
+* Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods learn
+  from such groups: `empo` and `grpo_care`, which make a reward of their own, and `egpo`, where all are wrong. In
+  training `grpo` keeps what TRL's rounding leaves there.
+* `alpha_G = alpha / ln n` counts the n rollouts that are scorable, all G as a rule.
+* Advantages and weights are finite for every input, and weights are detached.
+"""
+"""What the pages need not say one by one."""
 SECTION = re.compile(r"^(Args|Returns|Raises|Reference|Paper|Per|Effect|Certainty|When|Settings|>>>)", re.MULTILINE)
 
 
@@ -26,7 +40,11 @@ def page(name: str, method: str | Method) -> str:
     """
     about, text = card(method), inspect.getdoc(resolve(method)) or ""
     settings = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in about.recommended)
-    facts = [("Paper", about.paper), ("One weight", f"a {about.per}"), ("Effect at the defaults", about.effect)]
+    facts = [
+        ("Paper", about.paper),
+        ("One weight", about.per if about.per == UNKNOWN else f"a {about.per}"),
+        ("Effect at the defaults", about.effect),
+    ]
     facts += [("Certainty", about.certainty), ("Trained with", f"`{settings}`" if settings else "the settings of GRPO")]
     return "\n".join(
         [
@@ -52,7 +70,7 @@ def index(methods: Mapping[str, Method] = METHODS) -> str:
         needs = ", ".join(about.needs)
         cells = (f"[{name}]({name}.md)", about.summary, about.paper, needs, about.per, about.effect, about.certainty)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join([*lines, f"\n{LEVELS}\n"])
+    return "\n".join([*lines, f"\n{LEVELS}\n", FOR_ALL])
 
 
 def write(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:

@@ -20,7 +20,14 @@ STATES: Mapping[str, Callable[[nn.Module, Head, Batch, Prompts], Recorded]] = {
 
 
 def obstacles(model: nn.Module) -> dict[str, str | None]:
-    """Why a model cannot take each route, or None: as far as can be told before a forward pass."""
+    """Why a model cannot take each route, or None: as far as can be told before a forward pass.
+
+    Args:
+        model: a causal language model of transformers.
+
+    Returns:
+        `{"cached": reason, "packed": reason}`; a reason reads after the model's name, None where the route is open.
+    """
     both = _refusal(model)
     return {"cached": both or cached.refusal(model), "packed": both or packed.refusal(model)}
 

@@ -83,7 +83,8 @@ def load_run(run_dir: str | Path) -> RunData:
     path = Path(run_dir)
     if not (path / "config.yaml").is_file():
         raise CalibrantError(
-            f"'{path}' is not a run directory (no config.yaml); give the folder that `calibrant train` wrote"
+            f"'{path}' is not a run directory (no config.yaml); "
+            "give the folder that `calibrant train` or `calibrant analyze` wrote"
         )
     config = read_yaml(path / "config.yaml")
     notes: list[str] = []

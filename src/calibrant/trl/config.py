@@ -56,7 +56,10 @@ class CalibratedGRPOConfig(GRPOConfig):
     )
     cluster_rule: str = field(
         default="greedy",
-        metadata={"help": "How entailment makes clusters: greedy (GCPO), strict, lenient or components."},
+        metadata={
+            "help": "How entailment makes clusters: greedy (GCPO), strict, strict_last, lenient, lenient_last or "
+            "components."
+        },
     )
     entailment_threshold: float = field(
         default=0.35, metadata={"help": "Least probability of entailment that joins a cluster by the greedy rule."}
