@@ -98,6 +98,8 @@ def test_what_to_judge_has_to_be_said_once(capsys, arguments):
 def test_two_models_of_one_name_are_not_written_over_each_other(tmp_path, capsys):
     assert main(["evaluate", "a/mine", "b/mine", "--out", str(tmp_path)]) == 2
     assert "a folder 'mine'" in capsys.readouterr().err
+    assert main(["evaluate", "demo", "demo"]) == 2
+    assert "'demo' is given twice" in capsys.readouterr().err
 
 
 def test_several_tokens_may_end_a_text():

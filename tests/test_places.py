@@ -16,9 +16,14 @@ def test_the_same_arguments_give_the_same_rows(split):
 
 @pytest.mark.parametrize("split", TASK.splits)
 def test_sizes_and_ids(split):
-    rows = load(split, 700, 0)
-    assert len(rows) == len({row["prompt_id"] for row in rows}) == 700
+    rows = load(split, 300, 0)
+    assert len(rows) == len({row["prompt_id"] for row in rows}) == 300
     assert len(load(split, 0, 0)) == 0
+
+
+def test_no_question_is_asked_twice_in_an_evaluation():
+    assert load("test", 700, 0) == load("test", None, 0)
+    assert len(load("train", 4700, 0)) == 4700
 
 
 def test_default_sizes():

@@ -12,7 +12,7 @@ from typing import Any
 
 EXAMPLES = """examples:
   calibrant evaluate demo
-  calibrant evaluate runs/places-gcpo_bot-seed0 --prompts 500 --out judged
+  calibrant evaluate runs/places-gcpo_bot-seed0 --prompts 311 --out judged
   calibrant evaluate demo runs/places-gcpo_bot-seed0
   calibrant evaluate demo-arithmetic --task arithmetic
   calibrant evaluate --from-rollouts judged/rollouts.parquet --task places
@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
             raise CalibrantError(f"option '{name}' is {getattr(options, name)}; it must be a positive number")
     if bool(options.models) == bool(options.from_rollouts) or len(options.models) > 2:
         raise CalibrantError("give one MODEL, or two to compare them, or --from-rollouts FILE")
+    if len(set(options.models)) < len(options.models):
+        raise CalibrantError(f"'{options.models[0]}' is given twice; give two models to compare them")
     if options.out and len({Path(name).name for name in options.models}) < len(options.models):
         shared = Path(options.models[0]).name
         raise CalibrantError(f"--out keeps both models in a folder '{shared}'; judge them one at a time")

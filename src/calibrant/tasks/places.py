@@ -54,7 +54,8 @@ def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = Non
 
     Args:
         split: "train" or "test".
-        size: number of rows; when None 4000 for "train", and every question about a test country once for "test".
+        size: number of rows, of "test" at most all; when None 4000 for "train", and for "test" all: every question
+            about a test country once.
         seed: of the generator.
         data_dir: refused: the data come with the package.
 
@@ -69,8 +70,7 @@ def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = Non
     pairs = [(facts_of(c, rng), kind) for c in countries("test") for kind in QUESTIONS]
     pairs = [(facts, kind) for facts, kind in pairs if kind in facts]
     rng.shuffle(pairs)
-    count = len(pairs) if size is None else size
-    return [_row(f"test-{seed}-{i}", rng, *pairs[i % len(pairs)]) for i in range(count)]
+    return [_row(f"test-{seed}-{i}", rng, *pair) for i, pair in enumerate(pairs[:size])]
 
 
 def train_item(rng: random.Random) -> tuple[Facts, str]:
