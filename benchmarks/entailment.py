@@ -28,8 +28,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_polygraph.stat_calculators.semantic_classes import SemanticClassesCalculator
-from lm_polygraph.stat_calculators.semantic_matrix import SemanticMatrixCalculator
 
 from calibrant.clustering import greedy_clusters
 from calibrant.text.entail import EntailmentJudge
@@ -62,6 +60,8 @@ def make_groups(count: int, size: int, seed: int = 0) -> list[list[str]]:
 
 def theirs(judge: EntailmentJudge, batch_size: int) -> Callable[[list[list[str]]], dict[str, Any]]:
     """lm-polygraph's matrix of groups, by the network of the judge."""
+    from lm_polygraph.stat_calculators.semantic_matrix import SemanticMatrixCalculator
+
     config = judge.model.config
     config.label2id = {name.upper(): index for index, name in config.id2label.items()}  # it looks for capitals
     network = SimpleNamespace(
@@ -73,6 +73,8 @@ def theirs(judge: EntailmentJudge, batch_size: int) -> Callable[[list[list[str]]
 
 def their_classes(matrix: dict[str, Any], groups: list[list[str]]) -> torch.Tensor:
     """lm-polygraph's classes from its matrix."""
+    from lm_polygraph.stat_calculators.semantic_classes import SemanticClassesCalculator
+
     classes = SemanticClassesCalculator()({"sample_texts": groups, **matrix}, [], None)["semantic_classes_entail"]
     of_group = classes["sample_to_class"]
     return torch.tensor([[of_group[n][i] for i in range(len(group))] for n, group in enumerate(groups)])
