@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Scores, prints a table, writes the file where asked."""
+    from calibrant.errors import CalibrantError
     from calibrant.methods import METHODS, resolve
     from calibrant.models import quiet_loading
     from calibrant.rescoring import RolloutGroups, score, score_all, with_scores
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
     meaning = options.meaning or (task.meaning if task else "answer")
     groups = RolloutGroups(read_rollouts(options.file), task.extract if task else str.strip)
+    if not groups.rewards.isfinite().any():
+        raise CalibrantError(f"'{options.file}' has no finite reward, and no 'correct' instead; fill one of them in")
     methods = {options.method: resolve(options.method)} if options.method else METHODS
     readers = _readers(options, task, list(methods.values()))
     if options.method:
