@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from refusals import refused
+from safetensors.torch import load_file, save_file
 
 from calibrant.cli.main import COMMANDS, _disk_full, main
 from calibrant.files import write_json, write_yaml
@@ -120,6 +121,62 @@ def test_a_model_of_garbage(capsys, tmp_path, policy):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"not weights")
     line = refused(capsys, "evaluate", str(tmp_path / "model"))
     assert "cannot be loaded" in line
+
+
+def broken_model(policy, path, change):
+    """A copy of a policy whose weights, as a dictionary, `change` has changed."""
+    shutil.copytree(policy, path)
+    weights = load_file(path / "model.safetensors")
+    change(weights)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return str(path)
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["check-prefix"], ["analyze", "--model"], ["train", "--model"]])
+def test_a_model_that_lacks_weights_is_not_completed_by_chance(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    model = broken_model(policy, tmp_path / "model", lambda weights: weights.pop("model.norm.weight"))
+    assert "(model.norm.weight)" in refused(capsys, *command, model)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_with_weights_that_are_not_finite(capsys, tmp_path, policy):
+    model = broken_model(policy, tmp_path / "model", lambda weights: weights["model.norm.weight"].fill_(float("nan")))
+    assert "NaN or infinite weights (model.norm.weight)" in refused(capsys, "evaluate", model)
+    line = refused(capsys, "train", "--model", model, *SMALL, "--out", str(tmp_path / "run"))
+    assert "nothing can be sampled" in line
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--model"]])
+def test_a_model_without_a_tokenizer(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(policy, tmp_path / "model", ignore=shutil.ignore_patterns("token*"))
+    assert "has no tokenizer" in refused(capsys, *command, "model")
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--no-evaluation", "--model"]])
+def test_pickled_weights_are_not_read(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(policy, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch opened'\ntR.")
+    assert "no file named model.safetensors" in refused(capsys, *command, "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_an_empty_name_is_not_the_embedded_policy(capsys):
+    assert "'' is not a model" in refused(capsys, "analyze", "--model", "", "--queries", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["evaluate", "x" * 5000], "File name too long"), (["evaluate", "demo", "--out", "file/in"], "Not a directory")],
+)
+def test_a_path_that_cannot_be_used_is_one_line(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    small = ["--prompts", "1", "--samples", "1"]
+    assert said in refused(capsys, *arguments, *small)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_an_output_directory_that_holds_something(capsys, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant import hub
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, shortened
 from calibrant.tasks.files import Record, nested, records
 
 logger = logging.getLogger(__name__)
@@ -226,8 +226,3 @@ def _lack(item: Item, needs_context: bool) -> str:
 
 def _origin(paths: list[Path]) -> str:
     return f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
-
-
-def shortened(ids: list[str], most: int = 5) -> str:
-    """The first of some names, and dots where there are more."""
-    return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")
