@@ -89,6 +89,13 @@ def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
         (["evaluate", "/nowhere"], "model '/nowhere'"),
         (["evaluate", "demo", "--samples", "0"], "'samples' is 0"),
         (["report", "/nowhere"], "/nowhere"),
+        (["train", "--seed", "-1"], "option 'seed' is -1"),
+        (["train", "--seed", "4294967296"], "option 'seed' is 4294967296"),
+        (["train", "--seed", "9223372036854775807"], "option 'seed' is 9223372036854775807"),
+        (["evaluate", "demo", "--seed", "-1"], "option 'seed' is -1"),
+        (["evaluate", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
+        (["check-prefix", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
+        (["analyze", "--queries", "1", "--rollouts", "99999999999"], "not enough memory"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, said):
@@ -169,7 +176,11 @@ def test_an_empty_name_is_not_the_embedded_policy(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["evaluate", "x" * 5000], "File name too long"), (["evaluate", "demo", "--out", "file/in"], "Not a directory")],
+    [
+        (["evaluate", "x" * 5000], "File name too long"),
+        (["evaluate", "demo", "--out", "file/in"], "Not a directory"),
+        (["evaluate", "demo", "--out", "file"], "'file' is a file"),
+    ],
 )
 def test_a_path_that_cannot_be_used_is_one_line(capsys, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
@@ -183,6 +194,18 @@ def test_an_output_directory_that_holds_something(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text("settings: {}")
     assert "holds another run" in refused(capsys, "train", "--out", str(tmp_path))
     assert (tmp_path / "config.yaml").read_text() == "settings: {}"
+
+
+def test_an_evaluation_is_not_written_over_a_run(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("settings: {}")
+    (tmp_path / "evaluation.json").write_text("kept")
+    assert "holds a run or an analysis" in refused(capsys, "evaluate", "demo", "--out", str(tmp_path))
+    assert (tmp_path / "evaluation.json").read_text() == "kept"
+
+
+def test_an_analysis_is_not_resumed_as_a_run(capsys, tmp_path):
+    write_yaml(tmp_path / "config.yaml", {"command": "analyze", "settings": {"split": None}})
+    assert "`calibrant analyze` wrote it" in refused(capsys, "train", "--resume", str(tmp_path))
 
 
 def run_directory(path, **settings):

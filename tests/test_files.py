@@ -23,6 +23,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_replaced(tmp_path, make):
+    make(tmp_path / "a")
+    kind = os.stat(tmp_path / "a").st_mode
+    with pytest.raises(CalibrantError, match="is no file"):
+        write_text(tmp_path / "a", "new")
+    assert os.stat(tmp_path / "a").st_mode == kind
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_a_line_cut_short_is_left_out(tmp_path):
     path = tmp_path / "m.jsonl"
     append_json_line(path, {"step": 1, "text": "a\u2028b"})

@@ -125,3 +125,13 @@ def test_one_id_for_two_prompts_is_refused(tmp_path, capsys):
     rows = [row | {"prompt": row["completion"]} for row in ROWS]
     assert main(["score", str(write_rollouts(tmp_path / "r.jsonl", rows))]) == 2
     assert "prompt_id 'a' answer different prompts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "folder.parquet"])
+def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "config.yaml").write_text("kept")
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert main(["score", str(source), "--out", str(tmp_path / name)]) == 2
+    assert "is no name of a rollout file" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "kept"

@@ -20,8 +20,13 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
 
     Returns:
         The path written.
+
+    Raises:
+        CalibrantError: there is something else than a file, e.g. a folder or a device, which a rename would replace.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise CalibrantError(f"'{path}' is there and is no file; give another name for what is written")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -66,6 +66,10 @@ class Run:
         if not self.config.is_file():
             raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give what --out named")
         config = read_yaml(self.config)
+        if config.get("command", "train") != "train":
+            raise CalibrantError(
+                f"'{self.path}' is no run: `calibrant {config['command']}` wrote it; give what --out named"
+            )
         if not isinstance(config.get("settings"), dict):
             raise CalibrantError(f"'{self.config}' has no settings; the run cannot be read, start a new one")
         return resolve_settings(config["settings"])
@@ -82,9 +86,10 @@ def create(path: Path, settings: TrainSettings) -> Run:
         CalibrantError: the directory holds something already.
     """
     if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
-        held = "another run" if (path / "config.yaml").exists() else "other files"
+        if not (path / "config.yaml").exists():
+            raise CalibrantError(f"the output directory '{path}' holds other files; give another --out")
         raise CalibrantError(
-            f"the output directory '{path}' holds {held}; give another --out, or continue it with --resume {path}"
+            f"the output directory '{path}' holds another run; give another --out, or continue it with --resume {path}"
         )
     run = Run(path)
     write_yaml(run.config, config_of(settings))

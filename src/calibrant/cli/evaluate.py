@@ -37,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints tables, writes files where asked."""
+    from calibrant.checks import check_seed
     from calibrant.errors import CalibrantError
 
     for name in ("prompts", "samples", "temperature", "max_prompt_length"):
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
             raise CalibrantError(f"option '{name}' is {getattr(options, name)}; it must be a positive number")
     if bool(options.models) == bool(options.from_rollouts) or len(options.models) > 2:
         raise CalibrantError("give one MODEL, or two to compare them, or --from-rollouts FILE")
+    check_seed(options.seed)
+    _check_out(options)
     found = _from_file(options) if options.from_rollouts else _from_models(options)
     evaluations = {name: results for name, (results, _) in found.items()}
     print_table(evaluations)
@@ -55,6 +58,17 @@ def run(options: argparse.Namespace) -> int:
         if options.out:
             _write(options, name, results, rows, several=len(found) > 1)
     return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Before anything is computed: what a run or an analysis holds would be written over."""
+    from calibrant.errors import CalibrantError
+
+    out = Path(options.out or "")
+    if out.exists() and not out.is_dir():
+        raise CalibrantError(f"'{out}' is a file; give --out a folder")
+    if options.out and (out / "config.yaml").exists():
+        raise CalibrantError(f"'{out}' holds a run or an analysis; give --out a folder of its own")
 
 
 def _from_models(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:

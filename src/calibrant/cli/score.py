@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.scoring import options_of
 
     quiet_loading()
+    _check_out(options)
     task = _task(options)
     options.method_options = dict(options.method_options or [])
     options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
@@ -72,6 +73,17 @@ def _task(options: argparse.Namespace) -> Any:
     from calibrant.tasks import resolve
 
     return resolve(options.task) if options.task else None
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Before anything is computed; another ending is another file's name, which would be lost."""
+    from pathlib import Path
+
+    from calibrant.errors import CalibrantError
+
+    out = Path(options.out or ".parquet")
+    if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
+        raise CalibrantError(f"--out '{out}' is no name of a rollout file; end it in .parquet or .jsonl")
 
 
 def _refuse_options(options: argparse.Namespace) -> None:
