@@ -104,7 +104,11 @@ def check(settings: TrainSettings) -> None:
         )
     if settings.evaluation:
         evaluation_rows(settings, task)
-    training_rows(settings, task)
+    if (rows := len(training_rows(settings, task))) < settings.prompts_per_step:
+        raise CalibrantError(
+            f"there are {rows} questions to train on, fewer than the {settings.prompts_per_step} of a step; lower "
+            "--prompts-per-step, or give more"
+        )
 
 
 def finish(run: Run, settings: TrainSettings) -> Run:
