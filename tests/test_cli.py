@@ -231,6 +231,14 @@ def test_resume_from_a_checkpoint_of_another_method(capsys, tmp_path):
     assert "was trained with 'gcpo_cd'" in refused(capsys, "train", "--resume", str(run))
 
 
+@pytest.mark.parametrize("name", ["evaluation.json", "checkpoints/checkpoint-5/complete.json"])
+def test_a_damaged_file_of_a_run_is_named(capsys, tmp_path, name):
+    run = run_directory(tmp_path / "run", method="grpo", evaluation=name == "evaluation.json")
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text("{bro")
+    assert f"{name}' is damaged" in refused(capsys, "train", "--resume", str(run))
+
+
 def test_options_of_a_file_and_of_the_line(tmp_path, capsys):
     config = write_yaml(tmp_path / "c.yaml", {"method": "grpo", "learning_rat": 1e-4})
     assert "did you mean 'learning_rate'" in refused(capsys, "train", "--config", str(config))

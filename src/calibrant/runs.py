@@ -76,7 +76,17 @@ class Run:
 
     def evaluations(self) -> dict[str, Any]:
         """What `evaluation.json` holds; empty before the first evaluation."""
-        return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else {}
+        return _object(self.evaluation) if self.evaluation.exists() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CalibrantError(f"'{path}' is damaged; delete it, and what it held is made again")
+    return found
 
 
 def create(path: Path, settings: TrainSettings) -> Run:
@@ -128,7 +138,7 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
     marks = sorted(run.checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: step_of(mark.parent))
     if not marks:
         return None
-    found = json.loads(marks[-1].read_text())["method"]
+    found = _object(marks[-1]).get("method")
     if found != method:
         raise CalibrantError(
             f"the checkpoint '{marks[-1].parent}' was trained with '{found}', the run says '{method}'; "
