@@ -695,3 +695,11 @@ def test_the_order_of_the_paper():
 def test_a_page_without_a_finished_analysis_is_refused(tmp_path):
     with pytest.raises(CalibrantError, match="other files"):
         write_analysis_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{bro", b"[1]", b"{}", b"\xff\xfe"])
+def test_a_page_from_damaged_tables_is_refused(tmp_path, capsys, content):
+    (tmp_path / "config.yaml").write_text("command: analyze\nsettings: {}\n")
+    (tmp_path / "groups.jsonl").write_text("")
+    (tmp_path / "analysis.json").write_bytes(content)
+    assert "analysis.json' is damaged" in refused(capsys, "report", str(tmp_path))

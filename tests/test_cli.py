@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from refusals import refused
+from safetensors.torch import load_file, save_file
 
 from calibrant.cli.main import COMMANDS, _disk_full, main
 from calibrant.files import write_json, write_yaml
@@ -89,6 +90,18 @@ def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
         (["evaluate", "/nowhere"], "model '/nowhere'"),
         (["evaluate", "demo", "--samples", "0"], "'samples' is 0"),
         (["report", "/nowhere"], "/nowhere"),
+        (["train", "--method-options", "alpha={"], "is not YAML"),
+        (["train", "--method-options", "alpha=!!python/object/apply:os.system ['true']"], "is not YAML"),
+        (["train", "--method-options", "reward_range=1"], "two finite numbers"),
+        (["train", "--method-options", "reward_range=[a, b]"], "two finite numbers"),
+        (["train", "--train-rows", "3", "--no-evaluation"], "3 questions to train on, fewer than the 8 of a step"),
+        (["train", "--seed", "-1"], "option 'seed' is -1"),
+        (["train", "--seed", "4294967296"], "option 'seed' is 4294967296"),
+        (["train", "--seed", "9223372036854775807"], "option 'seed' is 9223372036854775807"),
+        (["evaluate", "demo", "--seed", "-1"], "option 'seed' is -1"),
+        (["evaluate", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
+        (["check-prefix", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
+        (["analyze", "--queries", "1", "--rollouts", "99999999999"], "not enough memory"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, said):
@@ -123,10 +136,82 @@ def test_a_model_of_garbage(capsys, tmp_path, policy):
     assert "cannot be loaded" in line
 
 
+def broken_model(policy, path, change):
+    """A copy of a policy whose weights, as a dictionary, `change` has changed."""
+    shutil.copytree(policy, path)
+    weights = load_file(path / "model.safetensors")
+    change(weights)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    return str(path)
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["check-prefix"], ["analyze", "--model"], ["train", "--model"]])
+def test_a_model_that_lacks_weights_is_not_completed_by_chance(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    model = broken_model(policy, tmp_path / "model", lambda weights: weights.pop("model.norm.weight"))
+    assert "(model.norm.weight)" in refused(capsys, *command, model)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_with_weights_that_are_not_finite(capsys, tmp_path, policy):
+    model = broken_model(policy, tmp_path / "model", lambda weights: weights["model.norm.weight"].fill_(float("nan")))
+    assert "NaN or infinite weights (model.norm.weight)" in refused(capsys, "evaluate", model)
+    line = refused(capsys, "train", "--model", model, *SMALL, "--out", str(tmp_path / "run"))
+    assert "nothing can be sampled" in line
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--model"]])
+def test_a_model_without_a_tokenizer(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(policy, tmp_path / "model", ignore=shutil.ignore_patterns("token*"))
+    assert "has no tokenizer" in refused(capsys, *command, "model")
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["train", "--no-evaluation", "--model"]])
+def test_pickled_weights_are_not_read(capsys, tmp_path, monkeypatch, policy, command):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(policy, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch opened'\ntR.")
+    assert "no file named model.safetensors" in refused(capsys, *command, "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+
+
+def test_an_empty_name_is_not_the_embedded_policy(capsys):
+    assert "'' is not a model" in refused(capsys, "analyze", "--model", "", "--queries", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["evaluate", "x" * 5000], "File name too long"),
+        (["evaluate", "demo", "--out", "file/in"], "Not a directory"),
+        (["evaluate", "demo", "--out", "file"], "'file' is a file"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line(capsys, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    small = ["--prompts", "1", "--samples", "1"]
+    assert said in refused(capsys, *arguments, *small)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_output_directory_that_holds_something(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text("settings: {}")
     assert "holds another run" in refused(capsys, "train", "--out", str(tmp_path))
     assert (tmp_path / "config.yaml").read_text() == "settings: {}"
+
+
+def test_an_evaluation_is_not_written_over_a_run(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("settings: {}")
+    (tmp_path / "evaluation.json").write_text("kept")
+    assert "holds a run or an analysis" in refused(capsys, "evaluate", "demo", "--out", str(tmp_path))
+    assert (tmp_path / "evaluation.json").read_text() == "kept"
+
+
+def test_an_analysis_is_not_resumed_as_a_run(capsys, tmp_path):
+    write_yaml(tmp_path / "config.yaml", {"command": "analyze", "settings": {"split": None}})
+    assert "`calibrant analyze` wrote it" in refused(capsys, "train", "--resume", str(tmp_path))
 
 
 def run_directory(path, **settings):
@@ -145,6 +230,14 @@ def test_resume_from_a_checkpoint_of_another_method(capsys, tmp_path):
     run = run_directory(tmp_path / "run", method="grpo", evaluation=False)
     write_json(run / "checkpoints" / "checkpoint-5" / "complete.json", {"step": 5, "method": "gcpo_cd"})
     assert "was trained with 'gcpo_cd'" in refused(capsys, "train", "--resume", str(run))
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "checkpoints/checkpoint-5/complete.json"])
+def test_a_damaged_file_of_a_run_is_named(capsys, tmp_path, name):
+    run = run_directory(tmp_path / "run", method="grpo", evaluation=name == "evaluation.json")
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text("{bro")
+    assert f"{name}' is damaged" in refused(capsys, "train", "--resume", str(run))
 
 
 def test_options_of_a_file_and_of_the_line(tmp_path, capsys):

@@ -23,6 +23,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_replaced(tmp_path, make):
+    make(tmp_path / "a")
+    kind = os.stat(tmp_path / "a").st_mode
+    with pytest.raises(CalibrantError, match="is no file"):
+        write_text(tmp_path / "a", "new")
+    assert os.stat(tmp_path / "a").st_mode == kind
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_a_line_cut_short_is_left_out(tmp_path):
     path = tmp_path / "m.jsonl"
     append_json_line(path, {"step": 1, "text": "a\u2028b"})
@@ -62,7 +72,14 @@ def test_rollouts_come_back(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("{}\n", "lacks the column"), ("not json\n", "is not a rollout file"), (None, "no rollout file")],
+    [
+        ("{}\n", "lacks the column"),
+        ("not json\n", "is not a rollout file"),
+        ('{"prompt_id": "a"}\n{bro\n', "line 2"),
+        ('{"prompt_id": "a"}\n[1]\n', "line 2 is no JSON object"),
+        ("[" * 100_000 + "\n", "line 1"),
+        (None, "no rollout file"),
+    ],
 )
 def test_what_is_no_rollout_file_is_refused(tmp_path, content, said):
     path = tmp_path / "r.jsonl"
@@ -82,3 +99,74 @@ def test_a_cut_parquet_file_is_refused(tmp_path):
 def test_json_lines_of_rollouts_are_json(tmp_path):
     path = write_rollouts(tmp_path / "r.jsonl", ROWS[:1])
     assert json.loads(path.read_text())["prompt_id"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("reward", "high", "'high' in the column 'reward', row 2, where a number belongs"),
+        ("reward", [1], "a number"),
+        ("reward", 10**400, "a number"),
+        ("completion", 3, "a text"),
+        ("completion", {"k": 1}, "a text"),
+        ("answer", ["a"], "a text"),
+        ("prompt_id", ["a"], "a text or a number"),
+        ("prompt_id", None, "no prompt_id in row 2"),
+        ("references", "x", "a list of texts"),
+        ("references", [["x"]], "a list of texts"),
+        ("num_tokens", 1.5, "a whole number"),
+        ("num_tokens", 2**31, "a whole number"),
+        ("cluster", 1e300, "a whole number"),
+        ("correct", "yes", "true or false"),
+        ("correct", 0.5, "true or false"),
+        ("step", {"k": 1}, "a whole number"),
+    ],
+)
+def test_a_value_that_is_not_what_its_column_holds_is_refused(tmp_path, column, value, said):
+    path = tmp_path / "r.jsonl"
+    good = {"prompt_id": "a", "completion": "x", "reward": 1.0}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, good | {column: value})))
+    with pytest.raises(CalibrantError, match=said):
+        read_rollouts(path)
+
+
+def test_numbers_as_texts_and_numbers_as_ids_are_read_and_written_again(tmp_path):
+    path = tmp_path / "r.jsonl"
+    row = {"prompt_id": 7, "completion": None, "reward": "0.5", "correct": 1, "num_tokens": 3, "references": None}
+    path.write_text("\ufeff" + json.dumps(row) + "\n\n" + json.dumps(row | {"reward": 10**30}))
+    frame = read_rollouts(path)
+    again = read_rollouts(write_rollouts(tmp_path / "r.parquet", frame.to_dict("records")))
+    assert frame["prompt_id"].tolist() == again["prompt_id"].tolist() == ["7", "7"]
+    assert frame["completion"].tolist() == ["", ""]
+    assert again["reward"].tolist() == [0.5, 1e30]
+    assert again["correct"].tolist() == [True, True]
+
+
+def test_the_last_line_counts_without_an_end_and_not_when_it_is_cut_short(tmp_path):
+    path = tmp_path / "r.jsonl"
+    line = json.dumps({"prompt_id": "a", "completion": "x", "reward": 1.0})
+    path.write_text(f"{line}\n{line}")
+    assert len(read_rollouts(path)) == 2
+    path.write_text(f"{line}\n{line[:-5]}")
+    assert len(read_rollouts(path)) == 1
+
+
+def test_a_file_without_rollouts_and_a_damaged_one_are_refused(tmp_path):
+    with pytest.raises(CalibrantError, match="holds no rollout"):
+        read_rollouts(write_rollouts(tmp_path / "r.parquet", []))
+    pd.DataFrame(ROWS * 50).to_parquet(tmp_path / "d.parquet")
+    content = bytearray((tmp_path / "d.parquet").read_bytes())
+    content[20:120] = b"\xff" * 100
+    (tmp_path / "d.parquet").write_bytes(content)
+    with pytest.raises(CalibrantError, match="is not a rollout file"):
+        read_rollouts(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("line", ["{bro", "[1]", "[" * 100_000])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    rows = read_json_lines(path)
+    assert next(rows) == {"step": 1}
+    with pytest.raises(CalibrantError, match=r"metrics\.jsonl', line 2, is damaged"):
+        next(rows)

@@ -111,3 +111,27 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, arguments, said):
     assert main(["score", str(source), *arguments]) == 2
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count("\n") == 1
+
+
+def test_without_any_reward_it_says_so_and_correct_stands_in(tmp_path, capsys):
+    rows = [row | {"reward": None} for row in ROWS]
+    assert main(["score", str(write_rollouts(tmp_path / "r.parquet", rows))]) == 2
+    assert "no finite reward" in capsys.readouterr().err
+    judged = [row | {"correct": i == 0} for i, row in enumerate(rows)]
+    assert main(["score", str(write_rollouts(tmp_path / "r.parquet", judged)), "--method", "grpo"]) == 0
+
+
+def test_one_id_for_two_prompts_is_refused(tmp_path, capsys):
+    rows = [row | {"prompt": row["completion"]} for row in ROWS]
+    assert main(["score", str(write_rollouts(tmp_path / "r.jsonl", rows))]) == 2
+    assert "prompt_id 'a' answer different prompts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "folder.parquet"])
+def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name):
+    (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "config.yaml").write_text("kept")
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert main(["score", str(source), "--out", str(tmp_path / name)]) == 2
+    assert "is no name of a rollout file" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "kept"

@@ -897,3 +897,22 @@ def test_real_solutions_are_correct(name, file):
     answers = [TASKS[name].extract(row["solution"]) for row in rows]
     rewards = TASKS[name].reward_batch(answers, [row["answers"] for row in rows])
     assert rewards.count(2.0) >= 0.995 * len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "record", "said"),
+    [
+        ("math500", "test.jsonl", {"problem": None, "answer": "4"}, "1 without a question"),
+        ("math500", "test.jsonl", {"problem": 5, "answer": "4"}, "record 1 of .* of another schema .*5 is no text"),
+        (
+            "qasper",
+            "test.jsonl",
+            {"question": "Who?", "answers": ["Tom"], "context": 7},
+            "record 1 of .* of another schema .*7 is no text",
+        ),
+    ],
+)
+def test_a_field_that_holds_no_text_is_named_with_its_record(tmp_path, name, file, record, said):
+    (tmp_path / file).write_text(json.dumps(record) + "\n")
+    with pytest.raises(CalibrantError, match=said):
+        TASKS[name].load("test", None, 0, data_dir=tmp_path)

@@ -111,3 +111,9 @@ def check_reward_range(caller: str, reward_range: Sequence[float]) -> tuple[floa
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_seed(seed: int) -> None:
+    """Raises CalibrantError unless a seed is one that random generators take."""
+    if not 0 <= seed < 2**63:
+        raise CalibrantError(f"option 'seed' is {seed}; it must be a whole number from 0 to 2^63 - 1")

@@ -19,3 +19,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def shortened(ids: list[str], most: int = 5) -> str:
+    """The first of some names, and dots where there are more."""
+    return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")

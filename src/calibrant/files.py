@@ -20,8 +20,13 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
 
     Returns:
         The path written.
+
+    Raises:
+        CalibrantError: there is something else than a file, e.g. a folder or a device, which a rename would replace.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise CalibrantError(f"'{path}' is there and is no file; give another name for what is written")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -114,10 +119,24 @@ def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON Lines file; a last line cut short by a kill is left out."""
+    """Yields the objects of a JSON Lines file; a last line cut short by a kill is left out.
+
+    Raises:
+        CalibrantError: another line holds no object.
+    """
     if not Path(path).exists():
         return
     with open(path, encoding="utf-8", newline="\n") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield _object(line, f"'{path}', line {number},")
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CalibrantError(f"{where} is damaged: no JSON object; mend or delete that line")
+    return found

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from calibrant import hub
 from calibrant.demo import POLICIES
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, shortened
 
 
 def locate(model: str) -> str:
@@ -35,6 +35,8 @@ def locate(model: str) -> str:
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, padding on the left as generation needs it."""
     tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise CalibrantError(f"the model '{model}' has no tokenizer; save its tokenizer into the same folder")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -44,12 +46,42 @@ def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedMod
     """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32.
 
     Raises:
-        CalibrantError: it is not there, or not a model.
+        CalibrantError: it is not there, not a model, or not whole.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.float32 if device.type == "cpu" else "auto"
-    policy = _load(AutoModelForCausalLM, model, trust_remote_code=trust_remote_code, dtype=dtype, use_safetensors=True)
-    return policy.to(device)
+    policy = _whole(model, trust_remote_code=trust_remote_code, dtype=dtype).to(device)
+    broken = [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise CalibrantError(
+            f"the model '{model}' has NaN or infinite weights ({shortened(broken)}); take an earlier checkpoint"
+        )
+    return policy
+
+
+def check_policy(model: str, *, trust_remote_code: bool = False) -> None:
+    """Raises what `load_policy` would, as far as it shows without reading the weights."""
+    _whole(model, trust_remote_code=trust_remote_code, device_map="meta")
+
+
+def _whole(model: str, **options: Any) -> PreTrainedModel:
+    """A policy whose weights were all in its files: transformers makes up those that are not."""
+    policy: PreTrainedModel
+    policy, report = _load(
+        AutoModelForCausalLM,
+        model,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    lost = [*sorted(report["missing_keys"]), *sorted(name for name, *_ in report["mismatched_keys"])]
+    if lost:
+        raise CalibrantError(
+            f"the model '{model}' lacks weights that its config.json asks for, or has them in another shape "
+            f"({shortened(lost)}); give --model a folder saved by save_pretrained"
+        )
+    return policy
 
 
 def _load(loader: Any, model: str, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Method
+from calibrant.rollouts import group_keys
 from calibrant.scoring import Scored, Scorer, options_of
 from calibrant.text.inputs import Readers
 
@@ -27,16 +28,15 @@ class RolloutGroups:
     """
 
     def __init__(self, frame: pd.DataFrame, extract: Callable[[str], str] = str.strip):
-        keys = [name for name in ("step", "prompt_id") if name in frame and frame[name].notna().all()]
         self.frame = frame.reset_index(drop=True)
-        number = self.frame.groupby(keys, sort=False).ngroup().to_numpy()
+        number = self.frame.groupby(group_keys(frame), sort=False).ngroup().to_numpy()
         place = self.frame.groupby(number).cumcount().to_numpy()
         self.where_from = np.full((number.max() + 1, place.max() + 1), -1)
         self.where_from[number, place] = np.arange(len(frame))
         answers = self.frame["answer"] if "answer" in frame else self.frame["completion"].map(extract)
         self.answers = self._texts(answers)
         self.completions = self._texts(self.frame["completion"])
-        self.rewards = self._numbers("reward" if "reward" in frame else "correct")
+        self.rewards = self._numbers("reward" if self._has("reward") or "correct" not in frame else "correct")
 
     @property
     def counts(self) -> Tensor:

@@ -1,6 +1,8 @@
 """The rollout file: one row a rollout, the same from training, evaluation and the user's own tools."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrant.errors import CalibrantError
-from calibrant.files import read_json_lines, write_json_lines, write_with
+from calibrant.files import write_json_lines, write_with
 
 COLUMNS: dict[str, pa.DataType] = {
     "prompt_id": pa.string(),
@@ -34,6 +36,9 @@ COLUMNS: dict[str, pa.DataType] = {
 
 `logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` the mean over them.
 """
+
+FURTHER_NUMBERS = {"answer_confidence": pa.float64(), "ratio_variance": pa.float64()}
+"""Columns that some methods read, and that few files have."""
 
 
 def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -75,15 +80,16 @@ def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "corre
         The columns that the file has, in its order.
 
     Raises:
-        CalibrantError: no such file, not a rollout file, or a required column is missing.
+        CalibrantError: no such file, not a rollout file, no rollout in it, a required column is missing, or a value
+            is not what its column holds.
     """
     path = Path(path)
     if not path.is_file():
         raise CalibrantError(f"no rollout file at '{path}'; give a .parquet or .jsonl file, one row a rollout")
     try:
         lines = path.suffix == ".jsonl"
-        frame = pd.DataFrame(list(read_json_lines(path))) if lines else pq.read_table(path).to_pandas()
-    except (ValueError, pa.ArrowException) as error:
+        frame = pd.DataFrame(list(_json_rows(path))) if lines else pq.read_table(path).to_pandas()
+    except (ValueError, OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise CalibrantError(f"'{path}' is not a rollout file ({reason}); write Parquet or JSON Lines") from None
     missing = [name for name in ("prompt_id", "completion") if name not in frame]
@@ -94,4 +100,109 @@ def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "corre
             f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, "
             f"completion, and {' or '.join(judged_by)}"
         )
-    return frame
+    if not len(frame):
+        raise CalibrantError(f"'{path}' holds no rollout; give a file with one row a rollout")
+    return _typed(frame, path)
+
+
+def group_keys(frame: pd.DataFrame) -> list[str]:
+    """The columns that say which rollouts are a group: `prompt_id`, and `step` where every row has one.
+
+    Raises:
+        CalibrantError: rollouts of one group answer different prompts.
+    """
+    keys = [name for name in ("step", "prompt_id") if name in frame and frame[name].notna().all()]
+    if "prompt" not in frame:
+        return keys
+    several = frame.groupby(keys, sort=False)["prompt"].transform("nunique") > 1
+    if several.any():
+        raise CalibrantError(
+            f"the rollouts with prompt_id '{frame['prompt_id'][several].iloc[0]}' answer different prompts; "
+            "give each prompt an id of its own"
+        )
+    return keys
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file; of a last line without an end, what a kill has cut short is left out."""
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not line.endswith("\n"):
+                    return
+                raise ValueError(f"line {number}: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            yield row
+
+
+def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The frame with each known column in its type, so that nothing is read as something else later."""
+    for name, kind in (COLUMNS | FURTHER_NUMBERS).items():
+        if name in frame:
+            frame[name] = pd.Series(_column(frame[name], name, kind, path), index=frame.index)
+    if frame["prompt_id"].isna().any():
+        row = int(frame["prompt_id"].isna().to_numpy().argmax()) + 1
+        raise CalibrantError(f"'{path}' has no prompt_id in row {row}; rollouts of one prompt share an id")
+    return frame.assign(completion=frame["completion"].fillna(""))
+
+
+def _column(values: Iterable[Any], name: str, kind: pa.DataType, path: Path) -> list[Any]:
+    read, what = (_identifier, "a text or a number") if name == "prompt_id" else READ[kind]
+    found = []
+    for row, value in enumerate(values, 1):
+        try:
+            absent = value is None or (isinstance(value, float) and math.isnan(value))
+            found.append(None if absent else read(value))
+        except (TypeError, ValueError, OverflowError):
+            raise CalibrantError(
+                f"'{path}' has {repr(value)[:60]} in the column '{name}', row {row}, where {what} belongs; "
+                "correct that row"
+            ) from None
+    return found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _identifier(value: Any) -> str:
+    return str(value) if isinstance(value, (int, float)) else _text(value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, (str, bytes, Mapping)):
+        raise TypeError(value)
+    return [_text(item) for item in value]
+
+
+def _flag(value: Any) -> bool:
+    if value not in (True, False):
+        raise ValueError(value)
+    return bool(value)
+
+
+def _whole(bits: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if float(value) != int(value) or not -(2 ** (bits - 1)) <= int(value) < 2 ** (bits - 1):
+            raise ValueError(value)
+        return int(value)
+
+    return read
+
+
+READ: dict[pa.DataType, tuple[Callable[[Any], Any], str]] = {
+    pa.string(): (_text, "a text"),
+    pa.list_(pa.string()): (_texts, "a list of texts"),
+    pa.bool_(): (_flag, "true or false"),
+    pa.float64(): (float, "a number"),
+    pa.int32(): (_whole(32), "a whole number"),
+    pa.int64(): (_whole(64), "a whole number"),
+}
+"""How a value of a column is read, and what it has to be, in words."""

@@ -66,13 +66,27 @@ class Run:
         if not self.config.is_file():
             raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give what --out named")
         config = read_yaml(self.config)
+        if config.get("command", "train") != "train":
+            raise CalibrantError(
+                f"'{self.path}' is no run: `calibrant {config['command']}` wrote it; give what --out named"
+            )
         if not isinstance(config.get("settings"), dict):
             raise CalibrantError(f"'{self.config}' has no settings; the run cannot be read, start a new one")
         return resolve_settings(config["settings"])
 
     def evaluations(self) -> dict[str, Any]:
         """What `evaluation.json` holds; empty before the first evaluation."""
-        return json.loads(self.evaluation.read_text()) if self.evaluation.exists() else {}
+        return _object(self.evaluation) if self.evaluation.exists() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CalibrantError(f"'{path}' is damaged; delete it, and what it held is made again")
+    return found
 
 
 def create(path: Path, settings: TrainSettings) -> Run:
@@ -82,9 +96,10 @@ def create(path: Path, settings: TrainSettings) -> Run:
         CalibrantError: the directory holds something already.
     """
     if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
-        held = "another run" if (path / "config.yaml").exists() else "other files"
+        if not (path / "config.yaml").exists():
+            raise CalibrantError(f"the output directory '{path}' holds other files; give another --out")
         raise CalibrantError(
-            f"the output directory '{path}' holds {held}; give another --out, or continue it with --resume {path}"
+            f"the output directory '{path}' holds another run; give another --out, or continue it with --resume {path}"
         )
     run = Run(path)
     write_yaml(run.config, config_of(settings))
@@ -123,7 +138,7 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
     marks = sorted(run.checkpoints.glob(f"checkpoint-*/{COMPLETE}"), key=lambda mark: step_of(mark.parent))
     if not marks:
         return None
-    found = json.loads(marks[-1].read_text())["method"]
+    found = _object(marks[-1]).get("method")
     if found != method:
         raise CalibrantError(
             f"the checkpoint '{marks[-1].parent}' was trained with '{found}', the run says '{method}'; "

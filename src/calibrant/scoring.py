@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from calibrant.checks import check_reward_range
 from calibrant.groups import Groups, count_out_of_range, has_spread, like_input
 from calibrant.methods import (
     Method,
@@ -121,7 +122,8 @@ def rehearse(method: Method, options: Mapping[str, Any], without: Sequence[str] 
         CalibrantError: the method needs an input that cannot be supplied, an option is not one of its
             hyper-parameters, or it refuses a value.
     """
-    low, high = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
+    reward_range = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
+    low, high = check_reward_range("rehearse", reward_range)
     made_up = {
         "embeddings": torch.eye(2)[None],
         "clusters": torch.tensor([[0, 1]]),

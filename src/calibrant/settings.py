@@ -172,7 +172,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != float(value):
+    if isinstance(value, bool) or (not isinstance(value, int) and int(value) != float(value)):
         raise ValueError(value)
     return int(value)
 
@@ -198,6 +198,8 @@ def _check(settings: TrainSettings) -> None:
             f"option 'rollouts' is {settings.rollouts}; '{settings.method}' compares the answers of a group, "
             "so give at least 2"
         )
+    if not 0 <= settings.seed < 2**32:  # NumPy's, which transformers seeds too
+        raise CalibrantError(f"option 'seed' is {settings.seed}; it must be a whole number from 0 to 2^32 - 1")
     for name, choices in CHOICES.items():
         if (value := getattr(settings, name)) not in choices:
             known = [choice for choice in choices if choice]

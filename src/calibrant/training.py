@@ -18,7 +18,7 @@ from calibrant.errors import CalibrantError
 from calibrant.evaluation import evaluate
 from calibrant.files import write_json
 from calibrant.methods import resolve as resolve_method
-from calibrant.models import load_policy, load_tokenizer, locate, quiet_loading
+from calibrant.models import check_policy, load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.runs import Run, create, last_checkpoint, publish, rewind, step_of
@@ -87,10 +87,12 @@ def part() -> None:
 
 def check(settings: TrainSettings) -> None:
     """Raises CalibrantError for what could only fail later: before anything is written or computed."""
+    quiet_loading()
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)
     rehearse(method, options_of(method, settings))
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    check_policy(settings.model, trust_remote_code=settings.trust_remote_code)
     named = set(named_inputs(method))
     if "embeddings" in named:
         Embedder(settings.embedding_model)
@@ -102,7 +104,11 @@ def check(settings: TrainSettings) -> None:
         )
     if settings.evaluation:
         evaluation_rows(settings, task)
-    training_rows(settings, task)
+    if (rows := len(training_rows(settings, task))) < settings.prompts_per_step:
+        raise CalibrantError(
+            f"there are {rows} questions to train on, fewer than the {settings.prompts_per_step} of a step; lower "
+            "--prompts-per-step, or give more"
+        )
 
 
 def finish(run: Run, settings: TrainSettings) -> Run:

@@ -11,7 +11,7 @@ import torch
 from calibrant.errors import CalibrantError
 from calibrant.evaluation import judged_rows
 from calibrant.generation import Completion, Tokens, encoded, sample_group
-from calibrant.rollouts import read_rollouts
+from calibrant.rollouts import group_keys, read_rollouts
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import prompt_for, prompt_tokens
 
@@ -69,12 +69,9 @@ def groups_of_file(path: str) -> list[pd.DataFrame]:
         CalibrantError: it is no rollout file, holds no rollout, or lacks the prompts.
     """
     frame = read_rollouts(path)
-    if not len(frame):
-        raise CalibrantError(f"'{path}' holds no rollout; give a file with one row a rollout")
     if "prompt" not in frame or frame["prompt"].isna().any():
         raise CalibrantError(f"'{path}' lacks prompts (column 'prompt'); the gradient of an answer needs its prompt")
-    keys = [name for name in ("step", "prompt_id") if name in frame and frame[name].notna().all()]
-    return [group for _, group in frame.groupby(keys, sort=False)]
+    return [group for _, group in frame.groupby(group_keys(frame), sort=False)]
 
 
 def given_group(frame: pd.DataFrame, tokenizer: Any, limit: int, device: torch.device) -> Group:

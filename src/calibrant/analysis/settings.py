@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from calibrant.checks import check_seed
 from calibrant.errors import CalibrantError
 from calibrant.text import MINILM
 
@@ -39,8 +40,7 @@ class AnalyzeSettings:
                 raise CalibrantError(f"option '{name}' is {value}; it must be at least 1")
         if self.rollouts < 2:
             raise CalibrantError(f"option 'rollouts' is {self.rollouts}; a group is compared, so give at least 2")
-        if not 0 <= self.seed < 2**63:
-            raise CalibrantError(f"option 'seed' is {self.seed}; it must be a whole number from 0 on")
+        check_seed(self.seed)
         if not 0 < self.temperature < math.inf:
             raise CalibrantError(f"option 'temperature' is {self.temperature}; it must be a positive number")
         if not 0 <= self.entailment_threshold <= 1:

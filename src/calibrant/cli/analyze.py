@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.settings import embedded_policy
 
     given = {name: value for name, value in vars(options).items() if name != "out"}
-    given["model"] = options.model or embedded_policy(options.task)
+    given["model"] = embedded_policy(options.task) if options.model is None else options.model
     given["parameters"] = tuple(options.parameters) if options.parameters else None
     settings = AnalyzeSettings(**given)
     path = Path(options.out) if options.out else default_path(settings)

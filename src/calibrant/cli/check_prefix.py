@@ -26,9 +26,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Checks and prints a table."""
+    from calibrant.checks import check_seed
     from calibrant.models import load_policy, load_tokenizer, quiet_loading
     from calibrant.prefix import check_prefix
 
+    check_seed(options.seed)
     quiet_loading()
     trust = {"trust_remote_code": options.trust_remote_code}
     tokenizer, policy = load_tokenizer(options.model, **trust), load_policy(options.model, **trust)

@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints tables, writes files where asked."""
+    from calibrant.checks import check_seed
     from calibrant.errors import CalibrantError
 
     for name in ("prompts", "samples", "temperature", "max_prompt_length"):
@@ -53,9 +54,8 @@ def run(options: argparse.Namespace) -> int:
         raise CalibrantError("give one MODEL, or two to compare them, or --from-rollouts FILE")
     if len(set(options.models)) < len(options.models):
         raise CalibrantError(f"'{options.models[0]}' is given twice; give two models to compare them")
-    if options.out and len({Path(name).name for name in options.models}) < len(options.models):
-        shared = Path(options.models[0]).name
-        raise CalibrantError(f"--out keeps both models in a folder '{shared}'; judge them one at a time")
+    check_seed(options.seed)
+    _check_out(options)
     found = _from_file(options) if options.from_rollouts else _from_models(options)
     evaluations = {name: results for name, (results, _) in found.items()}
     print_table(evaluations)
@@ -67,6 +67,20 @@ def run(options: argparse.Namespace) -> int:
         if options.out:
             _write(options, name, results, rows, several=len(found) > 1)
     return 0
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Before anything is computed: what a run or an analysis holds would be written over."""
+    from calibrant.errors import CalibrantError
+
+    out = Path(options.out or "")
+    if out.exists() and not out.is_dir():
+        raise CalibrantError(f"'{out}' is a file; give --out a folder")
+    if options.out and (out / "config.yaml").exists():
+        raise CalibrantError(f"'{out}' holds a run or an analysis; give --out a folder of its own")
+    if options.out and len({Path(name).name for name in options.models}) < len(options.models):
+        shared = Path(options.models[0]).name
+        raise CalibrantError(f"--out keeps both models in a folder '{shared}'; judge them one at a time")
 
 
 def _from_models(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:

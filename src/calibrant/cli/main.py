@@ -31,6 +31,12 @@ EXAMPLES = """examples:
   calibrant COMMAND --help                         options and examples of a command
 """
 
+UNUSABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""What an operating system says of a path that a user has to change."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
@@ -60,12 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if not _disk_full(error):
-            raise
-        return _fail(
-            "the disk is full; free some space and go on (train: with --resume; analyze: by the same command), nothing "
-            "that was saved is lost"
-        )
+        if _disk_full(error):
+            return _fail(
+                "the disk is full; free some space and go on (train: with --resume; analyze: by the same command), "
+                "nothing that was saved is lost"
+            )
+        if _memory_full(error):
+            return _fail(f"not enough memory ({_short(str(error))}); ask for less at once, e.g. fewer --rollouts")
+        if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+            return _fail(f"'{_short(str(error.filename))}' cannot be used ({error.strerror}); give another path")
+        raise
 
 
 def _run(arguments: list[str]) -> int:
@@ -97,6 +107,15 @@ def _run(arguments: list[str]) -> int:
 def _fail(message: str) -> int:
     print(f"calibrant: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def _memory_full(error: BaseException) -> bool:
+    """Whether an error comes from full memory; torch has words of its own for it."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:200]}..."
 
 
 def _disk_full(error: BaseException | None) -> bool:

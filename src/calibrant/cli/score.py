@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Scores, prints a table, writes the file where asked."""
+    from calibrant.errors import CalibrantError
     from calibrant.methods import METHODS, resolve
     from calibrant.models import quiet_loading
     from calibrant.rescoring import RolloutGroups, score, score_all, with_scores
@@ -57,11 +58,14 @@ def run(options: argparse.Namespace) -> int:
 
     sys.path.insert(0, str(Path.cwd()))  # a method of the user's own is found as `calibrant train` finds it
     quiet_loading()
+    _check_out(options)
     task = _task(options)
     options.method_options = dict(options.method_options or [])
     options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
     meaning = options.meaning or (task.meaning if task else "answer")
     groups = RolloutGroups(read_rollouts(options.file), task.extract if task else str.strip)
+    if not groups.rewards.isfinite().any():
+        raise CalibrantError(f"'{options.file}' has no finite reward, and no 'correct' instead; fill one of them in")
     methods = {options.method: resolve(options.method)} if options.method else METHODS
     readers = _readers(options, task, list(methods.values()))
     if options.method:
@@ -81,6 +85,17 @@ def _task(options: argparse.Namespace) -> Any:
     from calibrant.tasks import resolve
 
     return resolve(options.task) if options.task else None
+
+
+def _check_out(options: argparse.Namespace) -> None:
+    """Before anything is computed; another ending is another file's name, which would be lost."""
+    from pathlib import Path
+
+    from calibrant.errors import CalibrantError
+
+    out = Path(options.out or ".parquet")
+    if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
+        raise CalibrantError(f"--out '{out}' is no name of a rollout file; end it in .parquet or .jsonl")
 
 
 def _refuse_options(options: argparse.Namespace) -> None:

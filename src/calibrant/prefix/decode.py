@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
+from calibrant.errors import CalibrantError
 from calibrant.prefix.head import Recorded, find_head, recording, same_logits
 
 DROPPED = 0.125
@@ -125,7 +126,7 @@ def _decode(
             logits, first = found.new_zeros(len(ids), found.shape[1]), found[:1].clone()
         logits[rows] = found
         scores = logits_processor(ids, logits.clone())
-        tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0] if config.do_sample else scores.argmax(-1)
+        tokens = _sampled(scores) if config.do_sample else scores.argmax(-1)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         unfinished &= ~stopping_criteria(ids, None)
@@ -135,6 +136,16 @@ def _decode(
         if kept.float().mean() <= 1 - DROPPED:
             rows = rows[kept]
             cache.batch_select_indices(kept.nonzero()[:, 0])
+
+
+def _sampled(scores: Tensor) -> Tensor:
+    probabilities = scores.softmax(-1)
+    if probabilities[:, 0].isnan().any():  # a row is NaN as a whole
+        raise CalibrantError(
+            "the model's logits are not finite, so nothing can be sampled: its weights are damaged, or training has "
+            "diverged; take an earlier checkpoint, or a lower learning rate"
+        )
+    return torch.multinomial(probabilities, 1)[:, 0]
 
 
 def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:

@@ -49,8 +49,21 @@ def write_analysis_report(path: str | Path) -> Path:
     config = analysis.options()
     if not analysis.results.is_file():
         raise CalibrantError(f"'{path}' has no analysis.json yet; run calibrant analyze with --out {path} to its end")
-    results = json.loads(analysis.results.read_text(encoding="utf-8"))
+    results = _results(analysis)
     return write_text(analysis.report, render(analysis, config, results))
+
+
+def _results(analysis: Analysis) -> dict[str, Any]:
+    try:
+        found = json.loads(analysis.results.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not {"recommendation", "tables", "counts"} <= found.keys():
+        raise CalibrantError(
+            f"'{analysis.results}' is damaged; run calibrant analyze with --out {analysis.path} again, which writes it "
+            "anew from the groups"
+        )
+    return found
 
 
 def render(analysis: Analysis, config: Mapping[str, Any], results: Mapping[str, Any]) -> str:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, shortened
 from calibrant.tasks.base import Row
-from calibrant.tasks.sources import shortened
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant import hub
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, shortened
 from calibrant.tasks.files import Record, nested, records
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def _parsed(source: Source, found: Iterator[Record], where: str) -> Iterator[Ite
             record = next(found, None)
             if record is None:
                 return
-            yield from [_plain(record)] if is_plain(record) else source.parse(record)
+            yield from map(_of_texts, [_plain(record)] if is_plain(record) else source.parse(record))
         except CalibrantError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -179,6 +179,14 @@ def _parsed(source: Source, found: Iterator[Record], where: str) -> Iterator[Ite
                 f"record {number} of {where} is of another schema ({type(error).__name__}: {error}); "
                 f"it takes {source.schema}, or {PLAIN}"
             ) from None
+
+
+def _of_texts(item: Item) -> Item:
+    """The question with an empty text for each that is null; raises TypeError where one is something else."""
+    texts = [text or "" for text in (item.question, item.context, *item.answers)]
+    if wrong := next((text for text in texts if not isinstance(text, str)), None):
+        raise TypeError(f"{wrong!r} is no text")
+    return Item(str(item.id or ""), texts[0], texts[2:], texts[1])
 
 
 def is_plain(record: Record) -> bool:
@@ -226,8 +234,3 @@ def _lack(item: Item, needs_context: bool) -> str:
 
 def _origin(paths: list[Path]) -> str:
     return f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
-
-
-def shortened(ids: list[str], most: int = 5) -> str:
-    """The first of some names, and dots where there are more."""
-    return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")
