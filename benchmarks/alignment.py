@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from calibrant.analysis.recommendation import words
+from calibrant.analysis.recommendation import interval, words
 from calibrant.report.figures import Estimates, rows_of_estimates, save
 
 SIZE = (4.6, 4.6)
@@ -33,10 +33,7 @@ def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
     first = next(iter(found.values()))
     lines = [f"| signal | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
     for name in sorted(first, key=lambda signal: -first[signal]["rho"]):
-        cells = (
-            f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if (row := rows.get(name)) else "-"
-            for rows in found.values()
-        )
+        cells = (interval(row) if (row := rows.get(name)) else "-" for rows in found.values())
         lines.append(f"| {words(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

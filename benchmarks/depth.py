@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from calibrant.advantages import standardised
 from calibrant.analysis.groups import given_group, groups_of_file
+from calibrant.analysis.recommendation import interval
+from calibrant.files import read_json_lines, read_yaml
 from calibrant.gradients import gradient_variance
 from calibrant.models import load_policy, load_tokenizer
 from calibrant.statistics import paired_bootstrap
@@ -34,18 +35,18 @@ def parts(model: nn.Module) -> dict[str, list[str]]:
 
 def variances(directory: Path, count: int) -> dict[str, Tensor]:
     """V(q) of every part, `[groups]` each; that of all parameters under "all"."""
-    settings = yaml.safe_load((directory / "config.yaml").read_text())["settings"]
+    settings = read_yaml(directory / "config.yaml")["settings"]
     model, tokenizer = load_policy(settings["model"]), load_tokenizer(settings["model"])
     frames = {str(rows["prompt_id"].iloc[0]): rows for rows in groups_of_file(str(directory / "rollouts.jsonl"))}
-    lines = [json.loads(line) for line in (directory / "groups.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if line["outcome"] == "informative"][:count]
-    found: dict[str, list[float]] = {"all": [], "head": [], **{name: [] for name in parts(model)}}
+    lines = [line for line in read_json_lines(directory / "groups.jsonl") if line["outcome"] == "informative"][:count]
+    named = parts(model)
+    found: dict[str, list[float]] = {"all": [], "head": [], **{name: [] for name in named}}
     for line in tqdm(lines, unit="group"):
         group = given_group(frames[line["prompt_id"]], tokenizer, settings["max_prompt_length"], model.device)
         rewards = torch.tensor([[row["reward"] for row in group.rows]], dtype=torch.float64)
         found["all"].append(line["truth"]["gradient_variance"])
         found["head"].append(line["signals"]["head_gradient_variance"])
-        for name, patterns in parts(model).items():
+        for name, patterns in named.items():
             of_part = gradient_variance(
                 model,
                 group.tokens._asdict(),
@@ -84,13 +85,13 @@ def markdown(tables: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _cell(row: dict[str, float] | None) -> str:
-    return "" if row is None else f"{row['share']:.0%}; {row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    return "" if row is None else f"{row['share']:.0%}; {interval(row)}"
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("analyses", nargs="+", metavar="NAME=DIRECTORY")
+    parser.add_argument("analyses", nargs="+", metavar="NAME=DIRECTORY", help="a column and its analysis")
     parser.add_argument("--groups", type=int, default=100, help="of each analysis (default: 100)")
     parser.add_argument("--out", type=Path, help="a file for the numbers as JSON, too")
     options = parser.parse_args()

@@ -126,17 +126,24 @@ def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """
     if not Path(path).exists():
         return
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if line.endswith("\n"):
-                yield _object(line, f"'{path}', line {number},")
+            if not line.endswith(b"\n"):
+                return
+            row = json_object(line)
+            if row is None:
+                raise CalibrantError(f"'{path}', line {number}, is damaged: no JSON object; mend or delete that line")
+            yield row
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """The object that UTF-8 JSON spells; None for anything else.
+
+    >>> json_object(b'{"step": 1}'), json_object(b"[1]"), json_object(b"{bro")
+    ({'step': 1}, None, None)
+    """
     try:
-        found = json.loads(line)
+        found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise CalibrantError(f"{where} is damaged: no JSON object; mend or delete that line")
-    return found
+        return None
+    return found if isinstance(found, dict) else None

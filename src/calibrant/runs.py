@@ -1,6 +1,5 @@
 """A run directory: what a run wrote, and what a later command may trust."""
 
-import json
 import platform
 import shutil
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from calibrant import memory, references
 from calibrant.errors import CalibrantError
-from calibrant.files import read_json_lines, read_yaml, write_json, write_json_lines, write_yaml
+from calibrant.files import json_object, read_json_lines, read_yaml, write_json, write_json_lines, write_yaml
 from calibrant.settings import TrainSettings, resolve_settings
 
 PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
@@ -80,11 +79,8 @@ class Run:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    found = json_object(path.read_bytes())
+    if found is None:
         raise CalibrantError(f"'{path}' is damaged; delete it, and what it held is made again")
     return found
 

@@ -113,7 +113,6 @@ def check(settings: TrainSettings) -> None:
 
 def finish(run: Run, settings: TrainSettings) -> Run:
     """Does what is left of a run: evaluation, training, evaluation, report."""
-    quiet_loading()
     task = resolve_task(settings.task)
     main = processes().is_main_process
     if main and settings.evaluation and "before" not in run.evaluations():

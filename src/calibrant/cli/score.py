@@ -89,8 +89,6 @@ def _task(options: argparse.Namespace) -> Any:
 
 def _check_out(options: argparse.Namespace) -> None:
     """Before anything is computed; another ending is another file's name, which would be lost."""
-    from pathlib import Path
-
     from calibrant.errors import CalibrantError
 
     out = Path(options.out or ".parquet")

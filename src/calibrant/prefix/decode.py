@@ -20,7 +20,6 @@ DROPPED = 0.125
 class Decoded:
     """Rows that were decoded, and what the output head read to predict each of their tokens."""
 
-    prompts: int = 0  # tokens of a prompt, with padding
     ids: Tensor | None = None  # [B, P + T]
     rows: list[Tensor] = field(default_factory=list)  # for each token, the rows that got a pass
     states: list[Tensor] = field(default_factory=list)  # of those, [b, D]
@@ -35,7 +34,7 @@ class Decoded:
         count, width = completion_ids.shape
         if self.ids is None or len(self.ids) != count or not 0 < width <= len(self.states):
             return None
-        own = self.ids[:, self.prompts : self.prompts + width].to(completion_ids)
+        own = self.ids[:, -len(self.states) :][:, :width].to(completion_ids)
         if bool(((own != completion_ids) & mask.bool()).any()):
             return None
         found = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
@@ -100,8 +99,7 @@ def decode(
         found = _decode(*arguments)
     first = Recorded(*calls[0], outputs=None)
     if len(calls) == len(found.rows) and same_logits(head, first._replace(states=first.states[:1, -1]), found.first):
-        decoded.prompts, decoded.ids, decoded.rows = input_ids.shape[1], found.ids, found.rows
-        decoded.states = [states[:, -1] for states, _ in calls]
+        decoded.ids, decoded.rows, decoded.states = found.ids, found.rows, [states[:, -1] for states, _ in calls]
     return found.ids
 
 

@@ -1,7 +1,6 @@
 """The page of an analysis: the recommendation, the paper's figure and tables for one's own model and data."""
 
 import heapq
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from calibrant.analysis.names import SIGNALS, SUBSETS, TARGETS
 from calibrant.analysis.recommendation import decimal, interval, words
 from calibrant.analysis.store import Analysis
 from calibrant.errors import CalibrantError
-from calibrant.files import write_text
+from calibrant.files import json_object, write_text
 from calibrant.report import figures
 from calibrant.report.page import Plot, Section, asset, policy, template
 from calibrant.report.tables import Table, pairs, plain
@@ -54,11 +53,8 @@ def write_analysis_report(path: str | Path) -> Path:
 
 
 def _results(analysis: Analysis) -> dict[str, Any]:
-    try:
-        found = json.loads(analysis.results.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not {"recommendation", "tables", "counts"} <= found.keys():
+    found = json_object(analysis.results.read_bytes())
+    if found is None or not {"recommendation", "tables", "counts"} <= found.keys():
         raise CalibrantError(
             f"'{analysis.results}' is damaged; run calibrant analyze with --out {analysis.path} again, which writes it "
             "anew from the groups"
