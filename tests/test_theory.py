@@ -98,6 +98,15 @@ def test_the_chain_of_bounds_and_both_forms_of_the_slack(parts):
     assert close(bound_slack(p, means, 3 * delta), gini_bound(p, 3 * delta) - variance, 3 * delta)
 
 
+def test_bounds_read_the_probabilities_that_the_measures_read():
+    """Divided by their sum twice, these move in their last digit, and their entropy in its third."""
+    delta = torch.tensor(2.0, dtype=torch.float64)
+    rare = torch.linspace(1e-16, 1e-14, 500, dtype=torch.float64)
+    p = torch.stack([1 - 0.9 * rare, rare], -1)
+    assert torch.equal(entropy_bound(p, delta.expand(500)), shannon_entropy(p))
+    assert torch.equal(gini_bound(p, delta.expand(500)), gini_impurity(p))
+
+
 def test_regimes_of_the_slack():
     p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     corners = torch.eye(3, dtype=torch.float64)  # all distances 2

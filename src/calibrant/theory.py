@@ -57,10 +57,7 @@ def gini_impurity(probabilities: Tensor) -> Tensor:
     >>> gini_impurity(torch.tensor([0.5, 0.25, 0.25]))
     tensor(0.6250)
     """
-    p = _checked("gini_impurity", probabilities)
-    before = pad(p.cumsum(-1)[..., :-1], (1, 0))
-    after = pad(p.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
-    return like_input((p * (before + after)).sum(-1), probabilities)
+    return like_input(_gini(_checked("gini_impurity", probabilities)), probabilities)
 
 
 def shannon_entropy(probabilities: Tensor) -> Tensor:
@@ -81,8 +78,7 @@ def shannon_entropy(probabilities: Tensor) -> Tensor:
     >>> shannon_entropy(torch.tensor([0.5, 0.25, 0.25]))
     tensor(1.0397)
     """
-    p = _checked("shannon_entropy", probabilities)
-    return like_input(torch.special.entr(p).sum(-1), probabilities)
+    return like_input(_entropy(_checked("shannon_entropy", probabilities)), probabilities)
 
 
 def pairwise_variance(probabilities: Tensor, means: Tensor) -> Tensor:
@@ -152,7 +148,7 @@ def gini_bound(probabilities: Tensor, delta_squared: Tensor) -> Tensor:
     >>> gini_bound(torch.tensor([0.5, 0.5]), torch.tensor(4.0))
     tensor(1.)
     """
-    return _bound("gini_bound", probabilities, delta_squared, gini_impurity)
+    return _bound("gini_bound", probabilities, delta_squared, _gini)
 
 
 def entropy_bound(probabilities: Tensor, delta_squared: Tensor) -> Tensor:
@@ -173,7 +169,7 @@ def entropy_bound(probabilities: Tensor, delta_squared: Tensor) -> Tensor:
     >>> entropy_bound(torch.tensor([0.5, 0.5]), torch.tensor(4.0))
     tensor(1.3863)
     """
-    return _bound("entropy_bound", probabilities, delta_squared, shannon_entropy)
+    return _bound("entropy_bound", probabilities, delta_squared, _entropy)
 
 
 def bound_slack(probabilities: Tensor, means: Tensor, delta_squared: Tensor | None = None) -> Tensor:
@@ -405,7 +401,18 @@ def _delta(caller: str, probabilities: Tensor, delta_squared: Tensor) -> Tensor:
     return delta
 
 
+def _gini(p: Tensor) -> Tensor:
+    before = pad(p.cumsum(-1)[..., :-1], (1, 0))
+    after = pad(p.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
+    return (p * (before + after)).sum(-1)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return torch.special.entr(p).sum(-1)
+
+
 def _bound(caller: str, probabilities: Tensor, delta_squared: Tensor, measure: Callable[[Tensor], Tensor]) -> Tensor:
+    """Divides probabilities by their sum once: again, and one near 1 may move by a digit that entropies show."""
     p = _checked(caller, probabilities)
     return like_input(_delta(caller, probabilities, delta_squared) / 2 * measure(p), probabilities)
 
