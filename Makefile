@@ -13,8 +13,9 @@ demo: $(VENV)/demo
 	$(VENV)/bin/calibrant train $(ARGS)
 
 test: $(VENV)/test
-	$(VENV)/bin/ruff check src tests examples benchmarks
+	$(VENV)/bin/ruff check src tests examples benchmarks scripts
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pytest -n 2 $(ARGS)
 
 $(VENV)/demo: pyproject.toml constraints.txt

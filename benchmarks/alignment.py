@@ -13,8 +13,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from calibrant.analysis.recommendation import interval, words
 from calibrant.report.figures import Estimates, rows_of_estimates, save
+from calibrant.report.names import interval, words
 
 SIZE = (4.6, 4.6)
 """Inches of a panel."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from calibrant.advantages import standardised
-from calibrant.analysis.groups import given_group, groups_of_file
-from calibrant.analysis.recommendation import interval
+from calibrant.analyze.groups import given_group, groups_of_file
 from calibrant.files import read_json_lines, read_yaml
 from calibrant.gradients import gradient_variance
-from calibrant.models import load_policy, load_tokenizer
+from calibrant.policy.models import load_policy, load_tokenizer
+from calibrant.report.names import interval
 from calibrant.statistics import paired_bootstrap
 
 

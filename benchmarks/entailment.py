@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibrant.clustering import greedy_clusters
+from calibrant.signals.clusters import greedy_clusters
 from calibrant.text.entail import EntailmentJudge
 
 THINGS = [

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from calibrant.demo import policy_path
-from calibrant.prefix import logps_in_chunks, plain_logps, shared_prefix_logps
+from calibrant.policy import logps_in_chunks, plain_logps, shared_prefix_logps
 
 SHAPES = ["8x80+8", "8x800+16", "1x100+256"]
 VARIANTS = ["trl", "plain", "cached", "packed", "chunks"]

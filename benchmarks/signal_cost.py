@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from calibrant.runs import create
-from calibrant.settings import resolve_settings
 from calibrant.tasks import resolve
-from calibrant.training import Run, build_trainer
+from calibrant.train.runs import create
+from calibrant.train.settings import resolve_settings
+from calibrant.train.training import Run, build_trainer
 
 METHODS = ("grpo", "gcpo_cd", "gcpo_bot", "gradient_snr", "gcpo_grad")
 

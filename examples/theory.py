@@ -8,16 +8,16 @@ The derivations, and what the tables show, are in docs/theory.md.
 import argparse
 from typing import Any, NamedTuple
 
+import theory_bounds as theory
 import torch
 from torch import Tensor
 
-from calibrant import theory
 from calibrant.advantages import standardised
 from calibrant.demo import policy_path
-from calibrant.generation import written
 from calibrant.gradients import gradient_variance
-from calibrant.models import load_policy, load_tokenizer
-from calibrant.prefix import logps_in_chunks
+from calibrant.policy import logps_in_chunks
+from calibrant.policy.generation import written
+from calibrant.policy.models import load_policy, load_tokenizer
 from calibrant.signals import barycentric_transport, gradient_snr_weight, head_gram_from_weight
 from calibrant.tasks.places import TASK
 from calibrant.text.embed import Embedder

@@ -15,8 +15,8 @@ import pytest
 import torch
 from test_entail import save, some_groups
 
-from calibrant.clustering import entailment_clusters, greedy_clusters
 from calibrant.signals import kernel_language_entropy, semantic_entropy
+from calibrant.signals.clusters import entailment_clusters, greedy_clusters
 from calibrant.text.entail import EntailmentJudge
 
 semantic = pytest.importorskip("lm_polygraph.estimators.semantic_entropy", exc_type=ImportError)

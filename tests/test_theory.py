@@ -4,10 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from calibrant.errors import CalibrantError
-from calibrant.signals import barycentric_transport, cosine_dispersion, semantic_entropy
-from calibrant.theory import (
+from theory_bounds import (
     bound_slack,
     cosine_distances,
     dispersion_bound,
@@ -21,6 +18,9 @@ from calibrant.theory import (
     transport_bound,
     variance_decomposition,
 )
+
+from calibrant.errors import CalibrantError
+from calibrant.signals import barycentric_transport, cosine_dispersion, semantic_entropy
 
 NAN, INF = math.nan, math.inf
 

@@ -87,7 +87,7 @@ def check_non_negative(caller: str, **numbers: float) -> None:
     calibrant.errors.CalibrantError: f: alpha has to be a finite number of at least 0, got -0.5
     """
     for name, value in numbers.items():
-        if not _is_number(value) or not math.isfinite(value) or value < 0:
+        if not is_number(value) or not math.isfinite(value) or value < 0:
             raise CalibrantError(f"{caller}: {name} has to be a finite number of at least 0, got {value!r}")
 
 
@@ -101,7 +101,7 @@ def check_reward_range(caller: str, reward_range: Sequence[float]) -> tuple[floa
     (0.0, 2.0)
     """
     pair = list(reward_range) if isinstance(reward_range, Sequence) and not isinstance(reward_range, str) else []
-    if len(pair) == 2 and all(_is_number(x) and math.isfinite(x) for x in pair) and pair[0] < pair[1]:
+    if len(pair) == 2 and all(is_number(x) and math.isfinite(x) for x in pair) and pair[0] < pair[1]:
         return float(pair[0]), float(pair[1])
     raise CalibrantError(
         f"{caller}: reward_range has to be (lowest, highest), two finite numbers with lowest < highest, "
@@ -109,7 +109,8 @@ def check_reward_range(caller: str, reward_range: Sequence[float]) -> tuple[floa
     )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -117,3 +118,52 @@ def check_seed(seed: int) -> None:
     """Raises CalibrantError unless a seed is one that random generators take."""
     if not 0 <= seed < 2**63:
         raise CalibrantError(f"option 'seed' is {seed}; it must be a whole number from 0 to 2^63 - 1")
+
+
+def check_option(caller: str, known: Sequence[str | None], **option: str | None) -> None:
+    """Raises unless each option is one of the known ones.
+
+    >>> check_option("f", ["hard", "soft"], gate="sof")
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: gate has to be one of 'hard', 'soft', got 'sof'
+    """
+    for name, value in option.items():
+        if value not in known:
+            raise CalibrantError(f"{caller}: {name} has to be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_positive(caller: str, **numbers: float) -> None:
+    """Raises unless each number is finite and above 0.
+
+    >>> check_positive("f", tau=0.0)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: tau has to be a finite number above 0, got 0.0
+    """
+    for name, value in numbers.items():
+        if not is_number(value) or not 0 < value < math.inf:
+            raise CalibrantError(f"{caller}: {name} has to be a finite number above 0, got {value!r}")
+
+
+def check_share(caller: str, **numbers: float) -> None:
+    """Raises unless each number is in [0, 1].
+
+    >>> check_share("f", quantile=1.5)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: quantile has to be a number in [0, 1], got 1.5
+    """
+    for name, value in numbers.items():
+        if not is_number(value) or not 0 <= value <= 1:
+            raise CalibrantError(f"{caller}: {name} has to be a number in [0, 1], got {value!r}")
+
+
+def check_around_one(caller: str, low: float, high: float) -> None:
+    """Raises unless `low <= 1 <= high`, so that weights that are clipped to them can be 1.
+
+    >>> check_around_one("f", 0.5, 0.9)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: f: low and high have to be finite with low <= 1 <= high, got 0.5 and 0.9
+    """
+    if not (is_number(low) and is_number(high) and -math.inf < low <= 1 <= high < math.inf):
+        raise CalibrantError(
+            f"{caller}: low and high have to be finite with low <= 1 <= high, got {low!r} and {high!r}"
+        )

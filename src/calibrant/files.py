@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,11 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of what decides a run."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

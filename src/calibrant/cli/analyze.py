@@ -46,12 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, writes tables and report, prints the recommendation."""
-    from calibrant.analysis.collect import collect
-    from calibrant.analysis.results import write_results
-    from calibrant.analysis.settings import AnalyzeSettings
-    from calibrant.analysis.store import default_path
+    from calibrant.analyze.collect import collect
+    from calibrant.analyze.results import write_results
+    from calibrant.analyze.settings import AnalyzeSettings
+    from calibrant.analyze.store import default_path
     from calibrant.report import write_analysis_report
-    from calibrant.settings import embedded_policy
+    from calibrant.train.settings import embedded_policy
 
     given = {name: value for name, value in vars(options).items() if name != "out"}
     given["model"] = embedded_policy(options.task) if options.model is None else options.model
@@ -93,7 +93,7 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from calibrant.analysis.recommendation import interval, words
+    from calibrant.report.names import interval, words
 
     last = found.get("V(q), with spread") or next(iter(found.values()))
     names = sorted(last["rows"], key=lambda name: -last["rows"][name]["rho"])

@@ -8,7 +8,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from calibrant.prefix import RouteCheck
+    from calibrant.policy import RouteCheck
 
 EXAMPLES = """examples:
   calibrant check-prefix demo
@@ -27,8 +27,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Checks and prints a table."""
     from calibrant.checks import check_seed
-    from calibrant.models import load_policy, load_tokenizer, quiet_loading
-    from calibrant.prefix import check_prefix
+    from calibrant.policy import check_prefix
+    from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
 
     check_seed(options.seed)
     quiet_loading()

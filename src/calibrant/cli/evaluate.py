@@ -84,8 +84,8 @@ def _check_out(options: argparse.Namespace) -> None:
 
 
 def _from_models(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    from calibrant.evaluation import evaluate
-    from calibrant.models import load_policy, load_tokenizer, quiet_loading
+    from calibrant.evaluate.evaluation import evaluate
+    from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
     from calibrant.tasks import resolve
     from calibrant.tasks.prompts import fit_to
 
@@ -107,7 +107,7 @@ def _from_models(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any],
 
 
 def _from_file(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    from calibrant.evaluation import evaluate_rollouts
+    from calibrant.evaluate.evaluation import evaluate_rollouts
     from calibrant.rollouts import read_rollouts
     from calibrant.tasks import resolve
 
@@ -162,7 +162,7 @@ def print_calibration(name: str, results: dict[str, Any]) -> None:
 
 def print_differences(answers: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
     """Prints what the second model has more than the first, on the same prompts, with paired intervals."""
-    from calibrant.evaluation import differences
+    from calibrant.evaluate.evaluation import differences
     from calibrant.tasks import resolve
 
     (first, before), (second, after) = answers.items()

@@ -2,8 +2,8 @@
 
 import argparse
 
-from calibrant.settings import CHOICES
 from calibrant.text import MINILM
+from calibrant.train.settings import CHOICES
 
 
 def add_text_models(parser: argparse.ArgumentParser) -> None:

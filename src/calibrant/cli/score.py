@@ -51,10 +51,10 @@ def run(options: argparse.Namespace) -> int:
     """Scores, prints a table, writes the file where asked."""
     from calibrant.errors import CalibrantError
     from calibrant.methods import METHODS, resolve
-    from calibrant.models import quiet_loading
-    from calibrant.rescoring import RolloutGroups, score, score_all, with_scores
-    from calibrant.rollouts import read_rollouts, write_rollouts
-    from calibrant.scoring import options_of
+    from calibrant.policy.models import quiet_loading
+    from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
+    from calibrant.score.methods import score, score_all, with_scores
+    from calibrant.scorer import options_of
 
     sys.path.insert(0, str(Path.cwd()))  # a method of the user's own is found as `calibrant train` finds it
     quiet_loading()
@@ -104,7 +104,7 @@ def _refuse_options(options: argparse.Namespace) -> None:
 
 
 def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
-    from calibrant.scoring import named_inputs
+    from calibrant.scorer import named_inputs
     from calibrant.text.inputs import by_key
     from calibrant.text.metrics import normalise_answer
     from calibrant.text.readers import load_readers
@@ -115,8 +115,8 @@ def _readers(options: argparse.Namespace, task: Any, methods: list[Any]) -> Any:
 
 
 def _print(scored: dict[str, Any], refused: dict[str, str], reward_range: tuple[float, float]) -> None:
-    from calibrant.rescoring import distinct_scores
-    from calibrant.scoring import summary
+    from calibrant.score.methods import distinct_scores
+    from calibrant.scorer import summary
 
     some = next(iter(scored.values()))
     found = {name: summary(one, reward_range) for name, one in scored.items()}

@@ -15,10 +15,10 @@ import yaml
 
 from calibrant.errors import CalibrantError
 from calibrant.files import read_yaml
-from calibrant.settings import OF_ONE_POLICY, TrainSettings, kind_of, resolve_settings
+from calibrant.train.settings import OF_ONE_POLICY, TrainSettings, kind_of, resolve_settings
 
 if TYPE_CHECKING:
-    from calibrant.runs import Run
+    from calibrant.train.runs import Run
 
 EXAMPLES = """examples:
   calibrant train
@@ -48,15 +48,15 @@ def run(options: argparse.Namespace) -> int:
         return _finish(options.resume, given, options)
     file = read_yaml(options.config) if options.config else {}
     settings = resolve_settings({**file, **given})
-    from calibrant import runs, training
+    from calibrant.train import runs, training
 
     path = Path(options.out) if options.out else runs.default_path(settings)
     return _guarded(lambda: training.start(settings, path), path)
 
 
 def _finish(directory: str, given: dict[str, Any], options: argparse.Namespace) -> int:
-    from calibrant import training
-    from calibrant.runs import Run
+    from calibrant.train import training
+    from calibrant.train.runs import Run
 
     if options.out or options.config:
         raise CalibrantError("--resume takes the run's own options; leave out --out and --config")
@@ -73,7 +73,7 @@ def _finish(directory: str, given: dict[str, Any], options: argparse.Namespace) 
 
 
 def _guarded(train: Any, path: Path) -> int:
-    from calibrant.training import Stopped, part, processes
+    from calibrant.train.training import Stopped, part, processes
 
     try:
         finished = train()

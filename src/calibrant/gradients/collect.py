@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from calibrant.gradients.hooks import hooks_gram
 from calibrant.gradients.loop import loop_sums
-from calibrant.gradients.moments import squared_norms
 from calibrant.gradients.plan import Plan
 from calibrant.gradients.rows import Options, Rows, passes
 from calibrant.groups import masked
+from calibrant.signals.moments import squared_norms
 
 
 class Collected(NamedTuple):

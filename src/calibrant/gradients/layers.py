@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from calibrant.gradients.grams import chunk_width, common_start, matrix_gram, row_gram, widened
+from calibrant.signals.grams import chunk_width, common_start, matrix_gram, row_gram, widened
 
 
 @cache

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
-from calibrant.gradients import moments
 from calibrant.gradients.collect import Collected, collect
 from calibrant.gradients.modes import evaluating, select
 from calibrant.gradients.plan import Plan, make_plan
 from calibrant.gradients.rows import CALLER, Options, read_rows
 from calibrant.groups import like_input, masked
+from calibrant.signals import moments
 
 
 @dataclass(frozen=True, eq=False)

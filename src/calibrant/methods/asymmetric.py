@@ -5,9 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_non_negative, check_shapes
+from calibrant.checks import (
+    check_around_one,
+    check_non_negative,
+    check_option,
+    check_positive,
+    check_shapes,
+    check_share,
+)
 from calibrant.groups import LARGEST_REWARD, has_spread, like_input, valid
-from calibrant.methods.options import check_around_one, check_option, check_positive, check_share
 from calibrant.methods.outcome import BASES, Outcome, in_type_of
 from calibrant.methods.verdicts import verdicts
 

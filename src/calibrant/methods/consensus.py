@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 
 from calibrant.advantages import standardised
-from calibrant.checks import check_non_negative, check_reward_range, check_shapes
+from calibrant.checks import (
+    check_non_negative,
+    check_option,
+    check_positive,
+    check_reward_range,
+    check_shapes,
+    check_share,
+    is_number,
+)
 from calibrant.errors import CalibrantError
 from calibrant.groups import group_mean, masked, valid
 from calibrant.methods.inputs import missing_input
-from calibrant.methods.options import check_option, check_positive, check_share, is_number
 from calibrant.methods.outcome import Outcome, replaced
 from calibrant.signals.confidence import same_cluster
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_option, check_positive, check_shapes
 from calibrant.groups import LARGEST_REWARD, masked, valid
-from calibrant.methods.options import check_option, check_positive
 from calibrant.methods.outcome import Outcome, replaced
 from calibrant.methods.verdicts import verdicts
 

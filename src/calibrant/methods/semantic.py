@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_non_negative, check_shapes
+from calibrant.checks import check_non_negative, check_option, check_shapes, check_share
 from calibrant.errors import CalibrantError
 from calibrant.groups import group_count, valid
 from calibrant.methods.inputs import missing_input
-from calibrant.methods.options import check_option, check_share
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import kernel_language_entropy, semantic_entropy
 from calibrant.weights import damp, group_alpha

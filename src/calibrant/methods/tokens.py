@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_around_one, check_option, check_positive, check_shapes, check_share
 from calibrant.groups import LARGEST_REWARD, group_mean, group_std, has_spread, valid
-from calibrant.methods.options import check_around_one, check_option, check_positive, check_share
 from calibrant.methods.outcome import Outcome, weighed
 
 SMALLEST_MEAN = 1e-6

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_non_negative, check_reward_range, check_shapes
+from calibrant.checks import check_non_negative, check_option, check_reward_range, check_shapes
 from calibrant.groups import group_std, masked, valid
-from calibrant.methods.options import check_option
 from calibrant.methods.outcome import Outcome, weighed
 
 STRENGTHS = {"linear": 0.6, "exponential": 0.2}

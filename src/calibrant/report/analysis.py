@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from calibrant.analysis.names import SIGNALS, SUBSETS, TARGETS
-from calibrant.analysis.recommendation import decimal, interval, words
-from calibrant.analysis.store import Analysis
 from calibrant.errors import CalibrantError
 from calibrant.files import json_object, write_text
 from calibrant.report import figures
+from calibrant.report.analysis_files import Analysis
+from calibrant.report.names import SIGNALS, SUBSETS, TARGETS, decimal, interval, words
 from calibrant.report.page import Plot, Section, asset, policy, template
 from calibrant.report.tables import Table, pairs, plain
 

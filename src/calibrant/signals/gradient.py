@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from calibrant.checks import check_non_negative, check_shapes
 from calibrant.errors import CalibrantError
-from calibrant.gradients import moments
-from calibrant.gradients.grams import widened
-from calibrant.gradients.heads import Columns, Head, head_products
 from calibrant.groups import like_input, masked
+from calibrant.signals import moments
 from calibrant.signals.confidence import as_token_mask
+from calibrant.signals.grams import widened
+from calibrant.signals.heads import Columns, Head, head_products
 
 
 def head_gram(

@@ -13,8 +13,9 @@ from calibrant.tasks.files import Record
 from calibrant.tasks.loading import loader
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.extract import boxed, final_answer, stated_answer
-from calibrant.text.keys import number, symbolic_clusters
-from calibrant.text.verify import Verifier
+from calibrant.text.keys import number
+from calibrant.text.maths.clusters import symbolic_clusters
+from calibrant.text.maths.verify import Verifier
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.clustering import clusters_by
 from calibrant.errors import CalibrantError
+from calibrant.signals.clusters import clusters_by
 from calibrant.text.classifier import check_sizes, label_columns, load_classifier, tokens_a_pair
 
 Pair = tuple[str | None, str | None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from calibrant.clustering import greedy_clusters
+from calibrant.signals.clusters import greedy_clusters
 from calibrant.text.metrics import normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters", "entailment", "empty", "correct")

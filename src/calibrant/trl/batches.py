@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.prefix.prompts import group_numbers
+from calibrant.policy.prompts import group_numbers
 
 Batch = dict[str, Any]
 

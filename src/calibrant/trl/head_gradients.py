@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from trl.models.utils import disable_gradient_checkpointing
 
 from calibrant.errors import CalibrantError
-from calibrant.prefix import logps_in_chunks
-from calibrant.prefix.head import Head, find_head, model_name
+from calibrant.policy import logps_in_chunks
+from calibrant.policy.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
 
 EXACT_VOCABULARY = 2**15

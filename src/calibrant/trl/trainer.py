@@ -16,22 +16,22 @@ from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 
-from calibrant import memory
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups, assert_integrity
-from calibrant.likelihoods import ratio_variance
 from calibrant.methods import METHODS, Method, apply, resolve
-from calibrant.prefix import SharedPrefix, logps_in_chunks
-from calibrant.prefix.prefill import shared_prefill
-from calibrant.rewarding import checked_all, unrewarded
+from calibrant.policy import SharedPrefix, logps_in_chunks
+from calibrant.policy.likelihoods import ratio_variance
+from calibrant.policy.prefill import shared_prefill
 from calibrant.rollouts import write_rollouts
-from calibrant.scoring import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
+from calibrant.scorer import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
 from calibrant.text.inputs import Judge, TextGroups, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
 from calibrant.text.readers import load_readers
+from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, spread
 from calibrant.trl.config import CalibratedGRPOConfig, complete
-from calibrant.trl.policy import MULTIMODAL, PolicyInputs, completion_mask
+from calibrant.trl.policy_inputs import MULTIMODAL, PolicyInputs, completion_mask
+from calibrant.trl.rewards import checked_all, unrewarded
 
 
 class CalibratedGRPOTrainer(GRPOTrainer):

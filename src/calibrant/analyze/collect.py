@@ -1,0 +1,126 @@
+"""`calibrant analyze`: from options to a directory with every group measured."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from calibrant.analyze.groups import Group, given_group, group_seed, groups_of_file, sampled_group
+from calibrant.analyze.measure import Instruments, measured
+from calibrant.analyze.settings import QUERIES, AnalyzeSettings
+from calibrant.analyze.store import begin, check_path, file_fingerprint, repair, weights_fingerprint
+from calibrant.errors import CalibrantError
+from calibrant.gradients.modes import select
+from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
+from calibrant.report.analysis_files import Analysis
+from calibrant.tasks import resolve, training_task
+from calibrant.tasks.base import Row, Task
+from calibrant.tasks.prompts import fit_to
+from calibrant.text.embed import Embedder
+from calibrant.text.entail import EntailmentJudge
+from calibrant.text.inputs import Readers
+
+Source = Callable[[int], Group]
+"""The number of a group -> its rollouts."""
+
+
+def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> Analysis:
+    """Measures every group that is not measured yet.
+
+    Each group is sampled with a seed of its own and measured alone, and its line is appended whole: what an
+    interrupted analysis has left is kept, and the rest comes out as if it had never stopped.
+
+    Args:
+        settings: the options.
+        path: the directory; one that holds an analysis with the same options is taken up.
+        progress: whether to show a progress bar.
+
+    Raises:
+        CalibrantError: bad options, found before anything is written, or a directory that holds something else.
+    """
+    quiet_loading()
+    check_path(path, settings)
+    task = resolve(settings.task)
+    frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
+    rows = [] if frames is not None else _rows(settings, task)
+    trust = settings.trust_remote_code
+    tokenizer = load_tokenizer(settings.model, trust_remote_code=trust)
+    model = load_policy(settings.model, trust_remote_code=trust).eval()
+    select(model, settings.parameters)
+    source, ids = _source(settings, task, model, tokenizer, frames, rows)
+    tools = instruments(settings, task, model)
+    identity = {"weights": weights_fingerprint(model)}
+    if settings.from_rollouts:
+        identity["rollouts"] = file_fingerprint(settings.from_rollouts)
+    analysis = begin(path, settings, identity)
+    done = repair(analysis)
+    _check_prompts(analysis, ids)
+    with tqdm(total=len(ids), initial=min(done, len(ids)), desc="analyze", unit="group", disable=not progress) as bar:
+        for index in range(done, len(ids)):
+            line, found = measured(index, source(index), tools)
+            analysis.append(line, None if frames is not None else found)
+            bar.update()
+    return analysis
+
+
+def instruments(settings: AnalyzeSettings, task: Task, model: Any) -> Instruments:
+    """What groups are measured with. Entailment keeps no judgement, so that a group does not depend on others."""
+    entailment = None
+    if settings.entailment_model:
+        entailment = EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype, cache_size=0)
+    return Instruments(
+        model=model,
+        task=task,
+        readers=Readers(Embedder(settings.embedding_model), task.clusters, None, task.correct_batch),
+        entailment=entailment,
+        cluster_rule=settings.cluster_rule,
+        entailment_threshold=settings.entailment_threshold,
+        temperature=settings.temperature,
+        parameters=settings.parameters,
+    )
+
+
+def _rows(settings: AnalyzeSettings, task: Task) -> list[Row]:
+    """The first questions of a split: of the training split, unless another one is named."""
+    source = task if settings.split in task.splits else training_task(task)
+    folder = Path(settings.data_dir) if settings.data_dir else None
+    count = settings.queries or QUERIES
+    return source.load(settings.split or source.splits[0], count, settings.seed, data_dir=folder)[:count]
+
+
+def _source(
+    settings: AnalyzeSettings, task: Task, model: Any, tokenizer: Any, frames: list[Any] | None, rows: list[Row]
+) -> tuple[Source, list[str]]:
+    """What gives a group by its number, and the prompt of each number."""
+    length = settings.max_completion_length or task.max_completion_length
+    if frames is not None:
+        some, limit = frames[: settings.queries], min(settings.max_prompt_length, tokenizer.model_max_length)
+        ids = [str(frame["prompt_id"].iloc[0]) for frame in some]
+        return lambda index: given_group(some[index], tokenizer, limit, model.device), ids
+    fitted = fit_to(rows, tokenizer, settings.max_prompt_length, length)
+
+    def sample(index: int) -> Group:
+        return sampled_group(
+            model,
+            tokenizer,
+            task,
+            fitted[index],
+            samples=settings.rollouts,
+            temperature=settings.temperature,
+            length=length,
+            seed=group_seed(settings.seed, index),
+        )
+
+    return sample, [row["prompt_id"] for row in fitted]
+
+
+def _check_prompts(analysis: Analysis, ids: list[str]) -> None:
+    with contextlib.closing(analysis.lines(len(ids))) as lines:
+        for line in lines:
+            if line["prompt_id"] != ids[line["index"]]:
+                raise CalibrantError(
+                    f"'{analysis.path}' has the prompt '{line['prompt_id']}' at place {line['index'] + 1}, where the "
+                    f"data now have '{ids[line['index']]}'; give another --out"
+                )

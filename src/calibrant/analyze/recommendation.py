@@ -1,0 +1,277 @@
+"""What an analysis suggests: which signal, which method, how strong, and whether the data teach anything at all.
+
+Rules of ours (c), since no source states any:
+
+* Signals are compared on groups with reward spread. Elsewhere every advantage is 0, and a weight multiplies nothing.
+* A signal follows V(q) where the interval of its rank correlation lies above 0, and leads another one where the
+  paired interval of their difference does.
+* A method is named for the best signal that one reads. Without a signal that follows V(q), it is plain GRPO.
+* alpha may be as strong as leaves the weights of 99% of groups at least `LEAST` and at most `MOST`.
+"""
+
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from calibrant.report.names import PAPER_ORDER, decimal, interval, words
+
+LEAST, MOST = 0.25, 2.0
+"""Weights below a quarter all but drop a group; above 2 they double its learning rate."""
+
+ENOUGH = 30
+"""Groups with spread that a comparison of signals needs: with fewer an interval of rho is wider than 0.7."""
+
+
+class Route(NamedTuple):
+    """A method that reads a signal: how its weight comes of it, and the alpha that it has by default."""
+
+    method: str
+    damps: str | None  # the signal u in 1 - alpha_G u^2, or None
+    boosts: str | None  # the signal u in 1 + alpha_G u, or None
+    alpha: float | None
+
+
+ROUTES: dict[str, tuple[Route, ...]] = {
+    "barycentric_transport": (Route("gcpo_bot", "barycentric_transport", "reward_dispersion", 0.6),),
+    "cosine_dispersion": (Route("gcpo_cd", "cosine_dispersion", "reward_dispersion", 0.6),),
+    "semantic_entropy_discrete": (Route("grpo_se", "semantic_entropy_discrete", None, 0.6),),
+    "semantic_entropy": (Route("seed_grpo", None, None, None),),
+    "kernel_language_entropy": (Route("grpo_kle", "kernel_language_entropy", None, 0.6),),
+    "reward_dispersion": (Route("rd_only", None, "reward_dispersion", 0.6),),
+    "head_gradient_dispersion": (Route("gcpo_grad", "head_gradient_dispersion", "reward_dispersion", 0.6),),
+    "head_gradient_variance": (Route("gradient_snr", None, None, None),),
+    "gradient_snr_weight": (Route("gradient_snr", None, None, None),),
+}
+"""Signal -> the methods that read it, best first; one that is not installed is passed over."""
+
+ENTROPIES = ("semantic_entropy_discrete", "kernel_language_entropy")
+"""Signals that a method divides by ln G before it weighs (as a bound: the kernel's scale is a little finer)."""
+
+NO_SIGNAL = ("reward_mean",)
+"""What is in the tables and no candidate: a mean reward is no uncertainty."""
+
+
+class Evidence(NamedTuple):
+    """What the recommendation is made from.
+
+    Attributes:
+        counts: as of `tables.counts`.
+        tables: of V(q): subset -> table.
+        high: signal -> its 99th percentile over groups with spread.
+        rollouts: G.
+        methods: the names of the methods that there are.
+    """
+
+    counts: Mapping[str, int]
+    tables: Mapping[str, Mapping[str, Any]]
+    high: Mapping[str, float]
+    rollouts: int
+    methods: Collection[str]
+
+
+def recommend(found: Evidence) -> dict[str, Any]:
+    """The recommendation: numbers, and `words`, the sentences that say them.
+
+    Args:
+        found: the evidence.
+
+    Returns:
+        `signal` (best, rho, its interval, which signals it does not lead), `method` (name, the signal it reads, how
+        far that is behind), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, `words`; a part is
+        None where the data do not carry it.
+    """
+    groups = group_shares(found.counts)
+    table = found.tables.get("informative")
+    enough = table is not None and table["groups"] >= ENOUGH
+    signal = best_signal(table) if enough and table else None
+    method = chosen_method(signal, table, found.methods) if signal and table else None
+    alpha = strength(method, found) if method else None
+    order = paper_order(found.tables.get("without_outliers") or found.tables.get("all"))
+    words = [
+        *_about_signal(signal, table, found.counts),
+        *_about_method(method, alpha),
+        *_about_groups(groups),
+        *_about_order(order),
+    ]
+    return {"signal": signal, "method": method, "alpha": alpha, "groups": groups, "paper_order": order, "words": words}
+
+
+def best_signal(table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The signal with the largest rank correlation, and those that it does not lead for certain."""
+    rows = {name: row for name, row in table["rows"].items() if name not in NO_SIGNAL}
+    if not rows:
+        return None
+    best = max(rows, key=lambda name: rows[name]["rho"])
+    beside = [name for name, (_, low, _, _) in table["differences"].get(best, {}).items() if low <= 0 and name in rows]
+    beside.sort(key=lambda name: -rows[name]["rho"])
+    kept = {key: rows[best][key] for key in ("rho", "low", "high", "auc")}
+    return {"name": best, **kept, "follows": rows[best]["low"] > 0, "not_led": beside}
+
+
+def chosen_method(signal: Mapping[str, Any], table: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any]:
+    """The method that reads the best signal that one reads; plain GRPO where no such signal follows V(q)."""
+    rows = table["rows"]
+    readable = [name for name in rows if any(route.method in methods for route in ROUTES.get(name, ()))]
+    following = [name for name in readable if rows[name]["low"] > 0]
+    if not following:
+        return {"name": "grpo", "reads": None, "behind": None, "beside": []}
+    reads = max(following, key=lambda name: rows[name]["rho"])
+    route = next(route for route in ROUTES[reads] if route.method in methods)
+    behind = None if reads == signal["name"] else table["differences"][signal["name"]][reads][:3]
+    beside = [name for name in following if name != reads and table["differences"][reads][name][1] <= 0]
+    kept = {key: rows[reads][key] for key in ("rho", "low", "high")}
+    return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": _methods(beside, methods)}
+
+
+def _methods(signals: Sequence[str], methods: Collection[str]) -> list[str]:
+    """The first method that reads each signal."""
+    return [next(route.method for route in ROUTES[name] if route.method in methods) for name in signals]
+
+
+def strength(method: Mapping[str, Any], found: Evidence) -> dict[str, Any] | None:
+    """How strong alpha may be: `alpha_G u^2 <= 1 - LEAST` and `alpha_G u <= MOST - 1` at the 99th percentile of u.
+
+    `alpha_G = alpha / ln G`. None for a method whose weight has another form.
+    """
+    route = next((r for r in ROUTES.get(str(method["reads"]), ()) if r.method == method["name"]), None)
+    if route is None or route.alpha is None:
+        return None
+    log = math.log(found.rollouts)
+    bounds = []
+    if route.damps and (u := _high(found, route.damps)) > 0:
+        bounds.append((1 - LEAST) * log / u**2)
+    if route.boosts and (u := _high(found, route.boosts)) > 0:
+        bounds.append((MOST - 1) * log / u)
+    if not bounds:
+        return None
+    most = min(bounds)
+    suggested = min(route.alpha, most)
+    return {"default": route.alpha, "most": most, "suggested": suggested, **_weights(route, suggested / log, found)}
+
+
+def _weights(route: Route, alpha: float, found: Evidence) -> dict[str, float]:
+    """The lowest damping and the highest boost at the 99th percentiles."""
+    damped = 1 - alpha * _high(found, route.damps) ** 2 if route.damps else 1.0
+    return {"lowest": damped, "highest": 1 + alpha * _high(found, route.boosts) if route.boosts else 1.0}
+
+
+def _high(found: Evidence, signal: str) -> float:
+    u = found.high.get(signal, 0.0)
+    return min(1.0, u / math.log(found.rollouts)) if signal in ENTROPIES else u
+
+
+def group_shares(counts: Mapping[str, int]) -> dict[str, float] | None:
+    """Shares of groups by outcome; None without groups."""
+    total = counts["groups"]
+    return {name: count / total for name, count in counts.items() if name != "groups"} if total else None
+
+
+def paper_order(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Whether BoT, CD, semantic entropy and token entropy follow V(q) in the order of the paper.
+
+    Returns:
+        `found`, the four by rho; `holds`; `clear`, whether each difference between neighbours of the paper's order has
+        an interval above 0, and `contradicted`, whether one has it below 0. None where one of them is missing.
+    """
+    if table is None or any(name not in table["rows"] for name in PAPER_ORDER):
+        return None
+    rho = {name: table["rows"][name]["rho"] for name in PAPER_ORDER}
+    pairs = list(itertools.pairwise(PAPER_ORDER))
+    return {
+        "found": dict(sorted(rho.items(), key=lambda item: -item[1])),
+        "holds": all(rho[a] > rho[b] for a, b in pairs),
+        "clear": all(table["differences"][a][b][1] > 0 for a, b in pairs),
+        "contradicted": any(table["differences"][a][b][2] < 0 for a, b in pairs),
+        "groups": table["groups"],
+    }
+
+
+def _about_signal(
+    signal: Mapping[str, Any] | None, table: Mapping[str, Any] | None, counts: Mapping[str, int]
+) -> list[str]:
+    if signal is None or table is None:
+        return [
+            f"Too few groups to say which signal follows the gradient variance: {counts['informative']} of "
+            f"{counts['groups']} have reward spread, and {ENOUGH} are needed. Give more --queries."
+        ]
+    said = f"{words(signal['name'])}: rank correlation {interval(signal)} with V(q) over {table['groups']} groups"
+    if not signal["follows"]:
+        return [f"No signal follows the gradient variance here. The closest is {said}, and its interval reaches 0."]
+    beside = signal["not_led"]
+    if not beside:
+        return [f"Signal: {said}. It leads every other signal."]
+    listed = ", ".join(f"{words(n)} ({decimal(table['rows'][n]['rho'])})" for n in beside[:4])
+    more = f" and {len(beside) - 4} more" if len(beside) > 4 else ""
+    return [f"Signal: {said}. The data do not tell it from {listed}{more}."]
+
+
+def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | None) -> list[str]:
+    if method is None:
+        return []
+    if method["reads"] is None:
+        return ["Method: grpo. No signal by which a method weighs groups follows V(q), so a weight would be noise."]
+    said = f"Method: {method['name']}, which reads {words(method['reads'])} ({interval(method)})."
+    if method["behind"]:
+        d, low, high = method["behind"]
+        by = f"{decimal(d)} [{decimal(low)}, {decimal(high)}]"
+        said += f" No method weighs groups by the best signal; this one is {by} behind."
+    if method["beside"]:
+        said += f" By this measure the data do not tell it from {', '.join(dict.fromkeys(method['beside']))}."
+    return [said, *_about_alpha(alpha)]
+
+
+def _about_alpha(alpha: Mapping[str, Any] | None) -> list[str]:
+    if alpha is None:
+        return []
+    reach = f"then 99% of its factors lie within {alpha['lowest']:.2f} and {alpha['highest']:.2f}"
+    if alpha["suggested"] < alpha["default"]:
+        return [
+            f"Alpha: at most {alpha['most']:.2g}, less than the default of {alpha['default']:g}; {reach}. Give --alpha "
+            f"{math.floor(alpha['suggested'] * 100) / 100:g}."
+        ]
+    return [
+        f"Alpha: the default of {alpha['default']:g} is safe, {reach}; up to {alpha['most']:.2g} no factor would fall "
+        f"below {LEAST} or rise above {MOST:g} in 99% of groups."
+    ]
+
+
+def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
+    if groups is None:
+        return []
+    idle = 1 - groups["informative"]
+    if idle == 0:
+        return ["Every group has reward spread, so every group teaches something."]
+    said = (
+        f"Groups that teach nothing: {idle:.1%} (all right {groups['all_right']:.1%}, all wrong "
+        f"{groups['all_wrong']:.1%}, otherwise equal {groups['equal']:.1%}, unscorable {groups['unscorable']:.1%})."
+    )
+    return [said, *_advice(groups)] if idle > 0.5 else [said]
+
+
+def _advice(groups: Mapping[str, float]) -> list[str]:
+    """What to do where most groups have no reward spread: no weight can change that."""
+    if groups["unscorable"] > max(groups["all_right"], groups["all_wrong"], groups["equal"]):
+        return ["Most groups teach nothing, and no weight changes that: repair the reward, which scores few answers."]
+    if groups["all_right"] > groups["all_wrong"]:
+        return [
+            "Most groups teach nothing, and no weight changes that: the task is too easy for this model. Take harder "
+            "prompts, or leave out those that it always solves."
+        ]
+    return [
+        "Most groups teach nothing, and no weight changes that: the task is too hard for this model, or its reward too "
+        "coarse. Take easier prompts, a supervised warm start, more rollouts, or a reward with partial credit."
+    ]
+
+
+def _about_order(order: Mapping[str, Any] | None) -> list[str]:
+    if order is None:
+        return []
+    listed = ", ".join(f"{words(name)} {decimal(rho)}" for name, rho in order["found"].items())
+    if order["holds"]:
+        clear = "and every step of it is clear" if order["clear"] else "but not every step of it is clear"
+        return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is found here, {clear}: {listed}."]
+    clear = (
+        "and one step of it is clearly the other way" if order["contradicted"] else "but nothing is clear against it"
+    )
+    return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is not found here, {clear}: {listed}."]

@@ -1,0 +1,62 @@
+"""The cached route: prompts run once with a cache that keeps its graph, completions run on the cache repeated."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from calibrant.errors import CalibrantError
+from calibrant.policy.head import Head, Recorded, model_name, run
+from calibrant.policy.prompts import Batch, Prompts
+
+
+def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) -> Recorded:
+    """What the head reads to predict each completion token, `[B, T, D]`.
+
+    The first token is predicted from the last position of its prompt, the others from the completion before them.
+    Positions count padding columns, as in a forward without `position_ids`: the cache continues the prompt's columns.
+    Of the two passes the last alone goes through `DistributedDataParallel`: processes whose routes differ then still
+    agree on the number of its forwards, each of which may broadcast buffers.
+
+    Raises:
+        CalibrantError: the model drops its cache, or the cache cannot be repeated.
+    """
+    ids, mask = batch.prompt_ids[prompts.first], batch.prompt_mask[prompts.first]
+    alone = batch.completion_ids.shape[1] <= 1
+    inner = model.module if isinstance(model, DistributedDataParallel) and not alone else model
+    prefix = run(inner, head, ids.shape[1] - 1, input_ids=ids, attention_mask=mask, use_cache=True)
+    first = prefix.states[:, -1][prompts.which][:, None]
+    if alone:
+        return prefix._replace(states=first)
+    order = prompts.which.argsort(stable=True)
+    later = _on_cache(model, head, batch.rows(order), _repeated(model, prefix.outputs, prompts, order))
+    return later._replace(states=torch.cat([first, later.states[order.argsort()]], dim=1))
+
+
+def refusal(model: nn.Module) -> str | None:
+    """Why a model cannot run on a cache that keeps its graph, or None."""
+    drops = any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
+    return "has gradient checkpointing switched on, which drops the cache" if drops else None
+
+
+def _on_cache(model: nn.Module, head: Head, batch: Batch, cache: Cache) -> Recorded:
+    mask = torch.cat([batch.prompt_mask, batch.completion_mask[:, :-1].to(batch.prompt_mask)], dim=1)
+    ids = batch.completion_ids[:, :-1]
+    return run(model, head, 0, input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+
+
+def _repeated(model: nn.Module, outputs: Any, prompts: Prompts, order: Tensor) -> Cache:
+    """The cache with one entry a row, in the order of prompts."""
+    cache = getattr(outputs, "past_key_values", None)
+    if not isinstance(cache, Cache) or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+        raise CalibrantError(
+            f"{model_name(model)} keeps a cache that cannot be repeated for the rollouts of a prompt (attention with "
+            "keys and values is needed in every layer); use the plain forward for it"
+        )
+    if bool((prompts.rows == prompts.rows[0]).all()):
+        cache.batch_repeat_interleave(int(prompts.rows[0]))
+    else:
+        cache.batch_select_indices(prompts.which[order])
+    return cache

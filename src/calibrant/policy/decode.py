@@ -1,0 +1,170 @@
+"""Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.generation import GenerationConfig, GenerationMode
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
+
+from calibrant.errors import CalibrantError
+from calibrant.policy.head import Recorded, find_head, recording, same_logits
+
+DROPPED = 0.125
+"""Share of finished rows from which on they are dropped: to copy the cache costs about as much as one step."""
+
+
+@dataclass
+class Decoded:
+    """Rows that were decoded, and what the output head read to predict each of their tokens."""
+
+    ids: Tensor | None = None  # [B, P + T]
+    rows: list[Tensor] = field(default_factory=list)  # for each token, the rows that got a pass
+    states: list[Tensor] = field(default_factory=list)  # of those, [b, D]
+
+    def states_of(self, completion_ids: Tensor, mask: Tensor) -> Tensor | None:
+        """The states that predict each token of these completions, `[B, T, D]`; None if others were decoded.
+
+        Args:
+            completion_ids: `[B, T]`, padded on the right.
+            mask: `[B, T]`, the tokens that matter; the states of others may be 0.
+        """
+        count, width = completion_ids.shape
+        if self.ids is None or len(self.ids) != count or not 0 < width <= len(self.states):
+            return None
+        own = self.ids[:, -len(self.states) :][:, :width].to(completion_ids)
+        if bool(((own != completion_ids) & mask.bool()).any()):
+            return None
+        found = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
+        for column, (rows, states) in enumerate(zip(self.rows[:width], self.states, strict=False)):
+            found[rows, column] = states
+        return found
+
+
+def configured(model: Any, options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+    """The configuration that generation with these options has, and what of them is not part of it."""
+    config = copy.deepcopy(options.get("generation_config") or model.generation_config)
+    rest = config.update(**{name: value for name, value in options.items() if name != "generation_config"})
+    return config, rest
+
+
+def one_row_each(config: GenerationConfig) -> bool:
+    """Whether generation is sampling or greedy search with one sequence a row."""
+    simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
+    return simple and config.num_return_sequences in (None, 1)
+
+
+def can_drop(model: Any, config: GenerationConfig, rest: dict[str, Any]) -> bool:
+    """Whether `decode` can stand for `generate`: ids alone are asked for, and processes do not share the weights.
+
+    Where they do, each has to run as many passes as the others.
+    """
+    together = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+    special = {"streamer", "assistant_model", "custom_generate", "inputs_embeds", "token_type_ids"} & rest.keys()
+    return not together and not special and not config.return_dict_in_generate and config.prefill_chunk_size is None
+
+
+def decode(
+    model: nn.Module,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    decoded: Decoded | None = None,
+    **inputs: Any,
+) -> Tensor:
+    """What `generate` decodes from a cache, given to it as `custom_generate`; finished rows get no pass.
+
+    Logits are processed, tokens drawn and ends found for the whole batch: the same seed gives the same samples, up to
+    rounding of the logits.
+
+    Args:
+        model: a causal language model.
+        input_ids: `[B, P]`, padded on the left.
+        logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
+        decoded: is filled with what the head reads on the way, if the logits follow from that.
+        inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, which hold all prompt tokens but the
+            last.
+
+    Returns:
+        `[B, P + T]`; padding after the end of a row.
+    """
+    arguments = (model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
+    if decoded is None:
+        return _decode(*arguments).ids
+    head = find_head(model)
+    with recording(head.module) as calls:
+        found = _decode(*arguments)
+    first = Recorded(*calls[0], outputs=None)
+    if len(calls) == len(found.rows) and same_logits(head, first._replace(states=first.states[:1, -1]), found.first):
+        decoded.ids, decoded.rows, decoded.states = found.ids, found.rows, [states[:, -1] for states, _ in calls]
+    return found.ids
+
+
+class _Written(NamedTuple):
+    ids: Tensor  # [B, P + T]
+    rows: list[Tensor]  # for each new token, the rows that got a pass
+    first: Tensor  # [1, V], the logits of the first token of the first row
+
+
+def _decode(
+    model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
+) -> _Written:
+    mask, cache = inputs.get("attention_mask"), inputs["past_key_values"]
+    mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
+    rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
+    unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
+    logits, first, passed = None, torch.empty(0), []
+    while True:
+        found = _next_logits(model, ids[rows], mask[rows], cache)
+        passed.append(rows)
+        if logits is None:
+            logits, first = found.new_zeros(len(ids), found.shape[1]), found[:1].clone()
+        logits[rows] = found
+        scores = logits_processor(ids, logits.clone())
+        tokens = _sampled(scores) if config.do_sample else scores.argmax(-1)
+        ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        unfinished &= ~stopping_criteria(ids, None)
+        kept = unfinished[rows]
+        if not kept.any():
+            return _Written(ids, passed, first)
+        if kept.float().mean() <= 1 - DROPPED:
+            rows = rows[kept]
+            cache.batch_select_indices(kept.nonzero()[:, 0])
+
+
+def _sampled(scores: Tensor) -> Tensor:
+    probabilities = scores.softmax(-1)
+    if probabilities[:, 0].isnan().any():  # a row is NaN as a whole
+        raise CalibrantError(
+            "the model's logits are not finite, so nothing can be sampled: its weights are damaged, or training has "
+            "diverged; take an earlier checkpoint, or a lower learning rate"
+        )
+    return torch.multinomial(probabilities, 1)[:, 0]
+
+
+def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
+    new = ids.shape[1] - cache.get_seq_length()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+    output = model(
+        input_ids=ids[:, -new:],
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: Tensor = output.logits[:, -1].float()
+    return logits
+
+
+def _padding(config: Any) -> int:
+    """The token that fills rows after their end; the first that ends one where there is no other."""
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    ends = config.eos_token_id
+    return int(ends[0] if isinstance(ends, list) else ends or 0)

@@ -1,0 +1,1 @@
+"""`calibrant score`: methods applied to rollouts that exist already."""

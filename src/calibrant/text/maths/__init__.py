@@ -1,0 +1,1 @@
+"""Mathematical equality: verification in worker processes that can be killed, and clusters by it."""

@@ -1,0 +1,116 @@
+"""What happens beside a training loop: metrics file, progress bar, checkpoint marks, a clean stop."""
+
+import math
+import signal
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from calibrant.files import append_json_line
+from calibrant.train.runs import Run, mark_complete
+
+
+class MetricsWriter(TrainerCallback):
+    """Appends every logged step to `metrics.jsonl`; NaN and infinities are left out, JSON has none."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Writes one line for a training step."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        finite = {k: v for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        if "step_time" in finite:
+            finite["seconds"] = finite.pop("step_time")
+        append_json_line(self.run.metrics, {"step": state.global_step, **finite})
+
+
+class CheckpointMarker(TrainerCallback):
+    """Marks a checkpoint once it is written to its end, and asks for one at the last step."""
+
+    def __init__(self, run: Run, method: str):
+        self.run, self.method = run, method
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Saves after the last step, whatever `save_every` is."""
+        control.should_save |= state.global_step >= state.max_steps
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Writes the mark."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_complete(folder, step=state.global_step, method=self.method)
+
+
+class Progress(TrainerCallback):
+    """A progress bar with reward, weight and KL."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Opens the bar at the step where training begins or goes on."""
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="train", unit="step",
+            disable=not state.is_world_process_zero,
+        )  # fmt: skip
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Shows the numbers of the step."""
+        shown = {"reward": "reward", "weight": "group/weight/mean", "kl": "kl"}
+        values = {name: logs[key] for name, key in shown.items() if logs and logs.get(key) is not None}
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Moves the bar."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Closes the bar."""
+        self.bar.close()
+
+
+class GracefulStop(TrainerCallback):
+    """Within its `with` block the first Ctrl-C (or SIGTERM) ends training after the step, with a checkpoint.
+
+    A second one ends it at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "GracefulStop":
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        tqdm.write("stopping after this step, with a checkpoint (once more to stop at once) ...")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Asks the trainer to save and stop, once all passes over the rollouts at hand are made."""
+        if self.asked and state.global_step % getattr(args, "num_iterations", 1) == 0:
+            control.should_save = control.should_training_stop = True
+        return control
