@@ -1,13 +1,14 @@
 # Two commands set everything up on a machine with Python 3.11, pip and make:
 #   make demo   installs and runs the main job: train the embedded policy, evaluate it, draw the report
 #   make test   installs and runs the tests
+# Further: make docs (builds the documentation site into build/site)
 
 PYTHON ?= python3
 VENV := .venv
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/calibrant train $(ARGS)
@@ -18,6 +19,9 @@ test: $(VENV)/test
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pytest -n 2 $(ARGS)
 
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 $(VENV)/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) torch==2.13.0
@@ -26,6 +30,10 @@ $(VENV)/demo: pyproject.toml constraints.txt
 
 $(VENV)/test: $(VENV)/demo
 	$(PIP_INSTALL) -e '.[offline,test,tensorboard,demo-build]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/demo
+	$(PIP_INSTALL) -e '.[offline,docs]' ruff
 	touch $@
 
 clean:
