@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -149,6 +150,29 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space left, a quota that is used up, a limit on the size of files (`ulimit -f`)."""
+
+FULL_WORDS = (
+    *(words for code in FULL for words in (os.strerror(code), f"os error {code}", f"[Errno {code}]")),
+    *("PytorchStreamWriter", "unexpected pos"),
+)
+"""What safetensors, tokenizers, shutil and torch say instead of raising an OSError with its number."""
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, means that nothing more can be written.
+
+    >>> disk_full(OSError(errno.EFBIG, "File too large")), disk_full(ValueError("(os error 28)")), disk_full(KeyError())
+    (True, True, False)
+    """
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets", "sentence-transformers")

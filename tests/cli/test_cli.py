@@ -9,7 +9,7 @@ import pytest
 from refusals import refused
 from safetensors.torch import load_file, save_file
 
-from calibrant.cli.main import COMMANDS, _disk_full, main
+from calibrant.cli.main import COMMANDS, main
 from calibrant.files import write_json, write_yaml
 from calibrant.methods import METHODS
 from calibrant.tasks import TASKS
@@ -254,22 +254,6 @@ def test_a_full_disk_is_said_and_loses_nothing(capsys, tmp_path, monkeypatch):
     assert "the disk is full" in line
     monkeypatch.undo()
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 11032448 vs 11032336"),
-        ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-)
-def test_a_full_disk_is_known_by_any_of_its_names(error):
-    wrapped = KeyError("something else")
-    wrapped.__cause__ = error
-    assert _disk_full(error)
-    assert _disk_full(wrapped)
-    assert not _disk_full(KeyError("something else"))
 
 
 def test_a_method_of_ones_own_trains(tmp_path, monkeypatch, capsys):

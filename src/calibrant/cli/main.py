@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from calibrant import __version__
 from calibrant.errors import CalibrantError, nearest
+from calibrant.files import disk_full
 
 COMMANDS = {
     "train": "train a model with a calibrated method",
@@ -66,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if _disk_full(error):
+        if disk_full(error):
             return _fail(
-                "the disk is full; free some space and go on (train: with --resume; analyze: by the same command), "
-                "nothing that was saved is lost"
+                "the disk is full, or a quota or limit on file sizes is reached; raise it or free some space and go on "
+                "(train: with --resume; analyze: by the same command), nothing that was saved is lost"
             )
         if _memory_full(error):
             return _fail(f"not enough memory ({_short(str(error))}); ask for less at once, e.g. fewer --rollouts")
@@ -116,16 +117,3 @@ def _memory_full(error: BaseException) -> bool:
 
 def _short(name: str) -> str:
     return name if len(name) <= 200 else f"{name[:200]}..."
-
-
-def _disk_full(error: BaseException | None) -> bool:
-    """Whether an error comes from a full disk; safetensors and torch have words of their own for it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(
-            words in str(error) for words in ("No space left", "os error 28", "PytorchStreamWriter", "unexpected pos")
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
