@@ -4,6 +4,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import pytest
+
 from calibrant.cli.main import main
 from calibrant.files import read_json_lines
 from calibrant.rollouts import write_rollouts
@@ -18,6 +20,25 @@ def test_trl_one_line(tmp_path, monkeypatch, capsys):
     assert len(printed) >= 5
     assert all("group/weight/mean" in line for line in printed[-5:])
     assert len(list(tmp_path.glob("runs/trl_one_line/rollouts/step-*.parquet"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "printed", "written"),
+    [
+        ("own_task", [], "'rewards/f1/mean': ", "runs/own_task"),
+        ("lora", [], "parameters; the adapter is in", "runs/lora/adapter/adapter_model.safetensors"),
+        ("score_rollouts", [], "capital-of-chile      weight 1.000", "runs/score_rollouts/scored.parquet"),
+        ("compare_methods", ["--steps", "1", "--prompts", "8"], "paired by prompt", "runs/compare_methods/grpo/model"),
+        ("gradient_variance", [], "V(q) = ", "gradient_variance.png"),
+    ],
+)
+def test_examples_run(name, arguments, printed, written, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert printed in capsys.readouterr().out and (tmp_path / written).exists()
 
 
 def test_the_theory_on_real_groups(monkeypatch, capsys):
