@@ -13,8 +13,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from calibrant.report.figures import Estimates, rows_of_estimates, save
-from calibrant.report.names import interval, words
+from calibrant.report.figures import Estimates, rows_of_estimates, save_figure
+from calibrant.report.formats import rho_text
+from calibrant.report.names import label
 
 SIZE = (4.6, 4.6)
 """Inches of a panel."""
@@ -33,8 +34,8 @@ def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
     first = next(iter(found.values()))
     lines = [f"| signal | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
     for name in sorted(first, key=lambda signal: -first[signal]["rho"]):
-        cells = (interval(row) if (row := rows.get(name)) else "-" for rows in found.values())
-        lines.append(f"| {words(name)} | {' | '.join(cells)} |")
+        cells = (rho_text(row) if (row := rows.get(name)) else "-" for rows in found.values())
+        lines.append(f"| {label(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -46,8 +47,8 @@ def image(found: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     for title, rows in found.items():
         columns = ([rows[name][key] if name in rows else math.nan for name in names] for key in ("rho", "low", "high"))
         marks = [Estimates(title, *columns)]
-        draws.append(rows_of_estimates([words(name) for name in names], marks, f"rank correlation with V(q): {title}"))
-    path.write_bytes(save(draws, (SIZE[0] * len(draws), SIZE[1]), path.suffix.lstrip(".")))
+        draws.append(rows_of_estimates([label(name) for name in names], marks, f"rank correlation with V(q): {title}"))
+    path.write_bytes(save_figure(draws, (SIZE[0] * len(draws), SIZE[1]), path.suffix.lstrip(".")))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from calibrant.analyze.groups import given_group, groups_of_file
 from calibrant.files import read_json_lines, read_yaml
 from calibrant.gradients import gradient_variance
 from calibrant.policy.models import load_policy, load_tokenizer
-from calibrant.report.names import interval
+from calibrant.report.formats import rho_text
 from calibrant.statistics import paired_bootstrap
 
 
@@ -85,7 +85,7 @@ def markdown(tables: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _cell(row: dict[str, float] | None) -> str:
-    return "" if row is None else f"{row['share']:.0%}; {interval(row)}"
+    return "" if row is None else f"{row['share']:.0%}; {rho_text(row)}"
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from calibrant.errors import CalibrantError
 from calibrant.files import append_json_line, write_json, write_yaml
-from calibrant.report import browse, figures, reading, tables, write_picture, write_report
+from calibrant.report import browse, figures, reading, run_words, write_picture, write_report
+from calibrant.report.evaluations import comparisons
 from calibrant.rollouts import write_rollouts
 
 HOSTILE = (
@@ -198,7 +199,7 @@ def test_headline_numbers_come_from_the_saved_file(run: Path) -> None:
 def test_every_number_of_the_evaluation_table_is_saved(run: Path) -> None:
     saved = json.loads((run / "evaluation.json").read_text())
     data = reading.load_run(run)
-    for row, cells in zip(tables.comparisons(data), tables.evaluation_table(data).rows, strict=True):
+    for row, cells in zip(comparisons(data.evaluation), run_words.evaluation_table(data).rows, strict=True):
         for when, cell in zip(("before", "after"), cells[1:3], strict=True):
             found = saved[when][row.sampling][row.metric]
             assert cell == f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
@@ -209,17 +210,17 @@ def test_every_number_of_the_evaluation_table_is_saved(run: Path) -> None:
     [
         (0.6, 0.5, "fell from 0.60 to 0.50"),
         (0.5, 0.504, "stayed at 0.50"),
-        (-0.5, 0.1, "rose from −0.50 to 0.10"),
+        (-0.5, 0.1, "rose from -0.50 to 0.10"),
     ],
 )
 def test_the_verb_follows_the_printed_numbers(before: float, after: float, said: str) -> None:
-    assert tables.movement(before, after) == said
+    assert run_words.movement(before, after) == said
 
 
 def test_overlapping_intervals_are_said(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", steps=1)
     write_json(path / "evaluation.json", {"before": evaluation(0.5, 0.5), "after": evaluation(0.52, 0.49)})
-    assert "overlap: the change may be chance" in tables.subtitle(reading.load_run(path))
+    assert "overlap: the change may be chance" in run_words.run_subtitle(reading.load_run(path))
 
 
 def test_groups_are_those_of_the_rollout_files(run: Path) -> None:
@@ -391,7 +392,7 @@ def test_one_prompt_twice_in_a_step_is_two_groups() -> None:
 def test_extremes_are_chosen_and_the_rest_evenly() -> None:
     weight = np.linspace(0, 1, 1000)[np.random.default_rng(0).permutation(1000)]
     groups = pd.DataFrame({"step": np.arange(1000) // 10, "weight": weight})
-    chosen = browse.choose(groups, 300)
+    chosen = browse.choose_groups(groups, 300)
     assert len(chosen) == 300
     assert set(groups["weight"].nlargest(20).index) | set(groups["weight"].nsmallest(20).index) <= set(chosen.index)
     assert chosen.groupby(chosen["step"] // 10).size().between(24, 38).all()
@@ -399,9 +400,9 @@ def test_extremes_are_chosen_and_the_rest_evenly() -> None:
 
 def test_long_texts_keep_the_page_small(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(browse, "BUDGET", 60_000)
-    data, shown = browse.payload(reading.load_run(run))
-    assert shown["limit"] < 4000
-    assert len(data.encode()) <= 200_000
+    shown = browse.browser(reading.load_run(run))
+    assert shown.limit < 4000
+    assert len(shown.json.encode()) <= 200_000
 
 
 def test_quantile_bands_by_hand() -> None:

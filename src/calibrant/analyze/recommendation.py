@@ -14,7 +14,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from calibrant.report.names import PAPER_ORDER, decimal, interval, words
+from calibrant.report.formats import decimal, rho_text
+from calibrant.report.names import PAPER_ORDER, label
 
 LEAST, MOST = 0.25, 2.0
 """Weights below a quarter all but drop a group; above 2 they double its learning rate."""
@@ -195,13 +196,13 @@ def _about_signal(
             f"Too few groups to say which signal follows the gradient variance: {counts['informative']} of "
             f"{counts['groups']} have reward spread, and {ENOUGH} are needed. Give more --queries."
         ]
-    said = f"{words(signal['name'])}: rank correlation {interval(signal)} with V(q) over {table['groups']} groups"
+    said = f"{label(signal['name'])}: rank correlation {rho_text(signal)} with V(q) over {table['groups']} groups"
     if not signal["follows"]:
         return [f"No signal follows the gradient variance here. The closest is {said}, and its interval reaches 0."]
     beside = signal["not_led"]
     if not beside:
         return [f"Signal: {said}. It leads every other signal."]
-    listed = ", ".join(f"{words(n)} ({decimal(table['rows'][n]['rho'])})" for n in beside[:4])
+    listed = ", ".join(f"{label(n)} ({decimal(table['rows'][n]['rho'])})" for n in beside[:4])
     more = f" and {len(beside) - 4} more" if len(beside) > 4 else ""
     return [f"Signal: {said}. The data do not tell it from {listed}{more}."]
 
@@ -211,7 +212,7 @@ def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | N
         return []
     if method["reads"] is None:
         return ["Method: grpo. No signal by which a method weighs groups follows V(q), so a weight would be noise."]
-    said = f"Method: {method['name']}, which reads {words(method['reads'])} ({interval(method)})."
+    said = f"Method: {method['name']}, which reads {label(method['reads'])} ({rho_text(method)})."
     if method["behind"]:
         d, low, high = method["behind"]
         by = f"{decimal(d)} [{decimal(low)}, {decimal(high)}]"
@@ -267,7 +268,7 @@ def _advice(groups: Mapping[str, float]) -> list[str]:
 def _about_order(order: Mapping[str, Any] | None) -> list[str]:
     if order is None:
         return []
-    listed = ", ".join(f"{words(name)} {decimal(rho)}" for name, rho in order["found"].items())
+    listed = ", ".join(f"{label(name)} {decimal(rho)}" for name, rho in order["found"].items())
     if order["holds"]:
         clear = "and every step of it is clear" if order["clear"] else "but not every step of it is clear"
         return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is found here, {clear}: {listed}."]

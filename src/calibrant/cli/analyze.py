@@ -93,13 +93,14 @@ def print_results(results: dict[str, Any]) -> None:
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from calibrant.report.names import interval, words
+    from calibrant.report.formats import rho_text
+    from calibrant.report.names import label
 
     last = found.get("V(q), with spread") or next(iter(found.values()))
     names = sorted(last["rows"], key=lambda name: -last["rows"][name]["rho"])
-    width = max(len(words(name)) for name in names)
+    width = max(len(label(name)) for name in names)
     print(f"\n{'rank correlation with':<{width}}" + "".join(f"{name:>22}" for name in found))
     for name in names:
-        cells = (interval(table["rows"][name]) if name in table["rows"] else "-" for table in found.values())
-        print(f"{words(name):<{width}}" + "".join(f"{cell:>22}" for cell in cells))
+        cells = (rho_text(table["rows"][name]) if name in table["rows"] else "-" for table in found.values())
+        print(f"{label(name):<{width}}" + "".join(f"{cell:>22}" for cell in cells))
     print()

@@ -1,48 +1,36 @@
-"""The directory of an analysis: its files, and the groups that are measured."""
+"""The directory of an analysis: its files, and the groups measured so far."""
 
 import itertools
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from calibrant.errors import CalibrantError
 from calibrant.files import append_json_line, append_json_lines, read_json_lines, read_yaml
+from calibrant.report.reading import JsonObject
 
 
-@dataclass(frozen=True)
 class Analysis:
-    """Paths of the directory of an analysis."""
+    """The directory of an analysis.
 
-    path: Path
+    Attributes:
+        path: the directory.
+        config: options, versions, and fingerprints of model and rollouts.
+        groups: one JSON object per group, with its signals and its gradient variance.
+        rollouts: the sampled rollouts, as `calibrant score` and `--from-rollouts` read them.
+        results: tables and recommendation.
+        report: the HTML page.
+    """
 
-    @property
-    def config(self) -> Path:
-        """Options, versions, and what the model and the rollouts were."""
-        return self.path / "config.yaml"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"
+        self.groups = path / "groups.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
+        self.results = path / "analysis.json"
+        self.report = path / "report.html"
 
-    @property
-    def groups(self) -> Path:
-        """One JSON object a group: its signals and its gradient variance."""
-        return self.path / "groups.jsonl"
-
-    @property
-    def rollouts(self) -> Path:
-        """The sampled rollouts, a file that `calibrant score` and `--from-rollouts` read."""
-        return self.path / "rollouts.jsonl"
-
-    @property
-    def results(self) -> Path:
-        """Tables and recommendation."""
-        return self.path / "analysis.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
-    def options(self) -> dict[str, Any]:
-        """What `config.yaml` holds.
+    def options(self) -> JsonObject:
+        """The content of `config.yaml`.
 
         Raises:
             CalibrantError: this is no directory of an analysis.
@@ -52,16 +40,16 @@ class Analysis:
             raise CalibrantError(f"'{self.path}' holds other files than an analysis; give another --out")
         return config
 
-    def lines(self, count: int | None = None) -> Generator[dict[str, Any], None, None]:
-        """The groups that are measured, at most `count`, in order.
+    def lines(self, count: int | None = None) -> Generator[JsonObject, None, None]:
+        """The measured groups in order, at most `count`.
 
         Raises:
             CalibrantError: a line is damaged.
         """
-        found = read_json_lines(self.groups)
+        lines = read_json_lines(self.groups)
         for index in itertools.count() if count is None else range(count):
             try:
-                line = next(found)
+                line = next(lines)
             except StopIteration:
                 return
             except ValueError:
@@ -73,8 +61,8 @@ class Analysis:
                 )
             yield line
 
-    def append(self, line: dict[str, Any], rows: list[dict[str, Any]] | None) -> None:
-        """Adds a group: first its rollouts, then its line, which says that both are there."""
+    def append(self, line: JsonObject, rows: list[JsonObject] | None) -> None:
+        """Appends a group: its rollouts first, then its line, which marks both as complete."""
         if rows is not None:
             append_json_lines(self.rollouts, rows)
         append_json_line(self.groups, line)

@@ -1,16 +1,16 @@
-"""Can the model's confidence be trusted: reliability, precision over coverage, and votes, from a saved evaluation."""
+"""Calibration of the model's confidence: reliability, precision over coverage, and votes, from a saved evaluation."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from calibrant.report.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, Draw
-from calibrant.report.reading import number
-from calibrant.report.tables import Table, estimate, interval
+from calibrant.report.evaluations import WHEN, estimate, estimate_text, inside
+from calibrant.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Draw, diagonal
+from calibrant.report.page import Table
+from calibrant.report.reading import JsonObject, finite
 
-FIGURES = {
+ROWS = {
     "correctness_auc": "right answers are likelier than wrong ones (AUC)",
     "correctness_auc_per_prompt": "the same, within a prompt",
     "ece_equal_width_15": "expected calibration error, 15 equal bins",
@@ -23,45 +23,46 @@ RULES = {
     "perplexity_consistency": PURPLE,
     "best_of_n": ORANGE,
 }
-WHEN = {"before": GREY, "after": BLUE}
+COLOURS = dict(zip(WHEN, (GREY, BLUE), strict=True))
 
 
-def table(evaluation: Mapping[str, Any]) -> Table:
-    """Calibration before and after training, a row a figure."""
+def calibration_table(evaluation: Mapping[str, JsonObject]) -> Table:
+    """Calibration before and after training, one row per measure."""
     rows = []
-    for name, words in FIGURES.items():
-        found = [estimate(evaluation.get(when), "calibration", name) for when in WHEN]
-        if any(found):
-            rows.append([words, *(interval(each) for each in found)])
+    for name, label in ROWS.items():
+        estimates = [estimate(evaluation.get(when), "calibration", name) for when in WHEN]
+        if any(estimates):
+            rows.append([label, *map(estimate_text, estimates)])
     return Table(["", "before training", "after training"], rows)
 
 
-def panels(evaluation: Mapping[str, Any]) -> dict[str, Draw]:
-    """Title -> figure; empty where nothing was measured."""
-    found = {
+def calibration_figures(evaluation: Mapping[str, JsonObject]) -> dict[str, Draw]:
+    """Title -> figure, for everything that was measured."""
+    figures = {
         "How often answers of a confidence are right": _curves(evaluation, "reliability", "confidence", "accuracy"),
-        "Precision when only the surest are answered": _curves(
+        "Precision when only the most confident are answered": _curves(
             evaluation, "precision_coverage", "coverage", "precision"
         ),
         "Accuracy of one answer of N": _votes(evaluation),
     }
-    return {title: draw for title, draw in found.items() if draw is not None}
+    return {title: draw for title, draw in figures.items() if draw is not None}
 
 
-def _curves(evaluation: Mapping[str, Any], name: str, x: str, y: str) -> Draw | None:
+def _curves(evaluation: Mapping[str, JsonObject], name: str, x: str, y: str) -> Draw | None:
     lines = {when: _points(evaluation.get(when), name, x, y) for when in WHEN}
     if not any(lines.values()):
         return None
+    reliability = name == "reliability"
 
     def draw(ax: Axes) -> None:
         for when, points in lines.items():
             if points:
-                ax.plot(*zip(*points, strict=True), "o-" if name == "reliability" else "-", ms=3.5, color=WHEN[when])
-                ax.plot([], [], color=WHEN[when], label=f"{when} training")
-        if name == "reliability":
-            ax.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6)
-        ax.set_xlabel("likelihood a token" if name == "reliability" else "share of answers that is kept")
-        ax.set_ylabel("share that is right")
+                ax.plot(*zip(*points, strict=True), "o-" if reliability else "-", ms=3.5, color=COLOURS[when])
+                ax.plot([], [], color=COLOURS[when], label=f"{when} training")
+        if reliability:
+            diagonal(ax)
+        ax.set_xlabel("likelihood per token" if reliability else "share of answers kept")
+        ax.set_ylabel("share of right answers")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.02)
         ax.legend(loc="lower right")
@@ -69,39 +70,29 @@ def _curves(evaluation: Mapping[str, Any], name: str, x: str, y: str) -> Draw | 
     return draw
 
 
-def _points(evaluation: Any, name: str, x: str, y: str) -> list[tuple[float, float]]:
-    curve = _inside(evaluation, "curves", name)
-    pairs = zip(_numbers(curve, x), _numbers(curve, y), strict=False)
-    return [(a, b) for a, b in pairs if a == a and b == b]
+def _points(evaluation: object, name: str, x: str, y: str) -> list[tuple[float, float]]:
+    values = (inside(evaluation, "curves", name, axis) for axis in (x, y))
+    axes = [[finite(value) for value in axis] if isinstance(axis, list) else [] for axis in values]
+    return [(a, b) for a, b in zip(*axes, strict=False) if a == a and b == b]
 
 
-def _votes(evaluation: Mapping[str, Any]) -> Draw | None:
-    last = next((evaluation[when] for when in ("after", "before") if _inside(evaluation.get(when), "selection")), None)
-    if last is None:
+def _votes(evaluation: Mapping[str, JsonObject]) -> Draw | None:
+    selection = next((side for when in reversed(WHEN) if (side := inside(evaluation, when, "selection"))), None)
+    if selection is None:
         return None
 
     def draw(ax: Axes) -> None:
         for rule, colour in RULES.items():
-            row = _inside(last, "selection", rule) or {}
-            points = [(float(n), number(_inside(x, "mean"))) for n, x in row.items() if str(n).isdigit()]
+            by_size = inside(selection, rule)
+            sizes = [n for n in by_size if str(n).isdigit()] if isinstance(by_size, dict) else []
+            points = [(float(n), finite(inside(by_size, n, "mean"))) for n in sizes]
             if points:
                 ax.plot(*zip(*points, strict=True), "o-", ms=3.5, color=colour, label=rule.replace("_", " "))
         ax.set_xscale("log", base=2)
         ax.set_xlabel("answers sampled")
-        ax.set_ylabel("share of prompts that is right")
+        ax.set_ylabel("share of prompts answered right")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         ax.legend(loc="best")
 
     return draw
-
-
-def _inside(found: Any, *keys: str) -> Any:
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
-def _numbers(curve: Any, key: str) -> Sequence[float]:
-    values = _inside(curve, key)
-    return [number(value) for value in values] if isinstance(values, list) else []

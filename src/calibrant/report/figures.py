@@ -1,7 +1,6 @@
-"""The figures of a report: frames of saved numbers in, matplotlib figures out.
+"""Figures of a report, drawn by matplotlib from data frames.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers. No global state of matplotlib is
-touched.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. Matplotlib's global state is left alone.
 """
 
 import base64
@@ -15,19 +14,22 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from calibrant.report.tables import Comparison, Estimate, rank_correlation
+from calibrant.report.evaluations import Comparison, Estimate
+from calibrant.report.formats import shorten
+from calibrant.statistics.correlation import rank_correlation
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#24292F"
 HALF, WIDE = (5.2, 3.0), (9.8, 3.1)
 BINS = 60
-"""At most this many points along the steps of a band; each pools neighbouring steps."""
+"""Most points of a band along the steps; in long runs each pools neighbouring steps."""
 
-STYLE: dict[str, Any] = {
+STYLE: dict[str, object] = {
     "text.parse_math": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "calibrant",
@@ -52,45 +54,48 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
 }
 
+DASHED: dict[str, Any] = {"color": INK, "lw": 1, "ls": (0, (4, 3)), "alpha": 0.6}
+
 Draw = Callable[[Axes], None]
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of all figures; a glyph that the font lacks is drawn as a box without a warning."""
+    """Context manager: the style of all figures; a glyph that the font lacks becomes a box without a warning."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def data_uri(draw: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
-    """Draws panels side by side and returns the SVG as a `data:` address."""
-    svg = save(draw, size, "svg")
+    """Panels side by side as the `data:` URI of an SVG."""
+    svg = save_figure(draw, size, "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(without_style(svg)).decode()
 
 
-def save(draw: Sequence[Draw], size: tuple[float, float], format: str, widths: Sequence[float] | None = None) -> bytes:
-    """Draws panels side by side and returns the file's bytes."""
+def save_figure(
+    draw: Sequence[Draw], size: tuple[float, float], format: str, widths: Sequence[float] | None = None
+) -> bytes:
+    """Panels side by side as the bytes of an image file; `size` in inches."""
     file = io.BytesIO()
     with style():
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(draw), squeeze=False, width_ratios=widths)[0]
         for panel, ax in zip(draw, axes, strict=True):
             panel(ax)
-        metadata = {"Date": None} if format == "svg" else None
-        figure.savefig(file, format=format, dpi=200, metadata=metadata)
+        figure.savefig(file, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
     return file.getvalue()
 
 
 def without_style(svg: bytes) -> bytes:
-    """An SVG whose style attributes became plain attributes, so that no security policy can switch them off.
+    """An SVG with presentation attributes in place of style attributes, which a security policy would block.
 
     >>> without_style(b'<g style="fill: #fff; stroke: none"/>')
     b'<g fill="#fff" stroke="none"/>'
     """
     svg = re.sub(rb"<style type=\"text/css\">.*?</style>", b"", svg, flags=re.DOTALL)
     svg = svg.replace(b"<svg ", b'<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
-    return re.sub(rb'style="([^"]*)"', lambda found: _attributes(found[1]), svg)
+    return re.sub(rb'style="([^"]*)"', lambda match: _attributes(match[1]), svg)
 
 
 def _attributes(style: bytes) -> bytes:
@@ -107,15 +112,15 @@ def curve(
     line: float | None = None,
     log: bool = False,
 ) -> Draw:
-    """A metric by step: every step thin, a running mean thick.
+    """A metric by step: each step thin, a running mean thick.
 
     Args:
         values: the metric, indexed by step.
-        label: what the vertical axis measures.
+        label: of the vertical axis.
         colour: of both lines.
-        share: the metric is a share of 1; the axis runs from 0 to 100%.
-        line: a value to compare with, dashed.
-        log: a logarithmic axis where values span more than two decades.
+        share: whether the metric is a share of 1; the axis then runs from 0 to 100%.
+        line: a reference value, dashed.
+        log: whether to use a logarithmic axis if values span more than two decades.
     """
 
     def draw(ax: Axes) -> None:
@@ -124,10 +129,11 @@ def curve(
         ax.plot(values.index, values, color=colour, lw=1 if span > 1 else 1.8, alpha=0.35 if span > 1 else 1,
                 marker="o" if single else None, ms=4, label="each step")  # fmt: skip
         if span > 1:
-            ax.plot(values.index, smooth(values), color=colour, lw=2.2, label=f"mean over {span} steps")
+            mean = values.rolling(span, center=True, min_periods=1).mean()
+            ax.plot(values.index, mean, color=colour, lw=2.2, label=f"mean over {span} steps")
             _legend_above(ax)
-        _compare(ax, line)
-        if log and _spans_decades(values):
+        _reference_line(ax, line)
+        if log and len(values) > 1 and values.min() > 0 and values.max() / values.min() > 100:
             _logarithmic(ax)
         if share:
             ax.set_ylim(-0.02, 1.02)
@@ -138,17 +144,12 @@ def curve(
 
 
 def window(count: int) -> int:
-    """Steps in a running mean: odd, about a fifteenth of the run; 1 (no smoothing) under ten steps."""
+    """Steps in a running mean: odd, about a fifteenth of the run; 1 (no smoothing) below ten steps."""
     return 1 if count < 10 else max(5, count // 15) | 1
 
 
-def smooth(values: pd.Series) -> pd.Series:
-    """Centred running mean; at the ends over the steps that there are."""
-    return values.rolling(window(len(values)), center=True, min_periods=1).mean()
-
-
 def bands(table: pd.DataFrame, label: str, *, colour: str = BLUE, line: float | None = None) -> Draw:
-    """A middle line with an inner and an outer band by step; columns as `quantile_bands` returns them."""
+    """A middle line with an inner and an outer band by step, from `quantile_bands` or `logged_bands`."""
 
     def draw(ax: Axes) -> None:
         marker = "o" if len(table) < 10 else None
@@ -157,7 +158,7 @@ def bands(table: pd.DataFrame, label: str, *, colour: str = BLUE, line: float | 
         if inner:
             ax.fill_between(table["step"], table["q25"], table["q75"], color=colour, alpha=0.3, lw=0, label=inner)
         ax.plot(table["step"], table["middle"], color=colour, lw=2, marker=marker, ms=4, label=middle)
-        _compare(ax, line)
+        _reference_line(ax, line)
         _legend_above(ax)
         _step_axis(ax, label)
 
@@ -168,12 +169,12 @@ def quantile_bands(steps: pd.Series, values: pd.Series) -> pd.DataFrame:
     """Quantiles 5, 25, 50, 75 and 95% by step, neighbouring steps pooled in long runs.
 
     Returns:
-        Columns step (mean of the pooled steps), low, q25, middle, q75, high; `attrs["pooled"]` steps a point.
+        Columns step (mean of the pooled steps), low, q25, middle, q75, high; `attrs["pooled"]` steps per point.
     """
-    known = pd.DataFrame({"step": steps, "value": values}).dropna().astype(float)
-    pooled = max(1, -(-known["step"].nunique() // BINS))
-    rank = known["step"].rank(method="dense").sub(1) // pooled
-    by = known.groupby(rank)
+    rows = pd.DataFrame({"step": steps, "value": values}).dropna().astype(float)
+    pooled = max(1, -(-rows["step"].nunique() // BINS))
+    rank = rows["step"].rank(method="dense").sub(1) // pooled
+    by = rows.groupby(rank)
     quantiles = by["value"].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
     quantiles.columns = pd.Index(["low", "q25", "middle", "q75", "high"])
     table = quantiles.assign(step=by["step"].mean()).reset_index(drop=True)
@@ -182,14 +183,14 @@ def quantile_bands(steps: pd.Series, values: pd.Series) -> pd.DataFrame:
 
 
 def logged_bands(low: pd.Series, mean: pd.Series, high: pd.Series) -> pd.DataFrame:
-    """The same from what a metrics file keeps: mean, lowest and highest."""
+    """Bands from the metrics file: lowest, mean and highest value by step."""
     table = pd.DataFrame({"low": low, "middle": mean, "high": high}).dropna().rename_axis("step").reset_index()
     table.attrs = {"names": ("lowest to highest", "", "mean"), "pooled": 1}
     return table
 
 
 def before_after(rows: Sequence[Comparison]) -> Draw:
-    """Means with 95% intervals, before and after training, a row a metric."""
+    """Means with 95% intervals, before and after training, one row per metric."""
 
     def draw(ax: Axes) -> None:
         for y, row in enumerate(rows):
@@ -207,10 +208,10 @@ def before_after(rows: Sequence[Comparison]) -> Draw:
     return draw
 
 
-def _estimate(ax: Axes, found: Estimate | None, y: float, colour: str, face: str) -> None:
-    if found is not None:
-        ax.plot([found.low, found.high], [y, y], color=colour, lw=2.4, solid_capstyle="round", zorder=2)
-        ax.plot([found.mean], [y], "o", color=colour, mfc=face, mew=1.8, ms=7, zorder=3)
+def _estimate(ax: Axes, value: Estimate | None, y: float, colour: str, face: str) -> None:
+    if value is not None:
+        ax.plot([value.low, value.high], [y, y], color=colour, lw=2.4, solid_capstyle="round", zorder=2)
+        ax.plot([value.mean], [y], "o", color=colour, mfc=face, mew=1.8, ms=7, zorder=3)
 
 
 def _dot(colour: str, face: str, label: str) -> Line2D:
@@ -218,13 +219,12 @@ def _dot(colour: str, face: str, label: str) -> Line2D:
 
 
 def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str = BLUE, *, log: bool = False) -> Draw:
-    """A dot a group, with the rank correlation above; with `log` the vertical axis is logarithmic where it can be."""
+    """One dot per group, the rank correlation above; with `log` a logarithmic vertical axis if all y are positive."""
 
     def draw(ax: Axes) -> None:
         alpha = float(np.clip(60 / max(len(x), 1) ** 0.7, 0.12, 0.6))
         ax.scatter(x, y, s=12, color=colour, alpha=alpha, lw=0, rasterized=len(x) > 500)
-        rho = rank_correlation(x, y)
-        ax.set_title("rank correlation " + ("not defined" if np.isnan(rho) else f"{rho:+.2f}".replace("-", "−")))
+        ax.set_title(f"rank correlation {_rho(x, y)}")
         ax.set_xlabel(shorten(x_label))
         ax.set_ylabel(y_label)
         if log and len(y) and y.min() > 0:
@@ -233,8 +233,14 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
     return draw
 
 
+def _rho(x: pd.Series, y: pd.Series) -> str:
+    pairs = torch.from_numpy(pd.concat([x, y], axis=1).dropna().to_numpy(dtype=float)).T
+    rho = rank_correlation(pairs[0], pairs[1], torch.ones(pairs.shape[1], dtype=torch.bool)).item()
+    return "not defined" if np.isnan(rho) or pairs.shape[1] < 3 else f"{rho:+.2f}"
+
+
 class Estimates(NamedTuple):
-    """One kind of mark in a figure of rows: a value a row, and its interval where there is one."""
+    """One series in a figure of rows: a value per row, with its interval if it has one."""
 
     label: str
     values: Sequence[float]
@@ -243,13 +249,13 @@ class Estimates(NamedTuple):
 
 
 def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: str, line: float = 0.0) -> Draw:
-    """Values with intervals, a row a name; the first kind of mark is filled, the second hollow.
+    """Values with intervals, one row per name; the first series has filled marks, the second hollow ones.
 
     Args:
-        names: of the rows, from above.
-        marks: one or two kinds.
-        label: what the horizontal axis measures.
-        line: a value to compare with, dashed.
+        names: of the rows, from the top.
+        marks: one or two series.
+        label: of the horizontal axis.
+        line: a reference value, dashed.
     """
 
     def draw(ax: Axes) -> None:
@@ -259,7 +265,7 @@ def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: s
             if mark.low is not None and mark.high is not None:
                 ax.hlines(rows, mark.low, mark.high, color=colour, lw=2, alpha=0.55)
             ax.plot(mark.values, rows, "o", color=colour, mfc=(colour, "white")[number], ms=5, label=mark.label)
-        ax.axvline(line, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6, zorder=1)
+        ax.axvline(line, **DASHED, zorder=1)
         ax.set_yticks(range(len(names)), [shorten(name, 34) for name in names])
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.set_xlabel(label)
@@ -269,16 +275,16 @@ def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: s
     return draw
 
 
-def counts(table: pd.DataFrame) -> Draw:
-    """Bars of counts by step, stacked, a colour a column."""
+def stacked_counts(table: pd.DataFrame) -> Draw:
+    """Bars of counts by step, stacked, one colour per column."""
 
     def draw(ax: Axes) -> None:
-        some = table[table.fillna(0).any(axis=1)]
-        base = np.zeros(len(some))
-        for (name, values), colour in zip(some.items(), (ORANGE, PURPLE), strict=False):
-            filled = values.fillna(0).to_numpy()
-            ax.bar(some.index, filled, width=0.9, bottom=base, color=colour, label=name)
-            base = base + filled
+        rows = table[table.fillna(0).any(axis=1)]
+        base = np.zeros(len(rows))
+        for (name, values), colour in zip(rows.items(), (ORANGE, PURPLE), strict=False):
+            heights = values.fillna(0).to_numpy()
+            ax.bar(rows.index, heights, width=0.9, bottom=base, color=colour, label=name)
+            base = base + heights
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         _legend_above(ax)
         _step_axis(ax, "rewards (count)")
@@ -287,10 +293,9 @@ def counts(table: pd.DataFrame) -> Draw:
     return draw
 
 
-def shorten(text: str, limit: int = 40) -> str:
-    """A name as a label: underscores as spaces, cut at a length that fits."""
-    text = " ".join(text.replace("_", " ").split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def diagonal(ax: Axes) -> None:
+    """The line of equality, dashed."""
+    ax.plot([0, 1], [0, 1], **DASHED)
 
 
 def _logarithmic(ax: Axes) -> None:
@@ -299,17 +304,13 @@ def _logarithmic(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _spans_decades(values: pd.Series) -> bool:
-    return len(values) > 1 and values.min() > 0 and values.max() / values.min() > 100
-
-
 def _legend_above(ax: Axes) -> None:
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=3, handlelength=1.2, columnspacing=1.2)
 
 
-def _compare(ax: Axes, line: float | None) -> None:
+def _reference_line(ax: Axes, line: float | None) -> None:
     if line is not None:
-        ax.axhline(line, color=INK, lw=1, ls=(0, (4, 3)), alpha=0.6, zorder=1)
+        ax.axhline(line, **DASHED, zorder=1)
 
 
 def _step_axis(ax: Axes, label: str) -> None:

@@ -1,9 +1,8 @@
-"""A run directory as numbers: everything that a report says starts here."""
+"""A run directory as data frames, the input of a report."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,51 +10,54 @@ from typing import Any
 import pandas as pd
 
 from calibrant.errors import CalibrantError
-from calibrant.files import read_json_lines, read_yaml
+from calibrant.files import json_object, read_json_lines, read_yaml
 from calibrant.rollouts import COLUMNS, read_rollouts
 
+JsonObject = dict[str, Any]
+"""An object of a JSON or YAML file."""
+
 NO_SPREAD = 1e-6
-"""Rewards that differ by no more than this say nothing about which answer is better."""
+"""Largest difference of rewards that counts as none."""
 
 HUGE = 1e100
-"""Numbers from here on, as a diverged run writes them, are no numbers to a report."""
+"""Numbers of this size or more, as a diverged run writes them, count as missing."""
 
 NUMBERS = ("reward", "weight", "advantage", "advantage_base", "cluster", "num_tokens", "rollout", "step")
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run directory holds, without the texts.
+    """The content of a run directory, without the texts.
 
     Attributes:
         path: the run directory.
         options: the resolved options, flat.
         versions: package -> version.
-        metrics: one row a logged step; columns as in `metrics.jsonl`, NaN where a line lacks a key.
+        metrics: one row per logged step; columns as in `metrics.jsonl`, NaN where a line lacks a key.
         evaluation: `{"before": ..., "after": ...}` as in `evaluation.json`; empty without one.
-        groups: one row a group: file, group (position in the file), step, prompt_id, answers, unscorable,
-            mean_reward, spread (unbiased standard deviation), uninformative, weight (mean), a column a score.
+        groups: one row per group: file, group (position in the file), step, prompt_id, answers, unscorable,
+            mean_reward, spread (unbiased standard deviation), uninformative, weight (mean), one column per score.
         weights: step and weight of every scorable rollout.
-        notes: what could not be read, in sentences.
+        notes: sentences about files that could not be read.
     """
 
     path: Path
-    options: dict[str, Any]
-    versions: dict[str, Any]
+    options: JsonObject
+    versions: JsonObject
     metrics: pd.DataFrame
-    evaluation: dict[str, Any]
+    evaluation: dict[str, JsonObject]
     groups: pd.DataFrame
     weights: pd.DataFrame
     notes: list[str]
 
     @property
     def scores(self) -> list[str]:
-        """The signals in the rollout files, in order of name."""
+        """The signals in the rollout files, by name."""
         return [name for name in self._extra() if not name.endswith("_weight")]
 
     @property
     def factors(self) -> list[str]:
-        """The parts of the weight in the rollout files: score columns whose name ends in `_weight`."""
+        """The factors of the weight in the rollout files: score columns whose name ends in `_weight`."""
         return [name for name in self._extra() if name.endswith("_weight")]
 
     def _extra(self) -> list[str]:
@@ -75,10 +77,10 @@ GROUP_COLUMNS = (
 
 
 def load_run(run_dir: str | Path) -> RunData:
-    """Reads a run directory; whatever is missing in it is empty, whatever is broken is noted.
+    """Reads a run directory: a missing file gives an empty field, a damaged one a note.
 
     Raises:
-        CalibrantError: the directory is not one of a run, or its `config.yaml` cannot be read.
+        CalibrantError: this is no run directory, or its `config.yaml` cannot be read.
     """
     path = Path(run_dir)
     if not (path / "config.yaml").is_file():
@@ -87,12 +89,14 @@ def load_run(run_dir: str | Path) -> RunData:
             "give the folder that `calibrant train` or `calibrant analyze` wrote"
         )
     config = read_yaml(path / "config.yaml")
+    options, versions = config.get("settings"), config.get("versions")
+    named = {"calibrant": config["calibrant_version"]} if "calibrant_version" in config else {}
     notes: list[str] = []
     groups, weights = _training_rollouts(path / "rollouts", notes)
     return RunData(
         path=path,
-        options=options_of(config),
-        versions=versions_of(config),
+        options=_without_versions(options if isinstance(options, dict) else config),
+        versions=named | (versions if isinstance(versions, dict) else {}),
         metrics=_metrics(path / "metrics.jsonl", notes),
         evaluation=_evaluation(path / "evaluation.json", notes),
         groups=groups,
@@ -101,24 +105,15 @@ def load_run(run_dir: str | Path) -> RunData:
     )
 
 
-def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a configuration, whether they stand under `settings` or beside the versions."""
-    settings = config.get("settings")
-    options = settings if isinstance(settings, dict) else config
+def _without_versions(options: JsonObject) -> JsonObject:
+    """The options, also of a configuration that has them beside the versions."""
     return {str(k): v for k, v in options.items() if k not in ("command", "versions", "calibrant_version")}
 
 
-def versions_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The versions of a configuration, calibrant's first."""
-    versions = config.get("versions")
-    named = {"calibrant": config["calibrant_version"]} if "calibrant_version" in config else {}
-    return named | (dict(versions) if isinstance(versions, dict) else {})
+def finite(value: object) -> float:
+    """A number below `HUGE` as float; NaN for everything else.
 
-
-def number(value: Any) -> float:
-    """A finite number as float, NaN for everything else and for what no axis can hold.
-
-    >>> number(2), number("2"), number(None), number(float("inf"))
+    >>> finite(2), finite("2"), finite(None), finite(float("inf"))
     (2.0, nan, nan, nan)
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -127,14 +122,14 @@ def number(value: Any) -> float:
 
 
 def tidy(frame: pd.DataFrame, step: int) -> pd.DataFrame:
-    """A rollout frame with every column that the report reads, numbers finite or NaN, and its group numbers.
+    """A rollout frame with every column that a report reads, numbers finite or NaN, and the group of each row.
 
-    A group is a run of rows of one prompt; a rollout number that starts again starts a group, so one prompt
-    can stand twice in a step.
+    A group is a run of rows with one prompt; a rollout number that restarts begins a group, so that a prompt can
+    occur twice in a step.
 
     Args:
-        frame: as `read_rollouts` returns it.
-        step: the step of rows that name none.
+        frame: from `read_rollouts`.
+        step: for rows without one.
     """
     frame = frame.reset_index(drop=True)
     if "reward" not in frame:
@@ -149,13 +144,13 @@ def tidy(frame: pd.DataFrame, step: int) -> pd.DataFrame:
 
 
 def score_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns of a rollout frame that hold scores: numbers that the format does not name itself."""
-    known = {*COLUMNS, *GROUP_COLUMNS}
-    return [str(name) for name in frame if name not in known and pd.api.types.is_numeric_dtype(frame[name])]
+    """The score columns of a rollout frame: numeric columns that are not part of the format."""
+    own_columns = {*COLUMNS, *GROUP_COLUMNS}
+    return [str(name) for name in frame if name not in own_columns and pd.api.types.is_numeric_dtype(frame[name])]
 
 
 def group_table(frame: pd.DataFrame, file: str) -> pd.DataFrame:
-    """One row a group of a tidy frame; see `RunData.groups`."""
+    """One row per group of a tidy frame; see `RunData.groups`."""
     by = frame.groupby("group", sort=True)
     reward = by["reward"]
     extent = reward.max() - reward.min()
@@ -176,14 +171,14 @@ def group_table(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     return table.reset_index()
 
 
-def step_of(file: Path) -> int:
-    """The step in the name of a rollout file, 0 where there is none.
+def file_step(file: Path) -> int:
+    """The step in the name of a rollout file; 0 without one.
 
-    >>> step_of(Path("step-000012.parquet"))
+    >>> file_step(Path("step-000012.parquet"))
     12
     """
-    found = re.match(r"step-(\d+)", file.name)
-    return int(found[1]) if found else 0
+    match = re.match(r"step-(\d+)", file.name)
+    return int(match[1]) if match else 0
 
 
 def _numeric(values: pd.Series) -> pd.Series:
@@ -195,7 +190,7 @@ def _training_rollouts(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, pd
     tables, weights = [], []
     for file in sorted(folder.glob("step-*.parquet")):
         try:
-            frame = tidy(read_rollouts(file), step_of(file))
+            frame = tidy(read_rollouts(file), file_step(file))
         except CalibrantError as error:
             notes.append(f"A rollout file was left out: {error}.")
             continue
@@ -213,22 +208,24 @@ def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
     rows: list[dict[str, float]] = []
     try:
         rows.extend(
-            {key: number(value) for key, value in row.items()} for row in read_json_lines(path) if isinstance(row, dict)
+            {key: finite(value) for key, value in row.items()} for row in read_json_lines(path) if isinstance(row, dict)
         )
     except ValueError:
-        notes.append(f"'{path.name}' is damaged after {len(rows)} lines; the steps behind them are left out.")
+        notes.append(f"'{path.name}' is damaged after {len(rows)} lines; the steps after them are left out.")
     frame = pd.DataFrame([row for row in rows if not math.isnan(row.get("step", math.nan))])
     if frame.empty:
         return pd.DataFrame(columns=["step"])
     return frame.drop_duplicates("step", keep="last").sort_values("step", ignore_index=True)
 
 
-def _evaluation(path: Path, notes: list[str]) -> dict[str, Any]:
+def _evaluation(path: Path, notes: list[str]) -> dict[str, JsonObject]:
     if not path.exists():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = json_object(path.read_bytes())
+    except OSError:
+        data = None
+    if data is None:
         notes.append(f"'{path.name}' is damaged; the evaluation is left out.")
         return {}
-    return {k: v for k, v in data.items() if isinstance(v, dict)} if isinstance(data, dict) else {}
+    return {key: value for key, value in data.items() if isinstance(value, dict)}

@@ -15,7 +15,7 @@
 
   function format(value, whole) {
     if (value === null || value === undefined) return "–";
-    return (whole ? String(value) : value.toFixed(3)).replace("-", "−");
+    return whole ? String(value) : value.toFixed(3);
   }
 
   function field(id) {

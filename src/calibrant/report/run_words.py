@@ -1,0 +1,182 @@
+"""Sentences, facts and derived series of the report of a run, from saved numbers alone."""
+
+import math
+
+import pandas as pd
+
+from calibrant.report.evaluations import Comparison, comparisons, estimate_text
+from calibrant.report.formats import DASH, capital, decimal, duration, plain
+from calibrant.report.page import Table
+from calibrant.report.reading import JsonObject, RunData
+
+UNSEEN = {"places": "unseen countries"}
+"""Task -> the prompts of its evaluation, which training never sees."""
+
+
+def run_headline(run: RunData) -> str:
+    """The result in one sentence."""
+    rows = comparisons(run.evaluation)
+    first = [row for row in rows if row.metric == rows[0].metric]
+    changes = [(row, row.before.mean, row.after.mean) for row in first if row.before and row.after]
+    if changes:
+        places = [where(run), *[""] * len(changes)]
+        clauses = [
+            f"{_joined(row.sampling, row.metric_label, place)} {movement(before, after)}"
+            for (row, before, after), place in zip(changes, places, strict=False)
+        ]
+        return capital("; ".join(clauses)) + "."
+    return _one_sided(run, first) if rows else _reward_headline(run)
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def movement(before: float, after: float) -> str:
+    """The change between two numbers, in words; the verb follows the printed digits.
+
+    >>> movement(0.41, 0.66), movement(0.5, 0.501)
+    ('rose from 0.41 to 0.66', 'stayed at 0.50')
+    """
+    first, last = decimal(before), decimal(after)
+    if first == last:
+        return f"stayed at {first}"
+    return f"{'rose' if after > before else 'fell'} from {first} to {last}"
+
+
+def where(run: RunData) -> str:
+    """`on unseen countries`, or the evaluated split."""
+    task = run.options.get("task")
+    if isinstance(task, str) and task in UNSEEN:
+        return f"on {UNSEEN[task]}"
+    split = next((e["split"] for e in run.evaluation.values() if isinstance(e.get("split"), str)), None)
+    return f"on the {split} split" if split else ""
+
+
+def _one_sided(run: RunData, rows: list[Comparison]) -> str:
+    when = "before" if any(row.before for row in rows) else "after"
+    missing = "after" if when == "before" else "before"
+    estimates = [(row, row.before if when == "before" else row.after) for row in rows]
+    parts = [f"{row.sampling} {row.metric_label} {decimal(value.mean)}" for row, value in estimates if value]
+    values = _joined(" and ".join(parts), where(run))
+    return f"{capital(values)} {when} training; no evaluation {missing} training is saved."
+
+
+def _reward_headline(run: RunData) -> str:
+    reward = run.metric("reward")
+    if not len(reward):
+        return "This run has saved no result yet."
+    if len(reward) < 2:
+        return f"Mean reward {decimal(reward.iloc[0])} in the one step that is saved; no evaluation is saved."
+    part = max(1, len(reward) // 10)
+    moved = movement(reward.iloc[:part].mean(), reward.iloc[-part:].mean())
+    span = f"the first {part} to the last {part} steps" if part > 1 else "the first to the last step"
+    return f"Mean reward {moved} from {span}; no evaluation is saved."
+
+
+def run_subtitle(run: RunData) -> str:
+    """How the result was measured and how certain it is."""
+    return _joined(_measured(run), _overlap(run), _progress(run))
+
+
+def _measured(run: RunData) -> str:
+    settings = next((e for e in run.evaluation.values() if isinstance(e.get("prompts"), int)), None)
+    if not settings:
+        return ""
+    text = f"{settings['prompts']} prompts"
+    if settings.get("split"):
+        text += f" of the split “{settings['split']}”"
+    if settings.get("samples"):
+        text += f", {settings['samples']} sampled answers each"
+    if settings.get("temperature") is not None:
+        text += f" at temperature {plain(settings['temperature'])}"
+    return text + "."
+
+
+def _overlap(run: RunData) -> str:
+    both = [(row, row.before, row.after) for row in comparisons(run.evaluation) if row.before and row.after]
+    if not both or math.isnan(sum(both[0][1] + both[0][2])):
+        return ""
+    row, before, after = both[0]
+    name = f"{row.sampling} {row.metric_label}"
+    if after.low > before.high or after.high < before.low:
+        return f"The 95% intervals of {name} before and after do not overlap."
+    return f"The 95% intervals of {name} before and after overlap: the change may be chance."
+
+
+def _progress(run: RunData) -> str:
+    planned, done = run.options.get("steps"), steps_done(run)
+    if isinstance(planned, int) and done < planned:
+        return f"{done} of {planned} steps are saved."
+    return ""
+
+
+def steps_done(run: RunData) -> int:
+    """The last step with metrics or rollouts."""
+    last = [frame["step"].max() for frame in (run.metrics, run.groups) if len(frame)]
+    return int(max(last, default=0))
+
+
+def evaluation_table(run: RunData) -> Table:
+    """Means with their intervals before and after, and the change."""
+    rows = [
+        [row.label, estimate_text(row.before), estimate_text(row.after), difference(row)]
+        for row in comparisons(run.evaluation)
+    ]
+    return Table(["", "before training", "after training", "change"], rows)
+
+
+def difference(row: Comparison) -> str:
+    """The signed change of a metric; a dash if it was measured once."""
+    if not (row.before and row.after):
+        return DASH
+    signed = f"{row.after.mean - row.before.mean:+.2f}"
+    return signed if float(signed) else signed[1:]
+
+
+def run_facts(run: RunData) -> list[tuple[str, str]]:
+    """The main options, for the head of the page."""
+    options, seconds = run.options, run.metric("seconds")
+    return [
+        ("task", plain(options.get("task"))),
+        ("model", plain(options.get("model"))),
+        ("method", plain(options.get("method"))),
+        ("steps", _steps(run)),
+        ("per step", _batch(options)),
+        ("learning rate", plain(options.get("learning_rate"))),
+        ("KL weight (beta)", plain(options.get("beta"))),
+        ("seed", plain(options.get("seed"))),
+        ("training time", duration(seconds.sum()) if len(seconds) else DASH),
+        ("calibrant", plain(run.versions.get("calibrant"))),
+    ]
+
+
+def _steps(run: RunData) -> str:
+    planned, done = run.options.get("steps"), steps_done(run)
+    return f"{done} of {planned}" if isinstance(planned, int) and planned != done else str(done)
+
+
+def _batch(options: JsonObject) -> str:
+    prompts, rollouts = options.get("prompts_per_step"), options.get("rollouts")
+    return f"{prompts} prompts × {rollouts} answers" if prompts and rollouts else DASH
+
+
+def reward_counts(run: RunData) -> pd.DataFrame:
+    """Unscorable and out-of-range rewards by step; without a metric, the unscorable ones of the rollouts."""
+    unscorable = run.metric("batch/unscorable")
+    if not len(unscorable) and len(run.groups):
+        unscorable = run.groups.groupby("step")["unscorable"].sum()
+    outside = run.metric("batch/reward_out_of_range")
+    return pd.DataFrame({"unscorable": unscorable, "out of range": outside}, dtype=float)
+
+
+def uninformative(run: RunData) -> pd.Series:
+    """Share of groups without reward spread by step, from metrics or else from rollouts."""
+    logged = run.metric("group/uninformative")
+    return logged if len(logged) or not len(run.groups) else run.groups.groupby("step")["uninformative"].mean()
+
+
+def mean_weight(run: RunData) -> pd.Series:
+    """Mean weight by step, from metrics or else from rollouts."""
+    logged = run.metric("group/weight/mean")
+    return logged if len(logged) or not len(run.weights) else run.weights.groupby("step")["weight"].mean()
