@@ -29,7 +29,7 @@ def everything(
 
 
 def rows_of(folder, step=1):
-    return read_rollouts(folder / "rollouts" / f"step-{step:06d}.parquet")
+    return read_rollouts(folder / "_rollouts" / f"step-{step:06d}.parquet")
 
 
 class Keeping(CalibratedGRPOTrainer):

@@ -78,7 +78,7 @@ def test_alpha_zero_is_grpo_to_the_bit_and_alpha_is_not(policy, questions, tmp_p
 @pytest.mark.parametrize("method", list(METHODS))
 def test_rollouts_hold_what_was_trained(policy, questions, tmp_path, method):
     trainer = train(policy, questions, arguments(tmp_path, method=method, max_steps=1), is_correct=TASK.correct)
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert len(rows) == 8
     assert (rows.groupby("prompt_id").size() == 4).all()
     trained = trainer._buffered_inputs[0]["advantages"]
@@ -92,7 +92,7 @@ def test_rollouts_hold_what_was_trained(policy, questions, tmp_path, method):
 
 def test_the_core_gives_the_trained_weights(policy, questions, tmp_path):
     train(policy, questions, arguments(tmp_path, method="rd_only", max_steps=1))
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     rewards = torch.tensor(rows.reward.to_numpy().reshape(2, 4), dtype=torch.float32)
     expected = METHODS["rd_only"](rewards, ~rewards.isnan()).weights
     np.testing.assert_array_equal(rows.weight.astype("float32"), expected.flatten().numpy())
@@ -104,14 +104,14 @@ def test_a_group_without_spread_is_exactly_zero(policy, questions, tmp_path):
 
     args = arguments(tmp_path, method="gcpo_cd", num_generations=8, per_device_train_batch_size=8, max_steps=1)
     train(policy, questions, args, constant)
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert (rows.advantage == 0).all()
 
 
 def test_signals_read_the_task_reward_not_the_sum(policy, questions, tmp_path):
     args = arguments(tmp_path, method="rd_only", task_reward="f1_reward", max_steps=1)
     train(policy, questions, args, [vowels, f1_reward])
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     expected = [TASK.reward(TASK.extract(c), list(r)) for c, r in zip(rows.completion, rows.references, strict=True)]
     np.testing.assert_allclose(rows.reward, expected, rtol=1e-6)
 
@@ -122,7 +122,7 @@ def test_unscorable_rollouts_are_left_out_and_counted(policy, questions, tmp_pat
         return [None if i == 0 else float("nan") if i == 1 else r for i, r in enumerate(rewards)]
 
     trainer = train(policy, questions, arguments(tmp_path, max_steps=1), partly)
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert rows.reward.isna().sum() == 2
     assert (rows.advantage[rows.reward.isna()] == 0).all()
     assert np.isfinite(rows.advantage).all()
@@ -147,7 +147,7 @@ class Silent(CalibratedGRPOTrainer):
 
 def test_empty_completions_are_clusters_of_their_own(policy, questions, tmp_path):
     train(policy, questions, arguments(tmp_path, max_steps=1), kind=Silent)
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert (rows.completion == "").all()
     assert rows.groupby("prompt_id").cluster.nunique().eq(4).all()
     assert rows.barycentric_transport.eq(0).all()
@@ -232,7 +232,7 @@ def test_conversational_prompts(policy, questions, tmp_path):
         return f1_reward([c[0]["content"] for c in completions], references)
 
     train(policy, chats, arguments(tmp_path, max_steps=1), reward, processing_class=tokenizer)
-    rows = read_rollouts(tmp_path / "rollouts" / "step-000001.parquet")
+    rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert not rows.completion.str.contains("role").any()
 
 
@@ -245,7 +245,7 @@ def launch(folder: Path, processes: int, per_device: int, passes: int = 1, metho
     options = [str(folder), str(per_device), str(passes), method]
     ended = subprocess.run([*command, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return read_rollouts(folder / "rollouts" / "step-000001.parquet")
+    return read_rollouts(folder / "_rollouts" / "step-000001.parquet")
 
 
 @pytest.mark.parametrize(("per_device", "passes"), [(4, 2), (6, 1)])

@@ -89,7 +89,11 @@ class CalibratedGRPOConfig(GRPOConfig):
         metadata={"help": "Name of the reward function that signals read; None: the first. Never the shaped sum."},
     )
     rollouts_dir: str | None = field(
-        default=None, metadata={"help": "Where rollouts go; None: OUTPUT_DIR/rollouts; an empty string: nowhere."}
+        default=None,
+        metadata={
+            "help": "Folder of the rollout files; None: OUTPUT_DIR/_rollouts, which is not pushed to the hub; an empty "
+            "string: none are written."
+        },
     )
 
 

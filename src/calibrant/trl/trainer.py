@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.errors import CalibrantError
@@ -32,6 +31,9 @@ from calibrant.trl.batches import along_groups, contributing, spread
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.policy_inputs import MULTIMODAL, PolicyInputs, completion_mask
 from calibrant.trl.rewards import checked_all, unrewarded
+
+ROLLOUTS = "_rollouts"
+"""Folder of rollout files in the output directory: `push_to_hub` uploads that directory, except `_*`."""
 
 
 class CalibratedGRPOTrainer(GRPOTrainer):
@@ -320,7 +322,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         step = self.state.global_step + 1
         part = self._last_rollouts[1] + 1 if self._last_rollouts[0] == step else 0
         self._last_rollouts = (step, part)
-        folder = Path(self.args.rollouts_dir or Path(self.args.output_dir) / "rollouts")
+        folder = Path(self.args.rollouts_dir or Path(self.args.output_dir) / ROLLOUTS)
         name = f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet"
         columns = {
             **self._gathered,
@@ -332,14 +334,13 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         judge = self._scorer.readers.judge
         write_rollouts(folder / name, rollout_rows(scored, columns, step=step, judge=judge))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Saves the method's state and the slow reference too, before a checkpoint is pushed to the hub."""
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = Path(self._get_output_dir(trial=trial)) / name
-            memory.save(self._memory, folder)
+            memory.save(self._memory, Path(output_dir))
             if self._policy_inputs.slow is not None:
-                self._policy_inputs.slow.save(folder)
+                self._policy_inputs.slow.save(Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
