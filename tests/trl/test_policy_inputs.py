@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_trainer import arguments, f1_reward, same_bits, train
 from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Outcome
@@ -196,8 +197,11 @@ def test_empo_trains_without_any_label(policy, questions, tmp_path):
 
 
 def test_a_method_that_reads_rewards_wants_some(policy, questions, tmp_path):
-    with pytest.raises(CalibrantError, match="give reward_funcs"):
+    with pytest.raises(ValueError, match="No reward source") as theirs:
+        GRPOTrainer(policy, None, arguments(tmp_path, GRPOConfig), questions)
+    with pytest.raises(ValueError, match="No reward source") as ours:
         CalibratedGRPOTrainer(policy, None, arguments(tmp_path, method="gcpo_cd"), questions)
+    assert str(ours.value) == str(theirs.value)
 
 
 def test_capo_wants_to_know_what_is_correct(policy, questions, tmp_path):

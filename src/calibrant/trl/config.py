@@ -1,11 +1,14 @@
 """The configuration: TRL's, plus the method and what it reads."""
 
+import logging
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
 
 from calibrant.text import MINILM
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -101,7 +104,14 @@ OWN_FIELDS = [f for f in fields(CalibratedGRPOConfig) if f.name not in {g.name f
 
 
 def complete(args: GRPOConfig) -> None:
-    """Gives a plain `GRPOConfig` the fields that it lacks, with their defaults."""
+    """Gives a plain `GRPOConfig` the fields that it lacks, with their defaults; warns of the method that it gets."""
+    if not hasattr(args, "method") and args.process_index == 0:
+        log.warning(
+            "%s names no method, so training uses the default of CalibratedGRPOConfig, '%s'; pass "
+            "CalibratedGRPOConfig(method=...) to choose another ('grpo' is TRL's own)",
+            type(args).__name__,
+            CalibratedGRPOConfig.method,
+        )
     for own in OWN_FIELDS:
         if not hasattr(args, own.name):
             setattr(args, own.name, own.default if own.default_factory is MISSING else own.default_factory())

@@ -8,14 +8,16 @@ has its KL gradient.
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_config_model_id
 
 from calibrant.errors import CalibrantError
+from calibrant.files import write_text
 from calibrant.groups import Groups, assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve
 from calibrant.policy import SharedPrefix, logps_in_chunks
@@ -29,6 +31,7 @@ from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, spread
 from calibrant.trl.config import CalibratedGRPOConfig, complete
+from calibrant.trl.model_card import with_method
 from calibrant.trl.policy_inputs import MULTIMODAL, PolicyInputs, completion_mask
 from calibrant.trl.rewards import checked_all, unrewarded
 
@@ -65,6 +68,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             not one.
     """
 
+    _tag_names: ClassVar[list[str]] = [*GRPOTrainer._tag_names, "calibrant"]
     _buffered_inputs: Any
 
     def __init__(
@@ -80,7 +84,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         judge: Judge | None = None,
         **keywords: Any,
     ):
-        args = args or CalibratedGRPOConfig("calibrated-grpo")
+        args = args or CalibratedGRPOConfig(f"{_model_name(model)}-CalibratedGRPO")
         complete(args)
         self.method: Method = resolve(args.method)
         self._named = named_inputs(self.method)
@@ -95,12 +99,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._reweighing: dict[str, Any] | None = None
         self._contributing: Tensor | None = None
-        unlabelled = not reward_funcs and keywords.get("environment_factory") is None
-        if unlabelled and "rewards" in self._named:
-            raise CalibrantError(f"the method '{args.method}' reads rewards; give reward_funcs")
-        self._label_free = unlabelled
-        rewards = unrewarded if unlabelled else checked_all(reward_funcs)
+        self._label_free = (
+            not reward_funcs and keywords.get("environment_factory") is None and "rewards" not in self._named
+        )
+        rewards = unrewarded if self._label_free else checked_all(reward_funcs)
         super().__init__(model, rewards, args, *positional, **keywords)
+        self._taken = set(self.reward_func_names)  # names that reward functions log under
         self._task_reward = self._find_task_reward()
         self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
         self._adding_up = self._rows_add_up()
@@ -181,11 +185,23 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         total[self._rewards.isnan().all(dim=1)] = torch.nan
         return total
 
+    def _log_completion_extra(self, column: str, values: list[Any]) -> None:
+        self._taken.add(column)
+        super()._log_completion_extra(column, values)
+
+    def _log_metric(self, name: str, value: float) -> None:
+        self._taken.add(name)
+        super()._log_metric(name, value)
+
+    def _free(self, name: str) -> str:
+        """The name of a metric or column of ours, with a prefix where a reward function logs under the same."""
+        return f"calibrant_{name}" if name in self._taken else name
+
     def _log_scores(self, mode: str, scored: Any, advantages: Tensor) -> None:
         statistics = summary(scored, self.args.reward_range)
         for name, value in statistics.items():
-            self._metrics[mode][name].append(value)
-        self._logs["extra"]["weight"].extend(scored.outcome.weights.flatten().tolist())
+            self._metrics[mode][self._free(name)].append(value)
+        self._logs["extra"][self._free("weight")].extend(scored.outcome.weights.flatten().tolist())
         self._rewrite_logged(advantages.flatten())
         self._warn_of_range(int(statistics["batch/reward_out_of_range"]))
 
@@ -349,6 +365,13 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             if self._policy_inputs.slow is not None:
                 self._policy_inputs.slow.load(Path(checkpoint))
 
+    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
+        """Writes TRL's model card, with the method, its hyper-parameters and the papers to cite."""
+        super().create_model_card(*arguments, **keywords)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "README.md"
+            write_text(path, with_method(path.read_text(encoding="utf-8"), self.method, self._scorer.options))
+
     def _find_task_reward(self) -> int:
         names: list[str] = self.reward_func_names
         wanted = self.args.task_reward
@@ -357,6 +380,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
             )
         return names.index(wanted) if wanted is not None else 0
+
+
+def _model_name(model: Any) -> str:
+    """The last part of a model's name or folder, as TRL names an output folder after it."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return str(name).rstrip("/").split("/")[-1]
 
 
 def as_text(message: Any) -> str:

@@ -1,0 +1,65 @@
+"""What a model card says about calibrant: the method, its hyper-parameters and the papers to cite."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from calibrant.files import versions
+from calibrant.methods import Method, hyperparameters
+from calibrant.methods.calling import name_of
+from calibrant.methods.card import UNKNOWN, card
+
+FRAMEWORKS = "### Framework versions\n\n"
+"""Heading of TRL's card; the section about calibrant stands before it."""
+GCPO = (
+    "Zhang, Shi, Bao, Wang, Ma and Ye: Why Semantic Entropy Fails: Geometry-Aware and Calibrated Uncertainty for "
+    "Policy Optimization (GCPO)"
+)
+
+
+def with_method(text: str, method: Method, options: Mapping[str, Any]) -> str:
+    """TRL's model card with a section about the method, and calibrant's version.
+
+    Args:
+        text: Markdown, as TRL writes it.
+        method: the method that was trained with.
+        options: its hyper-parameters where they differ from its defaults.
+    """
+    heading = FRAMEWORKS if FRAMEWORKS in text else ""
+    before, found, after = text.partition(heading) if heading else (text + "\n", "", "")
+    version = f"- calibrant: {versions()['calibrant']}\n" if found else ""
+    return f"{before}{_section(method, options)}\n{found}{version}{after}"
+
+
+def _section(method: Method, options: Mapping[str, Any]) -> str:
+    about = card(method)
+    values = hyperparameters(method) | dict(options)
+    rows = [f"| {_code(name)} | {_code(repr(value))} |" for name, value in values.items()]
+    lines = [
+        "### Calibrated updates\n",
+        f"Advantages were weighted by the method {_code(name_of(method))} of calibrant. "
+        f"{'' if about.summary == UNKNOWN else _text(about.summary)}\n",
+        *(["| hyper-parameter | value |", "|---|---|", *rows, ""] if rows else []),
+        *_papers(about.paper),
+    ]
+    return "\n".join(lines)
+
+
+def _papers(paper: str) -> list[str]:
+    cited = [] if paper == UNKNOWN else [f"- {_linked(_text(paper))}"]
+    cited += [f"- {GCPO}"] if "GCPO" in paper else []
+    return ["Please cite calibrant, and for the method:\n", *cited, ""] if cited else ["Please cite calibrant.\n"]
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://huggingface.co/papers/\1)", text)
+
+
+def _text(text: str) -> str:
+    """One line of prose whose characters mean nothing to Markdown or HTML."""
+    return re.sub(r"[^\w\s.,:;()'=+/%-]|_", lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """One line of code, in a cell of a table or outside."""
+    return "`" + " ".join(text.split()).replace("`", "'").replace("|", "\\|") + "`"
