@@ -104,6 +104,41 @@ def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 
     return _informative(deviation * count / (count - 1).clamp(min=1), rewards, mask, tol)
 
 
+def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "sum_then_normalize") -> Tensor:
+    """What TRL normalises to advantages: the weighted sum over K reward functions.
+
+    `r_i = sum_k w_k r_ik`, or with `aggregation="normalize_then_sum"` (GDPO) `r_i = sum_k w_k standardised(r_k)_i`.
+    A NaN adds nothing to the sum; a rollout without any reward is NaN.
+
+    Args:
+        rewards: `[N, G, K]`.
+        reward_weights: `[K]`.
+        aggregation: TRL's `multi_objective_aggregation`.
+
+    Returns:
+        `[N, G]`. By `has_spread` of it, a group has no spread if none of what was normalised has.
+
+    Raises:
+        CalibrantError: shapes differ.
+
+    Reference: TRL's GRPOTrainer (a).
+
+    >>> rewards = torch.tensor([[[0.0, 0.5], [1.0, 0.0], [0.0, 0.5], [1.0, 0.0]]])
+    >>> total_rewards(rewards, torch.tensor([1.0, 2.0]))
+    tensor([[1., 1., 1., 1.]])
+    >>> total_rewards(rewards, torch.tensor([1.0, 2.0]), "normalize_then_sum")
+    tensor([[ 0.8656, -0.8656,  0.8656, -0.8656]])
+    """
+    check_shapes("total_rewards", rewards=(rewards, "N G K"), reward_weights=(reward_weights, "K"))
+    weights = reward_weights.to(rewards.device)
+    if aggregation == "normalize_then_sum":
+        by_function = standardised(rewards.double().movedim(-1, 0))
+        total = (by_function.movedim(0, -1) * weights.double()).sum(-1).to(rewards)
+    else:
+        total = (rewards * weights).nansum(-1)
+    return total.masked_fill(rewards.isnan().all(-1), torch.nan)
+
+
 def _informative(advantages: Tensor, rewards: Tensor, mask: Tensor, tol: float) -> Tensor:
     """Exactly 0 where a rollout does not count or its group has no spread; in the type of the rewards."""
     keep = mask & has_spread(rewards, mask, tol)[..., None]

@@ -7,7 +7,8 @@ from calibrant.errors import CalibrantError, nearest
 SOURCES = {
     "rewards": "the task reward of each rollout",
     "where": "which rollouts count; those with a reward, unless more are excluded",
-    "total_rewards": "the weighted sum of all reward functions: training has it",
+    "total_rewards": "the weighted sum of all reward functions, each standardised first with normalize_then_sum: "
+    "training has it",
     "correct": "training knows it with is_correct and a column 'references' in the data; in a rollout file the column "
     "correct",
     "embeddings": "the texts and an embedding model",

@@ -16,6 +16,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_config_model_id
 
+from calibrant.advantages import total_rewards
 from calibrant.errors import CalibrantError
 from calibrant.files import write_text
 from calibrant.groups import Groups, assert_integrity
@@ -140,23 +141,24 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         size = self.num_generations if mode == "train" else self.num_generations_eval
         assert_integrity(self._gathered["prompt"], size)
         given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output).items()}
-        total = self._total_rewards()
+        per_function = self._rewards.view(-1, size, len(self.reward_funcs))
+        total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
         scored = self._scorer(
             self._gathered["completion"],
             self._rewards[:, self._task_reward].view(-1, size),
             references=self._gathered["references"],
-            given={name: x.view(-1, size, *x.shape[1:]) for name, x in {**given, "total_rewards": total}.items()},
+            given={name: x.view(-1, size, *x.shape[1:]) for name, x in given.items()} | {"total_rewards": total},
             state=self._memory,
         )
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         base, advantages = standardised, standardised
         if self.method is not METHODS["grpo"]:
-            base, advantages = combine(scored.outcome, standardised, total.view(-1, size))
+            base, advantages = combine(scored.outcome, standardised, total)
         output["advantages"] = self._local(advantages.flatten(), len(inputs))
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
-            self._remember(output, scored, standardised, total.view(-1, size))
+            self._remember(output, scored, standardised, total)
             if self.args.rollouts_dir != "":
                 self._write_rollouts(scored, given, base, advantages)
         return output
@@ -179,11 +181,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     def _local(self, gathered: Tensor, count: int) -> Tensor:
         start = self.accelerator.process_index * count
         return gathered[start : start + count]
-
-    def _total_rewards(self) -> Tensor:
-        total = (self._rewards * self.reward_weights.to(self._rewards.device)).nansum(dim=1)
-        total[self._rewards.isnan().all(dim=1)] = torch.nan
-        return total
 
     def _log_completion_extra(self, column: str, values: list[Any]) -> None:
         self._taken.add(column)
