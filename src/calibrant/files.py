@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import codecs
 import contextlib
 import errno
 import json
@@ -122,7 +123,10 @@ def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Pat
 
 
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON Lines file; a last line cut short by a kill is left out.
+    """Yields the objects of a JSON Lines file, none where there is no file.
+
+    Empty lines and a byte order mark are skipped. A last line without an end that is no whole object was cut short by a
+    kill, and is left out.
 
     Raises:
         CalibrantError: another line holds no object.
@@ -131,12 +135,16 @@ def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
         return
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            row = json_object(line)
-            if row is None:
-                raise CalibrantError(f"'{path}', line {number}, is damaged: no JSON object; mend or delete that line")
-            yield row
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            row, reason = _object(line)
+            if row is not None:
+                yield row
+            elif line.endswith(b"\n") or not line.lstrip().startswith(b"{"):
+                raise CalibrantError(
+                    f"'{path}', line {number}, is damaged: no JSON object ({reason}); correct or delete that line"
+                )
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
@@ -145,11 +153,18 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     >>> json_object(b'{"step": 1}'), json_object(b"[1]"), json_object(b"{bro")
     ({'step': 1}, None, None)
     """
+    return _object(content)[0]
+
+
+def _object(content: bytes) -> tuple[dict[str, Any] | None, str]:
+    """The object that UTF-8 JSON spells, or the reason why it spells none."""
     try:
         found = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    except UnicodeDecodeError as error:
+        return None, f"byte {error.start + 1} is not UTF-8"
+    except (ValueError, RecursionError) as error:
+        return None, str(error)
+    return (found, "") if isinstance(found, dict) else (None, f"it holds a {type(found).__name__}")
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -69,9 +69,13 @@ def groups_of_file(path: str) -> list[pd.DataFrame]:
         CalibrantError: it is no rollout file, holds no rollout, or lacks the prompts.
     """
     frame = read_rollouts(path)
-    if "prompt" not in frame or frame["prompt"].isna().any():
-        raise CalibrantError(f"'{path}' lacks prompts (column 'prompt'); the gradient of an answer needs its prompt")
-    return [group for _, group in frame.groupby(group_keys(frame), sort=False)]
+    unasked = frame["prompt"].isna().to_numpy() if "prompt" in frame else np.ones(1, dtype=bool)
+    if unasked.any():
+        raise CalibrantError(
+            f"'{path}' lacks prompts (column 'prompt', row {unasked.argmax() + 1}); the gradient of an answer needs its "
+            "prompt, fill it in"
+        )
+    return [group for _, group in frame.groupby(group_keys(frame, path), sort=False)]
 
 
 def given_group(frame: pd.DataFrame, tokenizer: Any, limit: int, device: torch.device) -> Group:

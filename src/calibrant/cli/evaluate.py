@@ -107,11 +107,16 @@ def _from_models(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any],
 
 
 def _from_file(options: argparse.Namespace) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    from calibrant.errors import CalibrantError
     from calibrant.evaluate.evaluation import evaluate_rollouts
-    from calibrant.rollouts import read_rollouts
+    from calibrant.rollouts import group_keys, read_rollouts
     from calibrant.tasks import resolve
 
-    frame = read_rollouts(options.from_rollouts, judged_by=("references", "correct"))
+    judged_by = ("references", "correct")
+    frame = read_rollouts(options.from_rollouts, judged_by)
+    if all(frame[name].isna().all() for name in judged_by if name in frame):
+        raise CalibrantError(f"'{options.from_rollouts}' has no value in references or correct; fill one of them in")
+    group_keys(frame, options.from_rollouts)
     return {options.from_rollouts: evaluate_rollouts(frame, resolve(options.task), seed=options.seed)}
 
 

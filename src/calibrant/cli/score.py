@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     options.method_options = dict(options.method_options or [])
     options.reward_range = tuple(options.reward_range or (task.reward_range if task else (0.0, 2.0)))
     meaning = options.meaning or (task.meaning if task else "answer")
-    groups = RolloutGroups(read_rollouts(options.file), task.extract if task else str.strip)
+    extract = task.extract if task else str.strip
+    groups = RolloutGroups(read_rollouts(options.file), extract, options.file)
     if not groups.rewards.isfinite().any():
         raise CalibrantError(f"'{options.file}' has no finite reward, and no 'correct' instead; fill one of them in")
     methods = {options.method: resolve(options.method)} if options.method else METHODS

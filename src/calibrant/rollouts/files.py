@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from calibrant.errors import CalibrantError
-from calibrant.files import write_json_lines, write_with
-
-COLUMNS: dict[str, pa.DataType] = {
-    "prompt_id": pa.string(),
-    "rollout": pa.int32(),
-    "step": pa.int64(),
-    "prompt": pa.string(),
-    "completion": pa.string(),
-    "answer": pa.string(),
-    "references": pa.list_(pa.string()),
-    "reward": pa.float64(),
-    "correct": pa.bool_(),
-    "logprob": pa.float64(),
-    "num_tokens": pa.int32(),
-    "ref_logprob": pa.float64(),
-    "token_entropy": pa.float64(),
-    "cluster": pa.int64(),
-    "advantage_base": pa.float64(),
-    "weight": pa.float64(),
-    "advantage": pa.float64(),
-}
-"""The columns that every rollout file has, null where nothing was computed; further columns are scores or the user's.
-
-`logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` the mean over them.
-"""
-
-FURTHER_NUMBERS = {"answer_confidence": pa.float64(), "ratio_variance": pa.float64()}
-"""Columns that some methods read, and that few files have."""
+from calibrant.files import read_json_lines, write_json_lines, write_with
+from calibrant.rollouts.columns import COLUMNS, READERS
 
 
 def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -68,30 +42,22 @@ def _further(values: list[Any]) -> pa.Array:
 
 
 def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "correct")) -> pd.DataFrame:
-    """Reads a rollout file (Parquet or JSON Lines) into a frame, one row a rollout.
+    """Reads a rollout file (Parquet or JSON Lines) into a frame: one row per rollout, the columns that the file has.
 
-    A NaN reward stays NaN: unscorable.
+    A NaN reward stays NaN: unscorable. Messages count rows from 1, without empty lines.
 
     Args:
         path: the file.
         judged_by: columns of which it needs one, to say how good a completion is.
-
-    Returns:
-        The columns that the file has, in its order.
 
     Raises:
         CalibrantError: no such file, not a rollout file, no rollout in it, a required column is missing, or a value
             is not what its column holds.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CalibrantError(f"no rollout file at '{path}'; give a .parquet or .jsonl file, one row a rollout")
-    try:
-        lines = path.suffix == ".jsonl"
-        frame = pd.DataFrame(list(_json_rows(path))) if lines else pq.read_table(path).to_pandas()
-    except (ValueError, OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise CalibrantError(f"'{path}' is not a rollout file ({reason}); write Parquet or JSON Lines") from None
+    frame = _frame(path)
+    if not len(frame):
+        raise CalibrantError(f"'{path}' holds no rollouts; give a file with one row per rollout")
     missing = [name for name in ("prompt_id", "completion") if name not in frame]
     first, *others = judged_by
     missing += [] if set(judged_by) & set(frame) else [f"{first} (or {' or '.join(others)})"]
@@ -100,13 +66,15 @@ def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "corre
             f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, "
             f"completion, and {' or '.join(judged_by)}"
         )
-    if not len(frame):
-        raise CalibrantError(f"'{path}' holds no rollout; give a file with one row a rollout")
     return _typed(frame, path)
 
 
-def group_keys(frame: pd.DataFrame) -> list[str]:
+def group_keys(frame: pd.DataFrame, path: str | Path | None = None) -> list[str]:
     """The columns that say which rollouts are a group: `prompt_id`, and `step` where every row has one.
+
+    Args:
+        frame: as `read_rollouts` returns it.
+        path: the file that it came from, for the message.
 
     Raises:
         CalibrantError: rollouts of one group answer different prompts.
@@ -114,95 +82,120 @@ def group_keys(frame: pd.DataFrame) -> list[str]:
     keys = [name for name in ("step", "prompt_id") if name in frame and frame[name].notna().all()]
     if "prompt" not in frame:
         return keys
-    several = frame.groupby(keys, sort=False)["prompt"].transform("nunique") > 1
-    if several.any():
+    other = (frame["prompt"] != frame.groupby(keys, sort=False)["prompt"].transform("first")) & frame["prompt"].notna()
+    if other.any():
+        row, of_file = int(other.to_numpy().argmax()), f"'{path}': " if path else ""
         raise CalibrantError(
-            f"the rollouts with prompt_id '{frame['prompt_id'][several].iloc[0]}' answer different prompts; "
-            "give each prompt an id of its own"
+            f"{of_file}rollouts with prompt_id '{frame['prompt_id'].iloc[row]}' answer different "
+            f"prompts (row {row + 1}); give each prompt an id of its own"
         )
     return keys
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON Lines file; of a last line without an end, what a kill has cut short is left out."""
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                if not line.endswith("\n"):
-                    return
-                raise ValueError(f"line {number}: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no JSON object")
-            yield row
+PARQUET = b"PAR1"
+"""The first bytes of every Parquet file."""
+
+HINTS = {
+    ".csv": "convert it, e.g. with pandas.read_csv(FILE).to_parquet(OUT)",
+    ".json": "write one object per line, in a file whose name ends in .jsonl",
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt"), "it may hold code and is not opened: write the rows again as Parquet"),
+}
+"""What to do with a file of another format."""
+
+RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")
+"""Where a folder, e.g. of a run, has its rollout files."""
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    """The rows of a file, with values as they are."""
+    if path.is_dir():
+        some = next((file for kind in RUN_FILES for file in sorted(path.glob(kind))), path / "NAME.parquet")
+        raise CalibrantError(f"'{path}' is a folder; name one rollout file, e.g. '{some}'")
+    if not path.is_file():
+        raise CalibrantError(f"no rollout file at '{path}'; give a .parquet or .jsonl file, one row per rollout")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(PARQUET))
+    except OSError as error:
+        raise CalibrantError(f"cannot read '{path}' ({error.strerror}); give a file that you may read") from None
+    if path.suffix == ".jsonl":
+        return _frame_of_lines(path)
+    if start == PARQUET:
+        return _frame_of_parquet(path)
+    if not start:
+        return pd.DataFrame()
+    raise CalibrantError(
+        f"'{path}' is neither Parquet nor JSON Lines (.jsonl), the formats that are read; "
+        f"{HINTS.get(path.suffix, 'convert it to one of them')}"
+    )
+
+
+def _frame_of_lines(path: Path) -> pd.DataFrame:
+    rows = list(read_json_lines(path))
+    for number, row in enumerate(rows, 1):
+        broken = next((name for name, value in row.items() if not _is_unicode([name, value])), None)
+        if broken is not None:
+            raise CalibrantError(
+                f"'{path}' has half of a character (a lone surrogate) in the column {broken!a}, row {number}; "
+                "correct that row"
+            )
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether UTF-8 can hold each text of a value."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _frame_of_parquet(path: Path) -> pd.DataFrame:
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (ValueError, OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise CalibrantError(f"'{path}' is a damaged Parquet file ({reason}); write it again") from None
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not _is_valid(column):
+            row = next(i for i in range(len(column)) if not _is_valid(column.slice(i, 1)))
+            raise CalibrantError(f"'{path}' has no valid UTF-8 in the column '{name}', row {row + 1}; correct that row")
+        if table.column_names.count(name) > 1:
+            raise CalibrantError(f"'{path}' has several columns '{name}'; give each a name of its own")
+    return table.to_pandas(ignore_metadata=True)
+
+
+def _is_valid(column: pa.ChunkedArray) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The frame with each known column in its type, so that nothing is read as something else later."""
-    for name, kind in (COLUMNS | FURTHER_NUMBERS).items():
-        if name in frame:
-            frame[name] = pd.Series(_column(frame[name], name, kind, path), index=frame.index)
+    for name in READERS.keys() & set(frame):
+        frame[name] = pd.Series(_column(frame[name], name, path), index=frame.index)
     if frame["prompt_id"].isna().any():
         row = int(frame["prompt_id"].isna().to_numpy().argmax()) + 1
         raise CalibrantError(f"'{path}' has no prompt_id in row {row}; rollouts of one prompt share an id")
-    return frame.assign(completion=frame["completion"].fillna(""))
+    return frame.assign(completion=frame["completion"].fillna("")).infer_objects()
 
 
-def _column(values: Iterable[Any], name: str, kind: pa.DataType, path: Path) -> list[Any]:
-    read, what = (_identifier, "a text or a number") if name == "prompt_id" else READ[kind]
-    found = []
+def _column(values: Iterable[Any], name: str, path: Path) -> list[Any]:
+    read, what = READERS[name]
+    typed: list[Any] = []
     for row, value in enumerate(values, 1):
+        absent = value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
         try:
-            absent = value is None or (isinstance(value, float) and math.isnan(value))
-            found.append(None if absent else read(value))
+            typed.append(None if absent else read(value))
         except (TypeError, ValueError, OverflowError):
             raise CalibrantError(
-                f"'{path}' has {repr(value)[:60]} in the column '{name}', row {row}, where {what} belongs; "
+                f"'{path}' has {ascii(value)[:60]} in the column '{name}', row {row}, where {what} belongs; "
                 "correct that row"
             ) from None
-    return found
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value
-
-
-def _identifier(value: Any) -> str:
-    return str(value) if isinstance(value, (int, float)) else _text(value)
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, (str, bytes, Mapping)):
-        raise TypeError(value)
-    return [_text(item) for item in value]
-
-
-def _flag(value: Any) -> bool:
-    if value not in (True, False):
-        raise ValueError(value)
-    return bool(value)
-
-
-def _whole(bits: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if float(value) != int(value) or not -(2 ** (bits - 1)) <= int(value) < 2 ** (bits - 1):
-            raise ValueError(value)
-        return int(value)
-
-    return read
-
-
-READ: dict[pa.DataType, tuple[Callable[[Any], Any], str]] = {
-    pa.string(): (_text, "a text"),
-    pa.list_(pa.string()): (_texts, "a list of texts"),
-    pa.bool_(): (_flag, "true or false"),
-    pa.float64(): (float, "a number"),
-    pa.int32(): (_whole(32), "a whole number"),
-    pa.int64(): (_whole(64), "a whole number"),
-}
-"""How a value of a column is read, and what it has to be, in words."""
+    return typed

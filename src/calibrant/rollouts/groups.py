@@ -1,6 +1,7 @@
 """The rows of a rollout file as groups of equal size."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,15 @@ class RolloutGroups:
         frame: as `calibrant.rollouts.read_rollouts` returns it; rows with one `prompt_id` (and `step`, where the file
             has steps) are a group. Without rewards, `correct` is the reward.
         extract: completion -> answer, where the file has no answers.
+        path: the file, which errors name.
+
+    Raises:
+        CalibrantError: rollouts of one group answer different prompts.
     """
 
-    def __init__(self, frame: pd.DataFrame, extract: Callable[[str], str] = str.strip):
+    def __init__(self, frame: pd.DataFrame, extract: Callable[[str], str] = str.strip, path: str | Path | None = None):
         self.frame = frame.reset_index(drop=True)
-        number = self.frame.groupby(group_keys(frame), sort=False).ngroup().to_numpy()
+        number = self.frame.groupby(group_keys(frame, path), sort=False).ngroup().to_numpy()
         place = self.frame.groupby(number).cumcount().to_numpy()
         self.where_from = np.full((number.max() + 1, place.max() + 1), -1)
         self.where_from[number, place] = np.arange(len(frame))
@@ -51,7 +56,8 @@ class RolloutGroups:
                 length = self._numbers("num_tokens")
                 found[name] = torch.where(length > 0, self._numbers(column) / length, torch.nan)
         if self._has("cluster") and self.frame["cluster"].notna().all():
-            found["clusters"] = self._numbers("cluster").nan_to_num(-1).long()
+            numbers = np.append(pd.factorize(self.frame["cluster"])[0], -1)  # exact, where floats would join large ids
+            found["clusters"] = torch.from_numpy(numbers[self.where_from])
         return found
 
     def references(self) -> list[list[str] | None]:
