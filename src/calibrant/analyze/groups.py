@@ -72,8 +72,8 @@ def groups_of_file(path: str) -> list[pd.DataFrame]:
     unasked = frame["prompt"].isna().to_numpy() if "prompt" in frame else np.ones(1, dtype=bool)
     if unasked.any():
         raise CalibrantError(
-            f"'{path}' lacks prompts (column 'prompt', row {unasked.argmax() + 1}); the gradient of an answer needs its "
-            "prompt, fill it in"
+            f"'{path}' lacks prompts (column 'prompt', row {unasked.argmax() + 1}); the gradient of an answer needs "
+            "its prompt, fill it in"
         )
     return [group for _, group in frame.groupby(group_keys(frame, path), sort=False)]
 
