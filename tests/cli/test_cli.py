@@ -29,8 +29,8 @@ def test_every_default_is_named_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "2000; 60 with the demo policy" in said
-    assert "80 with demo-arithmetic" in said and "(default: none; 32 with the demo policy)" in said
+    assert "(default: 2000; 60 with demo; 80 with demo-arithmetic)" in said
+    assert "(default: all; 32 with demo and demo-arithmetic)" in said
     assert "(paper: 5e-5)" in said
 
 
@@ -45,7 +45,7 @@ def test_lists(capsys, command, known):
 def test_the_table_of_methods_says_what_there_is_to_choose_by(capsys):
     assert main(["methods"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "CAPO (arXiv:2604.12632) | needs rewards, mean_logprob, ref_mean_logprob | a rollout |" in said
+    assert "CAPO (arXiv:2604.12632) | needs rewards, mean_logprob, ref_mean_logprob | per rollout |" in said
     assert "x [0.946, 1] then x [1, 1.22]" in said and "(a) read in the authors' code" in said
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from calibrant.errors import CalibrantError
-from calibrant.text import MINILM
+from calibrant.options import MINILM
 from calibrant.text.embed import Embedder, locate
 
 

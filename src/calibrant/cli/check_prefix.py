@@ -1,11 +1,15 @@
-"""Check that shared prompts give a model the log-probabilities and gradients of the plain forward.
+"""Check that sharing prompts gives a model the log-probabilities and gradients of the plain forward.
 
-MODEL is a run directory, a folder with a model, a hub name, or 'demo'. Every route that the model can take is compared
-on a small random batch. The exit status is 0 when all agree, 1 when one does not or none can be taken.
+MODEL is a run directory, a model folder, a hub name, or 'demo'. Every route that the model supports is compared on a
+small random batch. The exit status is 0 when all routes agree, 1 when one differs or none is supported.
 """
 
 import argparse
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from calibrant import options as declared
+from calibrant.options import POSITIVE, ModelOptions, add_arguments, option, read
 
 if TYPE_CHECKING:
     from calibrant.policy import RouteCheck
@@ -16,27 +20,33 @@ EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class CheckPrefixSettings(ModelOptions):
+    """Everything that decides a check."""
+
+    model: str = ""
+    temperature: float = option(1.0, "temperature that logits are divided by", limit=POSITIVE)
+    seed: int = declared.seed()
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.add_argument("model", metavar="MODEL", help="run directory, folder, hub name, or 'demo'")
-    parser.add_argument("--temperature", type=float, default=1.0, help="that logits are divided by (default: 1.0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random batch (default: 0)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a hub model")
+    """Declares the model and the options."""
+    parser.add_argument("model", metavar="MODEL", help="run directory, model folder, hub name, or 'demo'")
+    add_arguments(parser, CheckPrefixSettings)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks and prints a table."""
-    from calibrant.checks import check_seed
+    """Checks, and prints a table."""
+    settings = read(CheckPrefixSettings, vars(options))
     from calibrant.policy import check_prefix
     from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
 
-    check_seed(options.seed)
     quiet_loading()
-    trust = {"trust_remote_code": options.trust_remote_code}
-    tokenizer, policy = load_tokenizer(options.model, **trust), load_policy(options.model, **trust)
-    result = check_prefix(policy, tokenizer, seed=options.seed, temperature=options.temperature)
+    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
+    result = check_prefix(policy, tokenizer, seed=settings.seed, temperature=settings.temperature)
     dtype = str(result.dtype).removeprefix("torch.")
-    print(f"{options.model}: {type(policy).__name__} in {dtype}, largest errors against the plain forward")
+    print(f"{settings.model}: {type(policy).__name__} in {dtype}, largest errors against the plain forward")
     print(f"{'route':<8}{'log-probability':>17}{'gradient':>10}")
     for route in result.routes:
         print(_line(route))

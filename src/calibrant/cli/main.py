@@ -1,4 +1,4 @@
-"""`calibrant`: finds the command, and says in one line what went wrong."""
+"""`calibrant`: runs a command; an error is one line."""
 
 import argparse
 import errno
@@ -15,20 +15,20 @@ from calibrant.files import disk_full
 
 COMMANDS = {
     "train": "train a model with a calibrated method",
-    "analyze": "look before training: which signals follow the gradient variance of a model on its data",
-    "evaluate": "judge a model: its answers, and whether its confidence can be trusted",
-    "score": "score rollouts of a file with every method that it has the inputs of",
-    "report": "draw the report of a run or of an analysis again",
-    "check-prefix": "check that a model gives the same gradients when prompts are computed once",
-    "methods": "list the methods, or explain one",
+    "analyze": "before training: which signals follow the gradient variance of a model on its data",
+    "evaluate": "evaluate a model: answer metrics and calibration",
+    "score": "score the rollouts of a file with every method whose inputs it has",
+    "report": "write the report of a run or of an analysis again",
+    "check-prefix": "compare the shared computation of prompts with the plain forward, for a model",
+    "methods": "list the methods, or show the page of one",
     "tasks": "list the tasks",
 }
 
 EXAMPLES = """examples:
   calibrant train                                  train the embedded demo, offline, in minutes
   calibrant train --method grpo --seed 1           the same with plain GRPO
-  calibrant analyze --task places --queries 200    which method suits a model and its data
-  calibrant evaluate runs/places-gcpo_bot-seed0    judge what was trained
+  calibrant analyze --task places --queries 200    recommend a method for a model and its data
+  calibrant evaluate runs/places-gcpo_bot-seed0    evaluate the trained model
   calibrant COMMAND --help                         options and examples of a command
 """
 

@@ -1,6 +1,7 @@
-"""List the methods: paper, what they need, what a weight belongs to, how strong they are, how sure we are.
+"""List the methods: paper, inputs, what a weight applies to, range of the weights, level of certainty.
 
-With a name, all there is to know of that method; the dotted path of your own function works too.
+With a name, the page of that method: formula, hyper-parameters, recommended settings. The dotted path of a function of
+your own is read the same way.
 """
 
 import argparse
@@ -15,8 +16,8 @@ EXAMPLES = """examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("method", nargs="?", metavar="METHOD", help="a name, or the dotted path of your own function")
-    parser.add_argument("--pages", metavar="DIR", help="write a page a method, in Markdown, into this folder")
+    parser.add_argument("method", nargs="?", metavar="METHOD", help="name, or dotted path of a function")
+    parser.add_argument("--pages", metavar="DIR", help="folder for one Markdown page per method")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_table() -> None:
-    """Prints a block a method: facts on the first lines, then what it does."""
+    """Prints one block per method: what it does, then paper, inputs, effect and level of certainty."""
     from shutil import get_terminal_size
     from textwrap import TextWrapper, fill
 
@@ -49,7 +50,7 @@ def print_table() -> None:
     wrap = TextWrapper(width, initial_indent=" " * column, subsequent_indent=" " * column).fill
     for name, method in METHODS.items():
         about = card(method)
-        facts = f"{about.paper} | needs {', '.join(about.needs)} | a {about.per} | {about.effect} | {about.certainty}"
+        facts = f"{about.paper} | needs {', '.join(about.needs)} | per {about.per} | {about.effect} | {about.certainty}"
         print(f"{name:<{column}}" + wrap(about.summary).lstrip())
         print(wrap(facts))
     print(f"\n{fill(LEVELS, width)}\n\nMore of one: calibrant methods NAME")

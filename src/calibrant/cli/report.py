@@ -1,4 +1,4 @@
-"""Draw the report of a run or of an analysis again, from its saved files."""
+"""Write the report of a run or of an analysis again, from its saved files."""
 
 import argparse
 from pathlib import Path

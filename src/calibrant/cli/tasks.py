@@ -1,4 +1,4 @@
-"""List the tasks, one line each: name, kind, splits, reward and its range, what it is, where its rows come from."""
+"""List the tasks, one per line: name, kind, splits, reward and its range, summary, source of the rows."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 EXAMPLES = """example:
   calibrant tasks
 
-A task that is not embedded takes its rows from the hub, or from --data-dir DIR with the official files: docs/tasks.md.
+Rows of a task that is not embedded come from the hub, or from the official files in --data-dir DIR: docs/tasks.md.
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """Declares nothing: the command has no options."""
 
 
 def run(options: argparse.Namespace) -> int:

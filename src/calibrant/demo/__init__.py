@@ -18,6 +18,16 @@ def policy_path(name: str = "demo") -> Path:
     return POLICIES[name]
 
 
+def embedded_policy(task: str) -> str:
+    """The name of the embedded policy of a task; `demo` for a task that has none.
+
+    >>> embedded_policy("arithmetic"), embedded_policy("gsm8k")
+    ('demo-arithmetic', 'demo')
+    """
+    name = f"demo-{task}"
+    return name if name in POLICIES else "demo"
+
+
 @cache
 def load_places() -> dict[str, Any]:
     """The extract of GeoNames data: `countries` (with their `split`), `continents`, `cities` and their source."""

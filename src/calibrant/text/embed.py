@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from calibrant import hub
 from calibrant.errors import CalibrantError
-from calibrant.text import MINILM
+from calibrant.options import MINILM
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 

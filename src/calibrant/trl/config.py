@@ -1,106 +1,84 @@
-"""The configuration: TRL's, plus the method and what it reads."""
+"""The configuration: TRL's, plus the method and its inputs."""
 
 import logging
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
 
-from calibrant.text import MINILM
+from calibrant.errors import CalibrantError
+from calibrant.files import json_object
+from calibrant.options import TrainerOptions, about, check
 
 log = logging.getLogger(__name__)
+
+_SHARED = {f.name: f for f in fields(TrainerOptions)}
+
+
+def _option(name: str, default: Any = MISSING) -> Any:
+    """The field of a shared option; HfArgumentParser hands all of its metadata on to argparse."""
+    shared = _SHARED[name]
+    default, known = shared.default if default is MISSING else default, about(shared)
+    assert known is not None
+    help = known.help + (f"; None: {known.shown or 'none'}" if default is None else "")
+    return _own(default, help, **({"choices": list(known.choices)} if known.choices else {}))
+
+
+def _own(default: Any, help: str, **keywords: list[str]) -> Any:
+    metadata = {"help": f"{help[0].upper()}{help[1:]}.".replace("%", "%%")} | keywords
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class CalibratedGRPOConfig(GRPOConfig):
-    """TRL's `GRPOConfig` plus the method and what it reads.
+    """TRL's `GRPOConfig` plus the method and its inputs.
 
     TRL's fields keep TRL's defaults; the paper's settings (GCPO, appendix E.3) are `num_generations=16`,
     `temperature=0.9`, `learning_rate=5e-5`, `beta=0.002`, `max_steps=2000`.
+
+    Raises:
+        CalibrantError: an option outside its limits.
     """
 
-    method: str = field(
-        default="gcpo_bot", metadata={"help": "Method: a name in calibrant.methods.METHODS or a dotted path."}
-    )
-    alpha: float | None = field(
-        default=None, metadata={"help": "Strength of the weights; None: the method's own default (GCPO: 0.6)."}
-    )
-    reward_range: list[float] = field(
-        default_factory=lambda: [0.0, 2.0],
-        metadata={"help": "Lowest and highest value of the task reward, as reward dispersion reads it (GCPO: 0, 2)."},
-    )
-    mean_one: bool = field(
-        default=False,
-        metadata={"help": "Divide the weights of a batch by their mean, so that they leave the learning rate alone."},
-    )
-    method_options: dict[str, Any] | None = field(
-        default=None, metadata={"help": "Further hyper-parameters of the method, by name."}
-    )
-    meaning: str = field(
-        default="answer",
-        metadata={"help": "Text that is embedded and clustered: 'answer' (QA) or 'completion' (mathematics)."},
-    )
-    embedding_model: str = field(
-        default=MINILM,
-        metadata={"help": "Sentence-transformers model: a folder or a hub name (GCPO: all-MiniLM-L6-v2)."},
-    )
-    embedding_device: str | None = field(default=None, metadata={"help": "Device of the embedding model."})
-    entailment_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "NLI model that judges which answers mean the same: a folder or a hub name (GCPO: "
-            "roberta-large-mnli). None: answers with equal keys do."
-        },
-    )
-    entailment_device: str | None = field(default=None, metadata={"help": "Device of the entailment model."})
-    entailment_dtype: str = field(
-        default="float32",
-        metadata={"help": "Type that the entailment model computes in: float32, bfloat16 or float16."},
-    )
-    cluster_rule: str = field(
-        default="greedy",
-        metadata={
-            "help": "How entailment makes clusters: greedy (GCPO), strict, strict_last, lenient, lenient_last or "
-            "components."
-        },
-    )
-    entailment_threshold: float = field(
-        default=0.35, metadata={"help": "Least probability of entailment that joins a cluster by the greedy rule."}
-    )
-    ema_decay: float = field(
-        default=0.995, metadata={"help": "Decay of the slow reference of methods that read one (GRPO-CARE: 0.995)."}
-    )
-    ema_every: int = field(
-        default=10, metadata={"help": "Optimisation steps between updates of the slow reference (GRPO-CARE: 10)."}
-    )
-    head_gram_top: int | None = field(
-        default=None,
-        metadata={
-            "help": "Columns of the vocabulary a token, the most probable ones, from which the gradients of the output "
-            "head are compared; 0: all. None: all up to a vocabulary of 32,768, 64 of a larger one."
-        },
-    )
-    share_prefix: bool = field(
-        default=True,
-        metadata={
-            "help": "Compute each prompt once for all of its rollouts, where that is cheaper and the model can: the "
-            "same gradient up to rounding, sooner. False: TRL's own path, to the bit."
-        },
-    )
-    task_reward: str | None = field(
-        default=None,
-        metadata={"help": "Name of the reward function that signals read; None: the first. Never the shaped sum."},
-    )
-    rollouts_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of the rollout files; None: OUTPUT_DIR/_rollouts, which is not pushed to the hub; an empty "
-            "string: none are written."
-        },
+    method: str = _option("method")
+    alpha: float | None = _option("alpha")
+    reward_range: list[float] = _option("reward_range", [0.0, 2.0])
+    mean_one: bool = _option("mean_one")
+    method_options: dict[str, Any] | str | None = _option("method_options")
+    meaning: str = _option("meaning", "answer")
+    embedding_model: str = _option("embedding_model")
+    embedding_device: str | None = _own(None, "device of the embedding model; None: an accelerator if there is one")
+    entailment_model: str | None = _option("entailment_model")
+    entailment_device: str | None = _own(None, "device of the entailment model; None: an accelerator if there is one")
+    entailment_dtype: str = _option("entailment_dtype")
+    cluster_rule: str = _option("cluster_rule")
+    entailment_threshold: float = _option("entailment_threshold")
+    ema_decay: float = _option("ema_decay")
+    ema_every: int = _option("ema_every")
+    head_gram_top: int | None = _option("head_gram_top")
+    share_prefix: bool = _option("share_prefix")
+    task_reward: str | None = _own(None, "name of the reward function that signals read; None: the first one")
+    rollouts_dir: str | None = _own(
+        None,
+        "folder of the rollout files; None: OUTPUT_DIR/_rollouts, which is not pushed to the hub; an empty string: no "
+        "rollout files",
     )
 
+    def __post_init__(self) -> None:
+        if isinstance(self.method_options, str):  # of TRL's command line, as TRL's own options of this kind
+            options = json_object(self.method_options.encode())
+            if options is None:
+                raise CalibrantError(f"method_options is no JSON object: '{self.method_options}'; give {{\"NAME\": VALUE}}")
+            self.method_options = options
+        super().__post_init__()
+        check(self, {name: known for name, f in _SHARED.items() if (known := about(f))})
 
-OWN_FIELDS = [f for f in fields(CalibratedGRPOConfig) if f.name not in {g.name for g in fields(GRPOConfig)}]
+
+OWN_FIELDS: "list[Field[Any]]" = [
+    f for f in fields(CalibratedGRPOConfig) if f.name not in {g.name for g in fields(GRPOConfig)}
+]
 
 
 def complete(args: GRPOConfig) -> None:
