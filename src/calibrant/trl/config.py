@@ -70,7 +70,9 @@ class CalibratedGRPOConfig(GRPOConfig):
         if isinstance(self.method_options, str):  # of TRL's command line, as TRL's own options of this kind
             options = json_object(self.method_options.encode())
             if options is None:
-                raise CalibrantError(f"method_options is no JSON object: '{self.method_options}'; give {{\"NAME\": VALUE}}")
+                raise CalibrantError(
+                    f"method_options is no JSON object: '{self.method_options}'; give {{\"NAME\": VALUE}}"
+                )
             self.method_options = options
         super().__post_init__()
         check(self, {name: known for name, f in _SHARED.items() if (known := about(f))})
