@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import gradient_variance
-from calibrant.gradients.rows import passes, read_rows
+from calibrant.gradients.model import passes, read_rows
 from calibrant.signals import grams
 
 NAN, INF = math.nan, math.inf
@@ -660,5 +660,5 @@ def test_bad_batches(models):
     empty[3] = 0
     refuse("the prompt of row 3 has no token", prompt_mask=empty)
     frozen = copy.deepcopy(model).requires_grad_(False)
-    with pytest.raises(CalibrantError, match="parameters='all' takes frozen ones too"):
+    with pytest.raises(CalibrantError, match="pass parameters='all' to include frozen ones"):
         gradient_variance(frozen, batch, advantages)

@@ -12,7 +12,7 @@ from calibrant.analyze.measure import Instruments, measured
 from calibrant.analyze.settings import QUERIES, AnalyzeSettings
 from calibrant.analyze.store import begin, check_path, file_fingerprint, repair, weights_fingerprint
 from calibrant.errors import CalibrantError
-from calibrant.gradients.modes import select
+from calibrant.gradients.model import select
 from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
 from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import resolve, training_task

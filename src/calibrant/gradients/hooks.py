@@ -1,14 +1,13 @@
-"""Inner products of rollouts' gradients from one forward and one backward pass over all of their rows.
+"""Inner products of rollouts' gradients from one forward and one backward pass over all rows.
 
-Forward hooks keep what each layer was given; hooks on the outputs take the gradients as the backward pass reaches them,
-add the layer's share and drop both. No gradient of a parameter is ever made.
+Forward hooks store each layer's input; hooks on the outputs receive the gradients in the backward pass, add the layer's
+share and free both. No gradient of a parameter is computed.
 """
 
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from calibrant.errors import CalibrantError
 from calibrant.gradients import layers
 from calibrant.gradients.layers import UsedRows
-from calibrant.gradients.modes import differentiating
+from calibrant.gradients.model import Options, Rows, differentiating, log_likelihoods
 from calibrant.gradients.plan import Layer, first_input
-from calibrant.gradients.rows import Options, Rows, log_likelihoods
 
 
 def hooks_gram(model: nn.Module, plan: Mapping[nn.Module, Layer], rows: Rows, groups: int, options: Options) -> Tensor:
@@ -39,33 +37,35 @@ def hooks_gram(model: nn.Module, plan: Mapping[nn.Module, Layer], rows: Rows, gr
 
 @dataclass
 class _Pass:
-    """What one pass over the rows collects."""
+    """State of one pass over the rows."""
 
     gram: Tensor  # [n, G, G]
-    given: dict[nn.Module, Tensor] = field(default_factory=dict)  # inputs of layers whose gradients have not come yet
-    from_head: dict[nn.Module, list[UsedRows]] = field(default_factory=dict)  # by embedding, a group each
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)  # of layers whose gradient is still to come
+    from_head: dict[nn.Module, list[UsedRows]] = field(default_factory=dict)  # by embedding, one per group
 
     def keep(
-        self, layer: Layer, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, layer: Layer, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: Tensor
     ) -> Tensor:
-        """The forward hook. A layer with nothing to differentiate before it gets a zero that is."""
-        if module in self.given:
+        """Forward hook. A layer without a differentiable input gets a differentiable zero added to its output."""
+        if module in self.inputs:
             raise CalibrantError(
                 f"gradient_variance: a {type(module).__name__} is called twice in a pass over the batch, but once in "
                 "a pass over three tokens; use backend='loop' for this model"
             )
-        self.given[module] = first_input(args, kwargs).detach()
+        given = first_input(args, kwargs)
+        assert isinstance(given, Tensor), "make_plan serves layers called with a tensor"
+        self.inputs[module] = given.detach()
         if not output.requires_grad:
             output = output + output.new_zeros((), requires_grad=True)
         output.register_hook(partial(self.take, layer, module))
         return output
 
     def take(self, layer: Layer, module: nn.Module, gradient: Tensor) -> None:
-        """The hook on the output's gradient: adds the layer's share, group by group."""
-        inputs, gradients = self._grouped(self.given.pop(module)), self._grouped(gradient)
+        """Hook on the gradient of the output: adds the layer's share, group by group."""
+        inputs, gradients = self._grouped(self.inputs.pop(module)), self._grouped(gradient)
         with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
             if layer.tied_to is not None:
-                ids = self._grouped(self.given[layer.tied_to])
+                ids = self._grouped(self.inputs[layer.tied_to])
                 self.from_head[layer.tied_to] = [
                     layers.tied_rows(*group) for group in zip(ids, inputs, gradients, strict=True)
                 ]

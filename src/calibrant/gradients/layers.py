@@ -1,11 +1,11 @@
-"""For each kind of layer, the inner products of its rollouts' gradients, from its inputs and its output gradients.
+"""Inner products of rollouts' gradients for each kind of layer, from its inputs and its output gradients.
 
-All take one group: inputs `[G, T, ...]`, gradients `[G, T, ...]`, and return `[G, G]` in float64.
+All functions take one group, inputs `[G, T, ...]` and gradients `[G, T, ...]`, and return `[G, G]` in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,16 @@ from calibrant.signals.grams import chunk_width, common_start, matrix_gram, row_
 
 
 @cache
-def _linear_forwards() -> tuple[Any, ...]:
+def _linear_forwards() -> tuple[Callable[..., object], ...]:
     from transformers.pytorch_utils import Conv1D
 
     return nn.Linear.forward, Conv1D.forward
 
 
-def kind_of(module: nn.Module) -> str | None:
-    """ "linear", "embedding" or "elementwise" if there is a rule for the module's own parameters, else None.
+def layer_kind(module: nn.Module) -> str | None:
+    """ "linear", "embedding" or "elementwise" if the module's own parameters have a rule, else None.
 
-    A class that replaces the forward function of a library's layer is another layer.
+    A class that overrides the forward function of a library's layer has no rule by inheritance.
     """
     forward = type(module).forward
     if forward in _linear_forwards():
@@ -35,7 +35,7 @@ def kind_of(module: nn.Module) -> str | None:
 
 
 def embedding_scale(module: nn.Embedding) -> float | None:
-    """What an embedding multiplies its rows with, 1 but for scaled ones; None if it does anything else to them."""
+    """The factor of an embedding's rows, 1 for an ordinary one; None if it changes them in another way."""
     if module.max_norm is not None or module.scale_grad_by_freq:
         return None
     if type(module).forward is nn.Embedding.forward:
@@ -49,23 +49,24 @@ def embedding_scale(module: nn.Embedding) -> float | None:
 def _is_elementwise(module: nn.Module) -> bool:
     """Whether `f(x; w, b) = f(x; 0, 0) + w * s(x) + b` on the last axis, as for all kinds of normalisation.
 
-    It is tried out: three tokens, random weights.
+    It is tested on three tokens with random weights.
     """
-    own = dict(module.named_parameters())
-    if set(own) not in ({"weight"}, {"weight", "bias"}) or any(p.shape != (len(own["weight"]),) for p in own.values()):
+    parameters = dict(module.named_parameters())
+    if set(parameters) not in ({"weight"}, {"weight", "bias"}):
         return False
-    generator = torch.Generator().manual_seed(0)
-    width = len(own["weight"])
-    x, *random = torch.randn(2 + len(own), 3, width, generator=generator).to(own["weight"]).unbind()
-    chosen = {name: value[0] for name, value in zip(own, random[1:], strict=True)}
+    weight = parameters["weight"]
+    if weight.ndim != 1 or any(p.shape != weight.shape for p in parameters.values()):
+        return False
+    x, *values = torch.randn(1 + len(parameters), 3, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
+    random = {name: value[0] for name, value in zip(parameters, values, strict=True)}
     try:
         with torch.no_grad():
-            found = functional_call(module, chosen, (x[None],))
+            result = functional_call(module, random, (x[None],))
             slope, start = _affine(module, x[None])
     except (RuntimeError, TypeError, ValueError):
         return False
-    expected = start + chosen["weight"] * slope + chosen.get("bias", 0.0)
-    return isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-2)
+    expected = start + random["weight"] * slope + random.get("bias", 0.0)
+    return isinstance(result, Tensor) and result.shape == expected.shape and torch.allclose(result, expected, atol=1e-2)
 
 
 def _affine(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +77,7 @@ def _affine(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear_gram(inputs: Tensor, gradients: Tensor, without: Tensor | None = None) -> Tensor:
-    """The weight of a linear layer, either way round; rows (outputs) in `without` are left out."""
+    """The weight of a linear layer, transposed or not; outputs in `without` are left out."""
     inputs, gradients = widened(inputs.flatten(1, -2)), gradients.flatten(1, -2)
     outputs, shared = gradients.shape[-1], common_start(inputs)
     width = chunk_width(inputs.shape, outputs, shared, device=inputs.device)
@@ -93,40 +94,40 @@ def _columns(gradients: Tensor, width: int, dtype: torch.dtype, without: Tensor 
 
 
 def bias_gram(gradients: Tensor) -> Tensor:
-    """What is added to each output, the bias of any layer."""
+    """The bias of any layer."""
     return row_gram(widened(gradients.flatten(1, -2)).sum(1))
 
 
 def elementwise_gram(module: nn.Module, inputs: Tensor, gradients: Tensor) -> Tensor:
-    """The weight that multiplies each output: normalisation layers."""
+    """The elementwise weight of a normalisation layer."""
     slope = _affine(module, inputs)[0]
     return row_gram((widened(gradients) * slope).flatten(1, -2).sum(1))
 
 
 class UsedRows(NamedTuple):
-    """The rows of an embedding that a group uses, and the gradient of each that comes from elsewhere."""
+    """The rows of an embedding that a group uses, and the gradient of each from a tied head."""
 
     tokens: Tensor  # [U], distinct token ids
-    inverse: Tensor  # [G, T], where each token is in `tokens`
+    inverse: Tensor  # [G, T], index of each token in `tokens`
     gradients: Tensor  # [G, U, D]
 
 
 def tied_rows(ids: Tensor, inputs: Tensor, gradients: Tensor) -> UsedRows:
-    """The part of a head's gradient that falls on rows which the embedding that shares its weight uses too."""
+    """The part of a head's gradient on the rows that the embedding with the same weight uses too."""
     tokens, inverse = ids.unique(return_inverse=True)
     inputs = widened(inputs)
     return UsedRows(tokens, inverse, torch.bmm(gradients[..., tokens].to(inputs.dtype).mT, inputs))
 
 
 def unused_rows(ids: Tensor, gradients: Tensor) -> UsedRows:
-    """The rows that an embedding on its own uses."""
+    """The rows of an embedding without a tied head."""
     tokens, inverse = ids.unique(return_inverse=True)
     shape = (len(ids), len(tokens), gradients.shape[-1])
     return UsedRows(tokens, inverse, widened(gradients).new_zeros(shape))
 
 
 def embedding_gram(module: nn.Embedding, rows: UsedRows, gradients: Tensor) -> Tensor:
-    """The rows of an embedding that were used, with what `rows` holds from the head where the two share a weight."""
+    """The used rows of an embedding, plus the tied head's gradient in `rows`."""
     gradients = widened(gradients) * (embedding_scale(module) or 1.0)
     if module.padding_idx is not None:
         gradients = gradients * (rows.tokens[rows.inverse] != module.padding_idx)[..., None]

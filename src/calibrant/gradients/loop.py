@@ -1,4 +1,4 @@
-"""The plain way: one backward pass a rollout, each row on its own and without its padding."""
+"""The reference: one backward pass per rollout, each row alone and without padding."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,15 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from calibrant.gradients.modes import differentiating
-from calibrant.gradients.rows import Options, Rows, log_likelihoods
+from calibrant.gradients.model import Options, Rows, differentiating, log_likelihoods
 
 
 class Sums(NamedTuple):
-    """What is known of the gradients of one group."""
+    """Norms, sums and inner products of the gradients of one group."""
 
     squared_norms: Tensor  # [G], |g_i|^2
-    squares: Tensor  # [M], |sum_i w_mi g_i|^2; 0 where `gram` says it
+    squares: Tensor  # [M], |sum_i w_mi g_i|^2; 0 if `gram` is given
     gram: Tensor | None  # [G, G]
 
 
@@ -23,8 +22,8 @@ def loop_sums(
 ) -> Sums:
     """Squared norms of the gradients of a group and of their weighted sums.
 
-    Each sum takes a buffer of the size of the parameters in float64; `options.keep` keeps all G gradients instead, for
-    their inner products. A gradient that is not finite is in no sum, and its squared norm is NaN.
+    Each sum takes a float64 buffer of the size of the parameters; with `options.keep` all G gradients are stored
+    instead, for their inner products. A gradient that is not finite is in no sum, and its squared norm is NaN.
 
     Args:
         rows: G rows.
@@ -33,7 +32,7 @@ def loop_sums(
     weights = torch.eye(len(rows.ids), dtype=torch.float64) if options.keep else weights
     buffers = [torch.zeros(len(weights), p.numel(), dtype=torch.float64, device=p.device) for p in parameters]
     norms = torch.full((len(rows.ids),), torch.nan, dtype=torch.float64)
-    for i, gradient in enumerate(row_gradients(model, parameters, rows, options)):
+    for i, gradient in enumerate(_row_gradients(model, parameters, rows, options)):
         norm = sum(float(part.double().square().sum()) for part in gradient)
         if norm < torch.inf:
             norms[i] = norm
@@ -50,10 +49,10 @@ def _add(buffers: list[Tensor], gradient: list[Tensor], weights: Tensor) -> None
             buffer[m].add_(part.double(), alpha=float(weights[m]))
 
 
-def row_gradients(
+def _row_gradients(
     model: nn.Module, parameters: Sequence[nn.Parameter], rows: Rows, options: Options
 ) -> Iterator[list[Tensor]]:
-    """The gradient of the log-likelihood of each row, a flat tensor for each parameter."""
+    """The gradient of the log-likelihood of each row, one flat tensor per parameter."""
     for i in range(len(rows.ids)):
         row = rows.part(slice(i, i + 1))
         if not bool(row.counted.any()):
@@ -61,5 +60,5 @@ def row_gradients(
             continue
         with differentiating(model, parameters), torch.enable_grad():
             total = log_likelihoods(model, row, options)[0]
-            found = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
-        yield [gradient.flatten() for gradient in found]
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+        yield [gradient.flatten() for gradient in gradients]

@@ -1,20 +1,20 @@
-"""Which parameters hooks can serve: found by looking at the graph of a tiny forward pass, not by trusting names.
+"""Which parameters hooks can serve, read from the autograd graph of a tiny forward pass rather than from names.
 
-A parameter is served if every way in which it enters the result is known: it belongs to a layer with a rule; that layer
-is called once and keeps rollouts apart on its first axis; and the graph reaches the parameter as often as layers own
-it, so it is used nowhere else, not even by a function that takes the weight without calling its layer. A weight that an
-embedding shares with the head is served too. Whatever is left falls back to one backward pass a rollout.
+A parameter is served if every use of it is known: it belongs to a layer with a rule; that layer is called once, with
+one row per rollout; and the graph reaches the parameter as often as layers own it, so that nothing else uses it, not
+even a function that takes the weight without calling its layer. A weight that an embedding shares with the head is
+served too. All others fall back to one backward pass per rollout.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from calibrant.gradients.layers import kind_of
-from calibrant.gradients.modes import differentiating
-from calibrant.gradients.rows import Rows, token_logits
+from calibrant.gradients.layers import layer_kind
+from calibrant.gradients.model import Rows, differentiating, token_logits
 
 PROBE_ROWS, PROBE_TOKENS = 2, 3
 
@@ -37,22 +37,22 @@ class Plan(NamedTuple):
 def make_plan(model: nn.Module, chosen: Mapping[str, nn.Parameter], rows: Rows) -> Plan:
     """Sorts the chosen parameters into layers with a rule and the rest."""
     owners = _owners(model)
-    kinds = {module: kind_of(module) for parameter in chosen.values() for module, _ in owners[parameter]}
+    kinds = {module: layer_kind(module) for parameter in chosen.values() for module, _ in owners[parameter]}
     once, uses = _probe(model, chosen, rows, kinds)
     served: dict[nn.Module, set[str]] = {}
     heads: dict[nn.Module, nn.Module] = {}
     fallback = {}
     for name, parameter in chosen.items():
-        places = owners[parameter]
-        tied = _tied_pair([(module, kinds[module]) for module, _ in places])
-        known = all(module in once and kinds[module] for module, _ in places) and uses.get(parameter) == len(places)
-        if not known or (len(places) > 1 and not tied):
+        slots = owners[parameter]
+        tied = _tied_pair([(module, kinds[module]) for module, _ in slots])
+        known = all(module in once and kinds[module] for module, _ in slots) and uses.get(parameter) == len(slots)
+        if not known or (len(slots) > 1 and not tied):
             fallback[name] = parameter
             continue
         heads.update([tied] if tied else [])
-        for module, own in places:
-            served.setdefault(module, set()).add(own)
-    layers = {m: Layer(str(kinds[m]), frozenset(own), heads.get(m)) for m, own in served.items()}
+        for module, attribute in slots:
+            served.setdefault(module, set()).add(attribute)
+    layers = {m: Layer(str(kinds[m]), frozenset(attributes), heads.get(m)) for m, attributes in served.items()}
     return Plan(layers, fallback)
 
 
@@ -65,10 +65,10 @@ def _owners(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]
     return owners
 
 
-def _tied_pair(places: list[tuple[nn.Module, str | None]]) -> tuple[nn.Module, nn.Module] | None:
+def _tied_pair(modules: list[tuple[nn.Module, str | None]]) -> tuple[nn.Module, nn.Module] | None:
     """(head, embedding) if these two and nothing else share a weight."""
-    kinds = {kind: module for module, kind in places}
-    if len(places) == 2 and set(kinds) == {"linear", "embedding"}:
+    kinds = {kind: module for module, kind in modules}
+    if len(modules) == 2 and set(kinds) == {"linear", "embedding"}:
         return kinds["linear"], kinds["embedding"]
     return None
 
@@ -76,10 +76,10 @@ def _tied_pair(places: list[tuple[nn.Module, str | None]]) -> tuple[nn.Module, n
 def _probe(
     model: nn.Module, chosen: Mapping[str, nn.Parameter], rows: Rows, modules: Mapping[nn.Module, object]
 ) -> tuple[set[nn.Module], dict[nn.Parameter, int]]:
-    """Modules called once with rollouts apart, and how often the graph reaches each parameter."""
+    """Modules called once with one row per rollout, and how often the graph reaches each parameter."""
     calls: dict[nn.Module, list[bool]] = {module: [] for module in modules}
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def note(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
         calls[module].append(_apart(first_input(args, kwargs)) and _apart(output))
 
     ids = rows.ids[:1, -1:].expand(PROBE_ROWS, PROBE_TOKENS)
@@ -92,23 +92,23 @@ def _probe(
     finally:
         for handle in handles:
             handle.remove()
-    return {module for module, found in calls.items() if found == [True]}, uses
+    return {module for module, apart in calls.items() if apart == [True]}, uses
 
 
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a layer was called with, named or not."""
+def first_input(args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    """The first argument of a layer's call, positional or named."""
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def _apart(value: Any) -> bool:
-    """Whether the first axis are rows; flattened tokens (experts, routers) have no axis for the rollout."""
+def _apart(value: object) -> bool:
+    """Whether the first axis is that of rows; flattened tokens (experts, routers) have none."""
     if not isinstance(value, Tensor) or value.shape[:1] != (PROBE_ROWS,):
         return False
     return value.ndim > 2 or (value.ndim == 2 and not value.is_floating_point())
 
 
 def _uses(result: Tensor) -> dict[nn.Parameter, int]:
-    """How many edges of the graph behind a result lead to each parameter."""
+    """Parameter -> edges that lead to it in the graph of a result."""
     counts: dict[nn.Parameter, int] = {}
     for node in _nodes(result.grad_fn):
         for following, _ in node.next_functions:
@@ -118,9 +118,10 @@ def _uses(result: Tensor) -> dict[nn.Parameter, int]:
     return counts
 
 
-def _nodes(root: Any) -> Iterator[Any]:
+def _nodes(root: Node | None) -> Iterator[Node]:
     """The nodes of a graph, each once."""
-    seen, waiting = {root}, [root]
+    waiting = [root] if root is not None else []
+    seen = set(waiting)
     while waiting:
         node = waiting.pop()
         yield node

@@ -1,7 +1,11 @@
-"""The variance of a group's update, from the gradients of its rollouts."""
+"""The variance of the gradients of each group, and its parts.
+
+N groups of G rollouts; statistics are float64 on the CPU, results have the type of the advantages. A rollout counts if
+its advantage and its gradient are finite.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, NamedTuple
@@ -11,32 +15,31 @@ from torch import Tensor, nn
 
 from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
-from calibrant.gradients.collect import Collected, collect
-from calibrant.gradients.modes import evaluating, select
+from calibrant.gradients.hooks import hooks_gram
+from calibrant.gradients.loop import loop_sums
+from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, evaluating, passes, read_rows, select
 from calibrant.gradients.plan import Plan, make_plan
-from calibrant.gradients.rows import CALLER, Options, read_rows
 from calibrant.groups import like_input, masked
 from calibrant.signals import moments
 
 
 @dataclass(frozen=True, eq=False)
 class GradientVariance:
-    """The variance of the gradients of each group and its parts, in the type of the advantages.
+    """The variance of the gradients of each group and its parts.
 
-    `g_i` is the gradient of the log-likelihood of rollout i, `A_i` its advantage, and means are over the rollouts that
-    count.
+    `g_i` is the gradient of the log-likelihood of rollout i, `A_i` its advantage; means are over rollouts that count.
 
     Attributes:
         variance: `[N]`, `V(q) = mean_i |A_i g_i - mean_j A_j g_j|^2`, at least 0.
         mean_norm_squared: `[N]`, `|mean_i A_i g_i|^2`, the squared norm of the group's update.
         score_variance: `[N]`, V with all `A_i = 1`.
-        squared_norms: `[N, G]`, `|g_i|^2`; of all rollouts, 0 if not finite.
-        where: `[N, G]` boolean, the rollouts that count: those with a finite advantage and a finite gradient.
+        squared_norms: `[N, G]`, `|g_i|^2` of all rollouts; 0 if not finite.
+        where: `[N, G]` boolean, the rollouts that count.
         variance_intra, variance_inter: `[N]`, the shares of `variance` within and between clusters; their sum is
             `variance`. None without clusters, as the next two.
         score_variance_intra, score_variance_inter: `[N]`, the same for `score_variance`.
         gram: `[N, G, G]` float64, `<g_i, g_j>`, 0 for rollouts that do not count; None unless asked for.
-        fallback: names of the parameters that took one backward pass a rollout.
+        fallback: names of the parameters that took one backward pass per rollout.
     """
 
     variance: Tensor
@@ -58,7 +61,7 @@ def gradient_variance(
     advantages: Tensor,
     *,
     backend: Literal["hooks", "loop"] = "hooks",
-    parameters: str | Sequence[str] | Callable[[str], bool] | None = None,
+    parameters: str | Sequence[str] | NamePredicate | None = None,
     clusters: Tensor | None = None,
     gram: bool = False,
     temperature: float = 1.0,
@@ -70,13 +73,13 @@ def gradient_variance(
     `V(q) = 1/n sum_i |A_i g_i - 1/n sum_j A_j g_j|^2` with `g_i = grad log pi(y_i | q)`, over the n rollouts that
     count. Clusters split it: `V = sum_k n_k/n V_k + sum_k n_k/n |mu_k - mu|^2`, within and between.
 
-    `backend="hooks"` takes one forward and one backward pass over all rollouts and never holds a gradient;
-    `backend="loop"` takes one pass a rollout, is plain, and serves any model. Hooks fall back to the loop for
-    parameters of layers without a rule (other than linear, embedding and normalisation layers, tied or not) and for
-    those that are used outside of their layer.
+    `backend="hooks"` takes one forward and one backward pass over all rollouts and never stores a gradient;
+    `backend="loop"` takes one pass per rollout and works for any model. Hooks fall back to the loop for parameters of
+    layers without a rule (other than linear, embedding and normalisation layers, tied or not) and for parameters used
+    outside of their layer.
 
-    The model runs in evaluation mode and is left as it was, `.grad` included. Positions count from the first token
-    of a prompt that is not padding. A rollout with a NaN advantage, or whose gradient is not finite, does not count.
+    The model runs in evaluation mode and is restored afterwards, `.grad` included. Positions count from the first
+    token of a prompt that is not padding.
 
     Args:
         model: a causal language model of transformers, or one called as those are.
@@ -88,16 +91,13 @@ def gradient_variance(
         parameters: None, those that require a gradient (of adapters, with LoRA); "all"; names or patterns such as
             `"*.layers.0.*"`; or a function of the name. A shared parameter has several names and is taken once.
         clusters: `[N, G]`, integers; equal numbers in a group are one cluster.
-        gram: whether to return `<g_i, g_j>`. With the loop, gram and clusters hold G gradients instead of two sums.
+        gram: whether to return `<g_i, g_j>`. With the loop, gram and clusters store G gradients instead of two sums.
         temperature: divides the logits.
         reduction: "sum", the log-likelihood; "mean", its mean over the rollout's tokens.
-        rows_per_chunk: rows that go through the model together, in whole groups and at least one; None is one group.
-
-    Returns:
-        `GradientVariance`.
+        rows_per_chunk: rows per forward pass, in whole groups and at least one; one group when None.
 
     Raises:
-        CalibrantError: shapes, masks, parameters or options do not fit.
+        CalibrantError: shapes, masks, parameters or options are invalid.
 
     Reference: GCPO, eq. 20 (b) and, without advantages, its split in eq. 3 (b); the split with advantages and
     `reduction="mean"` are ours (c).
@@ -109,9 +109,9 @@ def gradient_variance(
     with evaluating(model):
         chosen = select(model, parameters)
         plan = make_plan(model, chosen, rows) if backend == "hooks" else Plan({}, chosen)
-        found = collect(model, plan, rows, advantages, options)
+        products = _collect(model, plan, rows, advantages, options)
     fallback = tuple(plan.fallback) if backend == "hooks" else ()
-    return _result(found, advantages, clusters, gram, fallback)
+    return _result(products, advantages, clusters, gram, fallback)
 
 
 def _check_options(backend: str, reduction: str, temperature: float, rows_per_chunk: int | None) -> None:
@@ -125,17 +125,53 @@ def _check_options(backend: str, reduction: str, temperature: float, rows_per_ch
         raise CalibrantError(f"{CALLER}: rows_per_chunk has to be a positive integer or None, got {rows_per_chunk!r}")
 
 
+class _Products(NamedTuple):
+    """Inner products of gradients; values of a rollout whose gradient is not finite are not finite either."""
+
+    gram: Tensor  # [N, G, G], `<g_i, g_j>`, without what the loop did not keep
+    squared_norms: Tensor  # [N, G], over all parameters
+    square_of_update: Tensor  # [N], |sum_i A_i g_i|^2 over the parameters missing in `gram`
+    square_of_score: Tensor  # [N], |sum_i g_i|^2 over the same
+
+
+def _collect(model: nn.Module, plan: Plan, rows: Rows, advantages: Tensor, options: Options) -> _Products:
+    """Hooks for the parameters with a rule, the loop for the rest, one or more groups per pass."""
+    groups, rollouts = advantages.shape
+    products: list[_Products] = []
+    for part in passes(groups, rollouts, options.rows_per_chunk):
+        chunk = rows.part(slice(part.start * rollouts, part.stop * rollouts))
+        gram = hooks_gram(model, plan.layers, chunk, part.stop - part.start, options).cpu()
+        for n, weights in enumerate(advantages[part].cpu()):
+            group = chunk.part(slice(n * rollouts, (n + 1) * rollouts))
+            products.append(_with_fallback(model, plan, group, gram[n], weights, options))
+    return _Products(*(torch.cat(values) for values in zip(*products, strict=True)))
+
+
+def _with_fallback(
+    model: nn.Module, plan: Plan, group: Rows, gram: Tensor, advantages: Tensor, options: Options
+) -> _Products:
+    """Adds the loop's products for the parameters without a rule to those of one group."""
+    norms = moments.squared_norms(gram)
+    if not plan.fallback:
+        return _Products(gram[None], norms[None], torch.zeros(1).double(), torch.zeros(1).double())
+    values, where = masked(advantages[None], torch.isfinite(norms)[None])
+    weights = torch.cat([values, where.double()])
+    sums = loop_sums(model, list(plan.fallback.values()), group, weights, options)
+    total = gram if sums.gram is None else gram + sums.gram
+    return _Products(total[None], (norms + sums.squared_norms)[None], sums.squares[:1], sums.squares[1:])
+
+
 def _result(
-    found: Collected, advantages: Tensor, clusters: Tensor | None, gram: bool, fallback: tuple[str, ...]
+    products: _Products, advantages: Tensor, clusters: Tensor | None, gram: bool, fallback: tuple[str, ...]
 ) -> GradientVariance:
     values, finite = masked(advantages.cpu())
-    scored = torch.isfinite(found.squared_norms)
+    scored = torch.isfinite(products.squared_norms)
     where = finite & scored
-    clean = found._replace(
-        gram=moments.kept(found.gram, where), squared_norms=torch.where(scored, found.squared_norms, 0.0)
+    clean = products._replace(
+        gram=moments.kept(products.gram, where), squared_norms=torch.where(scored, products.squared_norms, 0.0)
     )
-    update = _spread(clean, torch.where(where, values, 0.0), found.square_of_update, where, clusters)
-    score = _spread(clean, where.double(), found.square_of_score, where, clusters)
+    update = _group_variance(clean, torch.where(where, values, 0.0), products.square_of_update, where, clusters)
+    score = _group_variance(clean, where.double(), products.square_of_score, where, clusters)
 
     def given(statistic: Tensor) -> Tensor:
         return like_input(statistic, advantages).to(advantages.device)
@@ -155,17 +191,19 @@ def _result(
     )
 
 
-class _Spread(NamedTuple):
+class _GroupVariance(NamedTuple):
     total: Tensor  # [N]
     mean_norm_squared: Tensor  # [N]
     between: Tensor | None  # [N], with clusters
 
 
-def _spread(found: Collected, weights: Tensor, beyond: Tensor, where: Tensor, clusters: Tensor | None) -> _Spread:
-    """Of `w_i g_i`; `beyond` is what `gram` lacks of the square of their sum."""
+def _group_variance(
+    products: _Products, weights: Tensor, square_elsewhere: Tensor, where: Tensor, clusters: Tensor | None
+) -> _GroupVariance:
+    """The variance of `w_i g_i`; `square_elsewhere` is the part of `|sum_i w_i g_i|^2` missing in `gram`."""
     n = moments.count(where)
-    products = moments.weighted(found.gram, weights)
-    square_of_sum = products.sum((-2, -1)) + beyond
-    total = moments.variance(weights.square() * found.squared_norms, square_of_sum, n)
-    between = None if clusters is None else moments.between_clusters(products, clusters.cpu(), where)
-    return _Spread(total, (square_of_sum / n**2).clamp(min=0.0), between)
+    weighted = moments.weighted(products.gram, weights)
+    square_of_sum = weighted.sum((-2, -1)) + square_elsewhere
+    total = moments.variance(weights.square() * products.squared_norms, square_of_sum, n)
+    between = None if clusters is None else moments.between_clusters(weighted, clusters.cpu(), where)
+    return _GroupVariance(total, (square_of_sum / n**2).clamp(min=0.0), between)
