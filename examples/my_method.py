@@ -3,7 +3,6 @@
 cd examples && calibrant train --method my_method.frontier --method-options width=0.3
 """
 
-from calibrant.advantages import standardised
 from calibrant.groups import group_mean
 from calibrant.methods import Outcome
 
@@ -13,6 +12,5 @@ def frontier(rewards, where, state, *, width=0.5, decay=0.9):
     success = group_mean(rewards, where)
     level = decay * state.get("level", success.mean()) + (1 - decay) * success.mean()
     distance = success - level
-    base = standardised(rewards, where)
-    weights = (-(distance / width).square()).exp()[:, None].expand_as(base)
-    return Outcome(base * weights, weights, {"distance": distance}, state={"level": level})
+    weights = (-(distance / width).square()).exp()[:, None].expand_as(rewards)
+    return Outcome(weights, {"distance": distance}, state={"level": level})

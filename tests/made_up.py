@@ -1,11 +1,13 @@
 """Random groups with every input that a method may name, and comparisons with lists."""
 
+import inspect
 import math
 
 import pytest
 import torch
 
 from calibrant.groups import Groups
+from calibrant.methods.outcome import multiply
 
 NAN, INF = math.nan, math.inf
 CORRECT = torch.tensor([0.0, 1.0, NAN], dtype=torch.float64)
@@ -44,6 +46,17 @@ def random_groups(n=25, size=6, dtype=torch.float64, seed=0, nan=0.2, binary=Fal
     gradients = uniform(4, low=-0.5).double()  # not centred, so that the mean of a group is not all noise
     inputs["head_gram"] = (gradients @ gradients.mT).to(dtype)
     return Groups(rewards, inputs)
+
+
+def called(method):
+    """A method called as a function on its inputs in order, its base advantages multiplied by its weights."""
+
+    def call(*inputs, **named):
+        given = dict(zip(inspect.signature(method).parameters, inputs, strict=False)) | named
+        outcome = method(*inputs, **named)
+        return multiply(outcome, given.get("rewards", outcome.weights), given.get("where"))
+
+    return call
 
 
 def lists(groups, n, *names):

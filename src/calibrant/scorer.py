@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_reward_range
-from calibrant.groups import Groups, count_out_of_range, has_spread, like_input
+from calibrant.groups import Groups, count_out_of_range, has_spread
 from calibrant.methods import (
     Method,
-    Outcome,
+    WeightedAdvantages,
     apply,
     check_hyperparameters,
     hyperparameters,
@@ -32,12 +32,12 @@ class Scored:
 
     Attributes:
         groups: rewards and the inputs that were computed, `[N, G, ...]`.
-        outcome: what the method made of them.
+        outcome: advantages, weights and scores.
         answers: the extracted answers, N * G in group order.
     """
 
     groups: Groups
-    outcome: Outcome
+    outcome: WeightedAdvantages
     answers: list[str]
 
 
@@ -69,6 +69,7 @@ class Scorer:
         references: Sequence[list[str] | None] | None = None,
         given: Mapping[str, Tensor] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        bases: Mapping[str, Tensor] | None = None,
     ) -> Scored:
         """Scores groups.
 
@@ -79,6 +80,7 @@ class Scorer:
             references: N * G lists of right answers; None where they are not known.
             given: inputs that are there already, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
             state: the memory of a method that has one.
+            bases: base advantages by name, `[N, G]`, where they are not those of `rewards`.
 
         Raises:
             CalibrantError: an input that the method needs is neither given nor read from text.
@@ -88,7 +90,7 @@ class Scorer:
         wanted = [name for name in named_inputs(self.method) if name in FROM_TEXT and name not in inputs]
         inputs |= self._read(wanted, completions, answers, references, rewards)
         groups = Groups(rewards, inputs)
-        return Scored(groups, apply(self.method, groups, state, **self.options), answers)
+        return Scored(groups, apply(self.method, groups, state, bases=bases, **self.options), answers)
 
     def _read(
         self,
@@ -110,7 +112,7 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
     return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
-def rehearse(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
     """Applies a method to a made-up group, so that what is wrong with it is said before anything is computed.
 
     Args:
@@ -123,7 +125,7 @@ def rehearse(method: Method, options: Mapping[str, Any], without: Sequence[str] 
             hyper-parameters, or it refuses a value.
     """
     reward_range = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
-    low, high = check_reward_range("rehearse", reward_range)
+    low, high = check_reward_range("dry_run", reward_range)
     made_up = {
         "embeddings": torch.eye(2)[None],
         "clusters": torch.tensor([[0, 1]]),
@@ -166,32 +168,15 @@ def named_inputs(method: Method) -> tuple[str, ...]:
     return (*required_inputs(method), *optional_inputs(method))
 
 
-def combine(outcome: Outcome, standardised: Tensor, total_rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """The advantages to train on, where a trainer optimises a sum of rewards and has standardised them itself.
-
-    A method that weighs multiplies the base advantage of the total rewards; rollouts whose advantage is the method's
-    own keep it. Without spread in the total rewards a weighed advantage is exactly 0.
+def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tensor]:
+    """Base advantages, by name, where a trainer optimises a sum of rewards and has standardised it itself.
 
     Args:
-        outcome: of a method, `[N, G]`.
-        standardised: the trainer's own group-standardised advantages, `[N, G]`.
+        standardised: the trainer's own advantages, `[N, G]`; exactly 0 in what is returned where the sum has no spread.
         total_rewards: what the trainer optimises, `[N, G]`; NaN is unscorable.
-
-    Returns:
-        Base advantages and advantages, both `[N, G]`, in the type of `standardised`.
     """
-    if outcome.base is None:
-        own = outcome.advantages.to(standardised)
-        return own, own
-    if outcome.base == "standardised":
-        base = torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)
-    else:
-        base = BASES[outcome.base](total_rewards).to(standardised)
-    weighed = base * outcome.weights.to(base)
-    if outcome.replaced is None:
-        return base, weighed
-    unweighed = like_input(outcome.advantages.double() / outcome.weights.double(), base)
-    return torch.where(outcome.replaced, unweighed, base), torch.where(outcome.replaced, outcome.advantages, weighed)
+    bases = {name: base(total_rewards).to(standardised) for name, base in BASES.items()}
+    return bases | {"standardised": torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)}
 
 
 def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:

@@ -189,7 +189,7 @@ def test_a_method_that_names_no_rewards_does_not_need_them():
 
     def mine(clusters, where):
         seen.append(where.tolist())
-        return Outcome(torch.zeros(1, 3), torch.ones(1, 3), {}, None)
+        return Outcome(torch.ones(1, 3), {}, torch.zeros(1, 3))
 
     rewards, clusters = torch.tensor([[1.0, torch.nan, 0.0]]), torch.zeros(1, 3, dtype=torch.int64)
     apply(mine, Groups(rewards, {"clusters": clusters}))
@@ -199,7 +199,7 @@ def test_a_method_that_names_no_rewards_does_not_need_them():
 
 def test_a_method_with_memory():
     def mine(rewards, where, state):
-        return Outcome(rewards, rewards * 0 + 1, {}, None, state={"steps": state.get("steps", torch.zeros(())) + 1})
+        return Outcome(rewards * 0 + 1, {}, rewards, {"steps": state.get("steps", torch.zeros(())) + 1})
 
     assert required_inputs(mine) == ("rewards", "where") and optional_inputs(mine) == ()
     first = apply(mine, groups_of_four())
@@ -215,19 +215,21 @@ def user_module(tmp_path, monkeypatch):
         "LEVEL = 3\n"
         "def half(rewards, where, *, factor=0.5):\n"
         "    out = grpo(rewards, where)\n"
-        "    return Outcome(out.advantages * factor, out.weights * factor, {})\n"
+        "    return Outcome(out.weights * factor, {})\n"
         "def optional(rewards, where, clusters=None):\n"
-        "    return Outcome(*grpo(rewards, where)[:2], {'seen': torch.full(rewards.shape[:1], clusters is not None)})\n"
-        "def raw(rewards, where): return Outcome(rewards * 2, rewards * 0 + 1, {})\n"
+        "    return Outcome(rewards * 0 + 1, {'seen': torch.full(rewards.shape[:1], clusters is not None)})\n"
+        "def raw(rewards, where): return Outcome(rewards * 0 + 1, {}, rewards * 2)\n"
         "def broken(rewards, where): return rewards\n"
-        "def flat(rewards, where): return Outcome(rewards.flatten(), rewards, {})\n"
-        "def endless(rewards, where): return Outcome(rewards / 0, rewards, {})\n"
-        "def scored(rewards, where): return Outcome(rewards, rewards, {'each': rewards, 'all': rewards.mean(1)})\n"
-        "def cubic(rewards, where): return Outcome(rewards, rewards, {'rewards': rewards[..., None]})\n"
-        "def short(rewards, where): return Outcome(rewards, rewards, {'rewards': rewards[:, :2]})\n"
-        "def based(rewards, where): return Outcome(rewards, rewards, {}, 'median')\n"
-        "def partly(rewards, where): return Outcome(rewards, rewards, {}, None, rewards[:, :2] > 0)\n"
-        "def counted(rewards, where): return Outcome(rewards, rewards, {}, None, rewards)\n"
+        "def flat(rewards, where): return Outcome(rewards.flatten(), {})\n"
+        "def endless(rewards, where): return Outcome(rewards, {}, rewards / 0)\n"
+        "def heavy(rewards, where): return Outcome(rewards / 0, {})\n"
+        "def old(rewards, where): return Outcome(rewards, rewards, {})\n"
+        "def scored(rewards, where): return Outcome(rewards, {'each': rewards, 'all': rewards.mean(1)})\n"
+        "def cubic(rewards, where): return Outcome(rewards, {'rewards': rewards[..., None]})\n"
+        "def short(rewards, where): return Outcome(rewards, {'rewards': rewards[:, :2]})\n"
+        "def based(rewards, where): return Outcome(rewards, {}, 'median')\n"
+        "def partly(rewards, where): return Outcome(rewards, {}, rewards, None, rewards[:, :2] > 0)\n"
+        "def counted(rewards, where): return Outcome(rewards, {}, rewards, None, rewards)\n"
         "def anything(rewards, **rest): return None\n"
         "def undecided(rewards, *, factor): return None\n"
     )
@@ -282,11 +284,13 @@ def test_a_dotted_path_that_leads_nowhere(user_module, path, message):
     "path, message",
     [
         ("mine.broken", "has to return an Outcome, got Tensor"),
-        ("mine.flat", r"advantages \[N, G\].*\[4\]"),
+        ("mine.flat", r"weights \[N, G\].*\[4\]"),
         ("mine.endless", "advantages that are not finite"),
+        ("mine.heavy", "weights that are not finite"),
+        ("mine.old", "scores have to be a dictionary, got Tensor"),
         ("mine.cubic", r"score rewards \[N\].*\[1, 4, 1\]"),
         ("mine.short", r"score rewards \[N, G\].*\[1, 2\]"),
-        ("mine.based", "base 'median'.*None or standardised, centred, leave_one_out"),
+        ("mine.based", "base 'median'.*standardised, centred, leave_one_out or a tensor of advantages"),
         ("mine.partly", r"replaced \[N, G\].*\[1, 2\]"),
         ("mine.counted", "replaced has to be a boolean mask"),
     ],
@@ -301,7 +305,18 @@ def test_scores_may_belong_to_groups_or_to_rollouts(user_module):
     assert scores["each"].shape == (1, 4) and scores["all"].shape == (1,)
 
 
-def test_an_outcome_unpacks():
-    advantages, weights, scores, base, replaced, state = Outcome(torch.zeros(1, 2), torch.ones(1, 2), {})
-    assert advantages.shape == weights.shape and scores == {} and base == "standardised"
-    assert replaced is None and state is None
+def test_base_advantages_of_the_caller():
+    groups, own = groups_of_four(), torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    assert torch.equal(apply("grpo", groups, bases={"standardised": own}).advantages, own)
+    found = apply("rd_only", groups, bases={"standardised": own})
+    assert torch.equal(found.advantages, own * found.weights) and torch.equal(found.base, own)
+    assert torch.equal(apply("dr_grpo", groups, bases={"standardised": own}).base, apply("dr_grpo", groups).base)
+    assert torch.equal(apply("dr_grpo", groups, bases={"centred": own}).base, own)
+
+
+def test_weights_per_token():
+    def mine(rewards, where):
+        return Outcome(torch.arange(12.0).view(1, 4, 3), {}, "centred")
+
+    found = apply(mine, groups_of_four())
+    assert torch.equal(found.advantages, (groups_of_four().rewards - 0.75)[..., None] * found.weights)

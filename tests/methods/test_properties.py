@@ -12,6 +12,8 @@ from calibrant.groups import Groups, has_spread
 from calibrant.methods import METHODS, apply, card, hyperparameters, optional_inputs, required_inputs
 from calibrant.methods.outcome import BASES
 
+BASE = {"dr_grpo": "centred", "seed_grpo": "centred", "rloo": "leave_one_out"}
+
 REPLACING = ["empo", "grpo_care", "capo"]
 WEIGHING = [name for name in METHODS if name not in REPLACING]
 MEAN_ONE = [name for name in METHODS if "mean_one" in hyperparameters(name)]
@@ -37,6 +39,11 @@ def parts(outcome):
     return {"advantages": outcome.advantages, "weights": outcome.weights, **outcome.scores}
 
 
+def pushed_down(outcome, where):
+    """Rollouts that have an advantage of EGPO's own instead of the standardised one."""
+    return outcome.scores.get("nsr", torch.zeros(len(where))).bool()[:, None] & where
+
+
 def same(found, expected, rtol=1e-9):
     torch.testing.assert_close(parts(found), parts(expected), rtol=rtol, atol=1e-9)
 
@@ -53,7 +60,7 @@ def test_without_strength_a_method_is_its_base_to_the_bit(name, dtype):
     groups.inputs["ratio_variance"][0, 0] = INF
     for more in ({}, {"mean_one": True} if name in MEAN_ONE else {"renormalise": "weight_mean"}):
         outcome = apply(name, groups, **NEUTRAL[name], **more)
-        base = BASES[outcome.base](groups.rewards, groups.where)
+        base = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where)
         assert torch.equal(outcome.advantages, base) and torch.equal(outcome.weights, torch.ones_like(base))
         assert outcome.advantages.dtype == outcome.weights.dtype == dtype
 
@@ -72,10 +79,10 @@ def test_advantages_are_the_base_times_the_weights_unless_they_are_replaced(name
     groups.inputs["correct"][:3] = groups.inputs["total_rewards"][:3] = 0.0
     outcome = apply(name, groups)
     if name in REPLACING:
-        assert outcome.base is None and (outcome.weights == 1).all()
+        assert torch.equal(outcome.base, outcome.advantages) and (outcome.weights == 1).all()
         return
-    product = BASES[outcome.base](groups.rewards, groups.where) * outcome.weights
-    own = torch.zeros_like(groups.where) if outcome.replaced is None else outcome.replaced
+    product = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where) * outcome.weights
+    own = pushed_down(outcome, groups.where)
     assert torch.equal(outcome.advantages[~own], product[~own])
     assert own.any() == (name == "egpo") and (outcome.advantages[own] < 0).all()
 
@@ -169,7 +176,8 @@ def test_outcomes_are_detached_and_inputs_unchanged(name):
     given = {**groups.inputs, "rewards": groups.rewards}
     live = {k: x.clone().requires_grad_() if x.is_floating_point() else x.clone() for k, x in given.items()}
     outcome = METHODS[name](**{k: live[k] for k in (*required_inputs(name), *optional_inputs(name))})
-    assert not any(x.requires_grad for x in parts(outcome).values())
+    tensors = [outcome.weights, outcome.base, *outcome.scores.values()]
+    assert not any(x.requires_grad for x in tensors if isinstance(x, torch.Tensor))
     torch.testing.assert_close({k: x.detach() for k, x in live.items()}, given, rtol=0, atol=0, equal_nan=True)
 
 
@@ -200,8 +208,8 @@ def test_ten_thousand_hostile_groups(name):
 def test_signs_are_kept_whatever_comes(seed, size, nan, name, mean_one):
     groups = hostile(6, size, seed, nan)
     outcome = apply(name, groups, **({"mean_one": mean_one} if name in MEAN_ONE else {}))
-    plain = BASES[outcome.base](groups.rewards, groups.where)
-    own = torch.zeros_like(groups.where) if outcome.replaced is None else outcome.replaced
+    plain = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where)
+    own = pushed_down(outcome, groups.where)
     assert (outcome.advantages * plain >= 0)[~own].all()
     assert (own & has_spread(groups.rewards, groups.where)[:, None]).sum() == 0
     assert all(torch.isfinite(x).all() for x in parts(outcome).values())

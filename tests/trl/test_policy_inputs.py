@@ -23,10 +23,9 @@ def everything(
     rewards, mean_logprob, ref_mean_logprob, token_entropy, answer_confidence, ratio_variance, correct, where
 ):
     """Names all that models supply and keeps it."""
-    base = METHODS["grpo"](rewards, where)
     scores = dict(mean_logprob=mean_logprob, ref_mean_logprob=ref_mean_logprob, entropy=token_entropy)
     scores |= dict(confidence=answer_confidence, ratio_variance=ratio_variance, right=correct)
-    return Outcome(base.advantages, base.weights, {k: x.nan_to_num(nan=-99.0) for k, x in scores.items()})
+    return Outcome(torch.ones_like(rewards), {k: x.nan_to_num(nan=-99.0) for k, x in scores.items()})
 
 
 def rows_of(folder, step=1):
@@ -152,9 +151,7 @@ def test_a_slow_reference_that_cannot_be(policy, decay, every):
 def counting(rewards, answer_confidence, where, state, *, decay=0.5):
     """Remembers the mean confidence and weighs by it."""
     level = decay * state.get("level", torch.tensor(1.0)) + (1 - decay) * answer_confidence.nanmean()
-    base = METHODS["grpo"](rewards, where)
-    weights = base.weights * level.to(base.weights)
-    return Outcome(base.advantages * weights, weights, {}, state={"level": level})
+    return Outcome(torch.ones_like(rewards) * level.to(rewards), {}, state={"level": level})
 
 
 def test_memory_and_the_slow_reference_survive_a_resume(policy, questions, tmp_path):

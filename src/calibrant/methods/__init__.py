@@ -26,7 +26,7 @@ from calibrant.methods.card import Card, card
 from calibrant.methods.consensus import empo, grpo_care
 from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, gcpo_grad, rd_only
 from calibrant.methods.inputs import SOURCES, missing_input
-from calibrant.methods.outcome import Method, Outcome
+from calibrant.methods.outcome import Method, Outcome, WeightedAdvantages
 from calibrant.methods.plain import dr_grpo, grpo, rloo
 from calibrant.methods.ranking import capo
 from calibrant.methods.semantic import grpo_kle, grpo_se, seed_grpo
@@ -41,6 +41,7 @@ __all__ = [
     "Card",
     "Method",
     "Outcome",
+    "WeightedAdvantages",
     "apply",
     "capo",
     "card",

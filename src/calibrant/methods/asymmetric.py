@@ -102,10 +102,8 @@ def egpo(
     replaced = pushed[:, None] & where
     base = torch.where(replaced, -1.0, base)
     weights = like_input(_renormalised(weights, base, where, renormalise), rewards)
-    base = torch.where(replaced, base * _cap(pushed, where, nsr_share), base)
-    advantages = like_input(base * weights, rewards)
     scores = in_type_of(rewards, {"certainty_ratio": ratio, "nsr": pushed.double()})
-    return Outcome(advantages, weights, scores, "standardised", replaced)
+    return Outcome(weights, scores, base * _cap(pushed, where, nsr_share), replaced=replaced)
 
 
 def _certainty_ratio(mean_logprob: Tensor, where: Tensor, eps: float, reading: str) -> tuple[Tensor, Tensor]:

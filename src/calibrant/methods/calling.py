@@ -12,7 +12,7 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError, nearest
 from calibrant.groups import Groups
 from calibrant.methods.inputs import missing_input
-from calibrant.methods.outcome import BASES, Method, Outcome
+from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages, multiply
 from calibrant.methods.table import METHODS
 
 
@@ -185,8 +185,15 @@ def summary(method: str | Method) -> str:
     return (inspect.getdoc(resolve(method)) or "").partition("\n")[0]
 
 
-def apply(method: str | Method, groups: Groups, state: Mapping[str, Tensor] | None = None, **hyper: Any) -> Outcome:
-    """Calls a method with just the inputs that it names.
+def apply(
+    method: str | Method,
+    groups: Groups,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    bases: Mapping[str, Tensor] | None = None,
+    **hyper: Any,
+) -> WeightedAdvantages:
+    """Calls a method with just the inputs that it names, and multiplies its base advantages by its weights.
 
     A method that does not name `rewards` does not need them: rollouts without a finite reward count too, and `where`
     is the groups' own alone.
@@ -195,10 +202,12 @@ def apply(method: str | Method, groups: Groups, state: Mapping[str, Tensor] | No
         method: a name, a dotted path or a function.
         groups: rewards and inputs.
         state: what a method with memory returned at the step before.
+        bases: base advantages by name, `[N, G]`, where they are not those of the groups' rewards; see
+            `scorer.trainer_bases`.
         hyper: hyper-parameters; those not given take the method's defaults.
 
     Returns:
-        The method's outcome, detached.
+        Advantages, weights, scores, base advantages and state, detached.
 
     Raises:
         CalibrantError: an input that the groups do not have (it says what supplies it), an unknown hyper-parameter,
@@ -210,14 +219,16 @@ def apply(method: str | Method, groups: Groups, state: Mapping[str, Tensor] | No
     function = resolve(method)
     check_hyperparameters(function, hyper)
     parameters = _parameters(function)
-    supplied = {**groups.inputs, "rewards": groups.rewards, "state": dict(state or {})}
-    supplied["where"] = groups.where if "rewards" in parameters else _explicit(groups)
+    where = groups.where if "rewards" in parameters else _explicit(groups)
+    supplied = {**groups.inputs, "rewards": groups.rewards, "where": where, "state": dict(state or {})}
     lacking = [name for name in required_inputs(function) if name not in supplied]
     if lacking:
         raise missing_input(f"method '{name_of(function)}'", lacking)
     named = {name: supplied[name] for name in parameters if name in supplied}
     with torch.no_grad():
-        return _checked(function, function(**named, **hyper), groups.rewards)
+        outcome = function(**named, **hyper)
+        _check(function, outcome, groups.rewards)
+        return multiply(outcome, groups.rewards, where, bases)
 
 
 def _explicit(groups: Groups) -> Tensor:
@@ -225,20 +236,30 @@ def _explicit(groups: Groups) -> Tensor:
     return torch.ones_like(groups.rewards, dtype=torch.bool) if where is None else where
 
 
-def _checked(method: Method, outcome: Outcome, rewards: Tensor) -> Outcome:
+def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
     caller = f"method '{name_of(method)}'"
     if not isinstance(outcome, Outcome):
         raise CalibrantError(f"{caller} has to return an Outcome, got {type(outcome).__name__}")
-    if outcome.base is not None and outcome.base not in BASES:
-        raise CalibrantError(f"{caller} returned the base {outcome.base!r}; it has to be None or {', '.join(BASES)}")
-    own = {name: (getattr(outcome, name), "N G") for name in ("advantages", "weights", "replaced")}
-    check_shapes(caller, rewards=(rewards, "N G"), **own)
+    if not isinstance(outcome.scores, Mapping):
+        raise CalibrantError(f"{caller}: scores have to be a dictionary, got {type(outcome.scores).__name__}")
+    own = outcome.base if isinstance(outcome.base, Tensor) else None
+    if own is None and outcome.base not in BASES:
+        raise CalibrantError(
+            f"{caller} returned the base {outcome.base!r}; it has to be {', '.join(BASES)} or a tensor of advantages"
+        )
+    per_token = isinstance(outcome.weights, Tensor) and outcome.weights.ndim == 3
+    check_shapes(
+        caller,
+        rewards=(rewards, "N G"),
+        weights=(outcome.weights, "N G T" if per_token else "N G"),
+        base=(own, "N G"),
+        replaced=(outcome.replaced, "N G"),
+    )
     if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
         raise CalibrantError(f"{caller}: replaced has to be a boolean mask [N, G], got {outcome.replaced.dtype}")
     for score, values in outcome.scores.items():
         letters = "N G" if isinstance(values, Tensor) and values.ndim == 2 else "N"
         check_shapes(caller, **{"rewards": (rewards, "N G"), f"score {score}": (values, letters)})
-    for part in ("advantages", "weights"):
-        if not torch.isfinite(getattr(outcome, part)).all():
+    for part, tensor in (("weights", outcome.weights), ("advantages", own)):
+        if tensor is not None and not torch.isfinite(tensor).all():
             raise CalibrantError(f"{caller} returned {part} that are not finite")
-    return outcome

@@ -68,7 +68,7 @@ def empo(
     Settings: as GRPO
 
     >>> outcome = empo(torch.tensor([[0, 0, 1, 2]]), None)
-    >>> outcome.scores["consensus_reward"], outcome.advantages
+    >>> outcome.scores["consensus_reward"], outcome.base
     (tensor([[0.5000, 0.5000, 0.2500, 0.2500]]), tensor([[ 0.8654,  0.8654, -0.8654, -0.8654]]))
     """
     check_shapes("empo", clusters=(clusters, "N G"), where=(where, "N G"), empty=(empty, "N G"))

@@ -1,6 +1,6 @@
-"""What a method makes of groups."""
+"""What a method returns, and the one place where weights multiply advantages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,22 +19,56 @@ BASES: dict[str, Callable[..., Tensor]] = {
 
 
 class Outcome(NamedTuple):
-    """What a method makes of groups.
+    """What a method returns: weights, and which base advantage they multiply."""
 
-    `advantages = base * weights` where a method weighs. Where it replaces the advantage (`replaced`, or everywhere if
-    `base` is None) the advantages are its own. A trainer that has a base of its own, from all its rewards, multiplies
-    that by the weights and takes the advantages where they are replaced.
-    """
-
-    advantages: Tensor  # [N, G], finite, 0 for rollouts that do not count
-    weights: Tensor  # [N, G], finite, at least 0
+    weights: Tensor  # [N, G] or one per token, [N, G, T]; finite, at least 0
     scores: dict[str, Tensor]  # name -> [N] or [N, G]
-    base: str | None = "standardised"  # the function of calibrant.advantages that is weighed; None: all replaced
-    replaced: Tensor | None = None  # [N, G] boolean: where advantages are not base * weights; None: as base says
-    state: dict[str, Tensor] | None = None  # what a method with memory wants to be given at the next step
+    base: str | Tensor = "standardised"  # a name in BASES, or advantages of the method's own, [N, G]
+    state: dict[str, Tensor] | None = None  # what a method with memory is given at the next step
+    replaced: Tensor | None = None  # [N, G], boolean: where own advantages replace the standardised; None: everywhere
+
+
+class WeightedAdvantages(NamedTuple):
+    """What is trained on: `advantages = base * weights`."""
+
+    advantages: Tensor  # in the shape and type of the weights
+    weights: Tensor  # [N, G] or [N, G, T]
+    scores: dict[str, Tensor]  # name -> [N] or [N, G]
+    base: Tensor  # [N, G]
+    state: dict[str, Tensor] | None = None
 
 
 Method = Callable[..., Outcome]
+
+
+def multiply(
+    outcome: Outcome, rewards: Tensor, where: Tensor | None = None, bases: Mapping[str, Tensor] | None = None
+) -> WeightedAdvantages:
+    """Multiplies the base advantage of an outcome by its weights.
+
+    Args:
+        outcome: of a method.
+        rewards: `[N, G]`.
+        where: `[N, G]`, boolean.
+        bases: name in `BASES` -> `[N, G]`, the base advantages that the caller has; others are those of `rewards`.
+
+    >>> multiply(Outcome(torch.tensor([[2.0, 2.0]]), {}, "centred"), torch.tensor([[1.0, 0.0]])).advantages
+    tensor([[ 1., -1.]])
+    """
+    weights = outcome.weights.detach()
+    base = _base(outcome, rewards, where, bases or {}).detach().double()
+    factor = base[..., None] if weights.ndim == 3 else base
+    advantages = like_input(factor * weights.double(), weights)
+    return WeightedAdvantages(advantages, weights, outcome.scores, like_input(base, weights), outcome.state)
+
+
+def _base(outcome: Outcome, rewards: Tensor, where: Tensor | None, bases: Mapping[str, Tensor]) -> Tensor:
+    own, replaced = outcome.base, outcome.replaced
+    if isinstance(own, Tensor) and replaced is None:
+        return own
+    name = own if isinstance(own, str) else "standardised"
+    plain = bases[name] if name in bases else BASES[name](rewards, where)
+    return torch.where(replaced, own, plain.to(own)) if isinstance(own, Tensor) and replaced is not None else plain
 
 
 def weighed(
@@ -46,31 +80,28 @@ def weighed(
     mean_one: bool = False,
     base: str = "standardised",
 ) -> Outcome:
-    """A base advantage times weights, which are 1 in groups with fewer than two scorable rollouts.
+    """An outcome with weights, which are 1 in groups with fewer than two scorable rollouts.
 
     Args:
         rewards: `[N, G]`.
-        where: `[N, G]`, boolean; which rollouts count, those without a finite reward excluded.
-        weight: `[N]`, one a group, or `[N, G]`, float64.
+        where: `[N, G]`, boolean; rollouts without a finite reward are excluded already.
+        weight: `[N]`, one per group, or `[N, G]`, float64.
         scores: name -> `[N]` or `[N, G]`.
         mean_one: divide the weights by their mean over the rollouts that count.
         base: a name in `BASES`.
     """
-    plain = BASES[base](rewards, where)
     enough = (group_count(rewards, where) >= 2)[:, None]
     weight = weight[:, None] if weight.ndim == 1 else weight
-    weights = torch.where(enough, weight, 1.0).expand(plain.shape)
+    weights = torch.where(enough, weight, 1.0).expand(rewards.shape)
     if mean_one:
         weights = torch.where(enough, with_mean_one(weights, where & enough), 1.0)
-    weights = like_input(weights, rewards).contiguous()
-    advantages = like_input(plain * weights, rewards)
-    return Outcome(advantages, weights, in_type_of(rewards, scores), base)
+    return Outcome(like_input(weights, rewards).contiguous(), in_type_of(rewards, scores), base)
 
 
 def replaced(advantages: Tensor, scores: dict[str, Tensor], source: Tensor) -> Outcome:
-    """Advantages that are the method's own, with weights 1, in the type of `source`."""
+    """An outcome with advantages of the method's own and weights 1, in the type of `source`."""
     own = like_input(advantages, source)
-    return Outcome(own, torch.ones_like(own), in_type_of(source, scores), None)
+    return Outcome(torch.ones_like(own), in_type_of(source, scores), own)
 
 
 def in_type_of(source: Tensor, scores: dict[str, Tensor]) -> dict[str, Tensor]:

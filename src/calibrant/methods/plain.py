@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_shapes
-from calibrant.methods.outcome import BASES, Outcome
+from calibrant.groups import like_input
+from calibrant.methods.outcome import Outcome
 
 
 def grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
@@ -30,7 +31,9 @@ def grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
         difference of rewards should count: it scales every group to the same size.
     Settings: as GRPO
 
-    >>> grpo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    >>> from calibrant.methods.outcome import multiply
+    >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> multiply(grpo(rewards, None), rewards).advantages
     tensor([[ 1.4997, -0.4999, -0.4999, -0.4999]])
     """
     return _unweighted("grpo", rewards, where, "standardised")
@@ -59,7 +62,9 @@ def dr_grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
         blown up to full size. Check the learning rate: advantages are smaller than those of GRPO.
     Settings: loss_type="dr_grpo"
 
-    >>> dr_grpo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    >>> from calibrant.methods.outcome import multiply
+    >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> multiply(dr_grpo(rewards, None), rewards).advantages
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
     """
     return _unweighted("dr_grpo", rewards, where, "centred")
@@ -88,7 +93,9 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
         n / (n - 1), so at 16 rollouts a prompt it is Dr. GRPO in all but name.
     Settings: as GRPO
 
-    >>> rloo(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), None).advantages
+    >>> from calibrant.methods.outcome import multiply
+    >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    >>> multiply(rloo(rewards, None), rewards).advantages
     tensor([[ 1.0000, -0.3333, -0.3333, -0.3333]])
     """
     return _unweighted("rloo", rewards, where, "leave_one_out")
@@ -96,5 +103,4 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
 
 def _unweighted(caller: str, rewards: Tensor, where: Tensor | None, base: str) -> Outcome:
     check_shapes(caller, rewards=(rewards, "N G"), where=(where, "N G"))
-    advantages = BASES[base](rewards, where)
-    return Outcome(advantages, torch.ones_like(advantages), {}, base)
+    return Outcome(like_input(torch.ones_like(rewards), rewards), {}, base)

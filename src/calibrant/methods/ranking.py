@@ -78,7 +78,7 @@ def capo(
     Settings: beta=0.0, loss_type="grpo"
 
     >>> logprobs = torch.tensor([[-0.5, -0.2, -0.9, -0.1]])
-    >>> capo(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), logprobs, logprobs, None).advantages
+    >>> capo(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), logprobs, logprobs, None).base
     tensor([[ 1.6667,  1.2984, -0.9612, -2.0039]])
     """
     given = {"rewards": rewards, "mean_logprob": mean_logprob, "ref_mean_logprob": ref_mean_logprob, "where": where}

@@ -201,8 +201,8 @@ def seed_grpo(
     Settings: as GRPO
 
     >>> outcome = seed_grpo(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None, estimator="freq")
-    >>> outcome.weights[0, 0], outcome.advantages[0, 0]  # 1 / (1 + 0.0417 * 0.75), 0.5 times it
-    (tensor(0.9697), tensor(0.4848))
+    >>> outcome.weights[0, 0], outcome.base  # 1 / (1 + 0.0417 * 0.75)
+    (tensor(0.9697), 'centred')
     """
     _check_shapes("seed_grpo", rewards, where, clusters, mean_logprob)
     check_option("seed_grpo", tuple(FORMS), form=form)

@@ -20,7 +20,7 @@ from calibrant.methods import resolve as resolve_method
 from calibrant.policy.models import check_policy, load_policy, load_tokenizer, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
-from calibrant.scorer import named_inputs, options_of, rehearse
+from calibrant.scorer import dry_run, named_inputs, options_of
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks import training_task
 from calibrant.tasks.base import Row, Task
@@ -90,7 +90,7 @@ def check(settings: TrainSettings) -> None:
     quiet_loading()
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)
-    rehearse(method, options_of(method, settings))
+    dry_run(method, options_of(method, settings))
     load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
     check_policy(settings.model, trust_remote_code=settings.trust_remote_code)
     named = set(named_inputs(method))

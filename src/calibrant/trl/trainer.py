@@ -25,7 +25,7 @@ from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.rollouts import write_rollouts
-from calibrant.scorer import Scorer, combine, named_inputs, options_of, rehearse, rollout_rows, summary
+from calibrant.scorer import Scorer, dry_run, named_inputs, options_of, rollout_rows, summary, trainer_bases
 from calibrant.text.inputs import Judge, TextGroups, by_key, one_at_a_time
 from calibrant.text.metrics import normalise_answer
 from calibrant.text.readers import load_readers
@@ -91,7 +91,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._named = named_inputs(self.method)
         options = options_of(self.method, args)
         judge = judge or (one_at_a_time(is_correct) if is_correct else None)
-        rehearse(self.method, options, without=() if judge else ("correct",))
+        dry_run(self.method, options, without=() if judge else ("correct",))
         readers = load_readers(self._named, args, cluster or by_key(answer_key or normalise_answer), judge)
         self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
         self._memory: dict[str, Tensor] = {}
@@ -143,22 +143,24 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output).items()}
         per_function = self._rewards.view(-1, size, len(self.reward_funcs))
         total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
+        standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
+        bases = trainer_bases(standardised, total)
         scored = self._scorer(
             self._gathered["completion"],
             self._rewards[:, self._task_reward].view(-1, size),
             references=self._gathered["references"],
             given={name: x.view(-1, size, *x.shape[1:]) for name, x in given.items()} | {"total_rewards": total},
             state=self._memory,
+            bases=bases,
         )
-        standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
-        base, advantages = standardised, standardised
-        if self.method is not METHODS["grpo"]:
-            base, advantages = combine(scored.outcome, standardised, total)
+        base, advantages = scored.outcome.base, scored.outcome.advantages
+        if self.method is METHODS["grpo"]:  # TRL to the bit, with what its rounding leaves in groups without spread
+            base = advantages = standardised
         output["advantages"] = self._local(advantages.flatten(), len(inputs))
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
-            self._remember(output, scored, standardised, total)
+            self._remember(output, scored.groups, bases)
             if self.args.rollouts_dir != "":
                 self._write_rollouts(scored, given, base, advantages)
         return output
@@ -221,13 +223,13 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         for i, value in enumerate(values, start=len(logged) - len(values)):
             logged[i] = value
 
-    def _remember(self, output: dict[str, Any], scored: Any, standardised: Tensor, total: Tensor) -> None:
+    def _remember(self, output: dict[str, Any], groups: Groups, bases: dict[str, Tensor]) -> None:
         """Keeps what a method that reads the importance ratio needs again at every update of this batch."""
         if "ratio_variance" in self._named:
             count = len(output["advantages"])
-            everywhere = torch.arange(standardised.numel(), device=standardised.device)
+            everywhere = torch.arange(groups.rewards.numel(), device=groups.rewards.device)
             output["rollout_index"] = self._local(everywhere, count)
-            self._batch = (scored.groups, standardised, total)
+            self._batch = (groups, bases)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         moving = self.model.training and "rollout_index" in inputs and "old_per_token_logps" in inputs
@@ -317,14 +319,14 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         TRL reads the advantages of its inputs after it has computed the log-probabilities. Ratios are known for the
         rows of this micro-batch; the others have moved for nobody, and no weight of a row depends on them.
         """
-        groups, standardised, total = self._batch
+        groups, bases = self._batch
         rows = inputs["rollout_index"]
         variance = ratio_variance(logps, inputs["old_per_token_logps"], completion_mask(inputs))
         moved = torch.zeros_like(groups.rewards).flatten()
         moved[rows] = variance.to(moved)
         given = {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)}
-        outcome = apply(self.method, Groups(groups.rewards, given), self._memory, **self._scorer.options)
-        inputs["advantages"] = combine(outcome, standardised, total)[1].flatten()[rows]
+        outcome = apply(self.method, Groups(groups.rewards, given), self._memory, bases=bases, **self._scorer.options)
+        inputs["advantages"] = outcome.advantages.flatten()[rows]
         for name, values in (("ratio_variance", variance), ("update_weight", outcome.weights.flatten()[rows])):
             mean = self.accelerator.gather(values.nanmean()).nanmean().item()
             self._metrics["train"][f"batch/{name}/mean"].append(mean)
