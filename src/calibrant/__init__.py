@@ -2,6 +2,7 @@
 
 The public names are loaded on first use, so that `import calibrant` imports neither torch nor transformers.
 """
+# ruff: noqa: F405
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -12,28 +13,7 @@ if TYPE_CHECKING:
     from calibrant.groups import Groups
     from calibrant.methods import METHODS, apply
     from calibrant.policy import shared_prefix_logps
-    from calibrant.signals import (
-        answer_confidence,
-        barycentric_transport,
-        cluster_share,
-        cosine_dispersion,
-        gradient_snr_weight,
-        group_token_entropy,
-        head_gradient_dispersion,
-        head_gradient_variance,
-        head_gram,
-        head_gram_from_weight,
-        kernel_language_entropy,
-        mean_logprob,
-        perplexity,
-        predictive_entropy,
-        reward_dispersion,
-        scored,
-        self_consistency,
-        semantic_entropy,
-        semantic_nearest_neighbour_entropy,
-        token_entropy,
-    )
+    from calibrant.signals import *  # noqa: F403
     from calibrant.signals.clusters import greedy_clusters
     from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
@@ -43,36 +23,13 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 __all__ = [
-    "METHODS",
-    "CalibratedGRPOConfig",
-    "CalibratedGRPOTrainer",
-    "Groups",
-    "__version__",
-    "answer_confidence",
-    "apply",
-    "barycentric_transport",
-    "cluster_share",
-    "cosine_dispersion",
-    "gradient_snr_weight",
-    "gradient_variance",
-    "greedy_clusters",
-    "group_token_entropy",
-    "head_gradient_dispersion",
-    "head_gradient_variance",
-    "head_gram",
-    "head_gram_from_weight",
-    "kernel_language_entropy",
-    "mean_logprob",
-    "perplexity",
-    "predictive_entropy",
-    "reward_dispersion",
-    "scored",
-    "self_consistency",
-    "semantic_entropy",
-    "semantic_nearest_neighbour_entropy",
-    "shared_prefix_logps",
-    "token_entropy",
-]
+    "METHODS", "CalibratedGRPOConfig", "CalibratedGRPOTrainer", "Groups", "__version__", "answer_confidence",
+    "apply", "barycentric_transport", "cluster_share", "cosine_dispersion", "gradient_snr_weight",
+    "gradient_variance", "greedy_clusters", "group_token_entropy", "head_gradient_dispersion",
+    "head_gradient_variance", "head_gram", "head_gram_from_weight", "kernel_language_entropy", "mean_logprob",
+    "perplexity", "predictive_entropy", "reward_dispersion", "scored", "self_consistency", "semantic_entropy",
+    "semantic_nearest_neighbour_entropy", "shared_prefix_logps", "token_entropy",
+]  # fmt: skip
 
 _MODULES = {
     "Groups": "calibrant.groups",

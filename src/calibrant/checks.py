@@ -114,12 +114,6 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_seed(seed: int) -> None:
-    """Raises CalibrantError unless a seed is one that random generators take."""
-    if not 0 <= seed < 2**63:
-        raise CalibrantError(f"option 'seed' is {seed}; it must be a whole number from 0 to 2^63 - 1")
-
-
 def check_option(caller: str, known: Sequence[str | None], **option: str | None) -> None:
     """Raises unless each option is one of the known ones.
 

@@ -1,9 +1,9 @@
 """Options of the commands: each is declared once, with type, default, limits and help text.
 
-An option is a dataclass field made by `option`; its type is the field's annotation, one of `KINDS`. Options that
-several commands share stand here, in groups (base classes of the commands' settings) or as a function that returns the
-field. From the declaration follow the settings (`read`), their checks (`check`), the command line (`add_arguments`) and
-the fields of TRL's configuration (`calibrant.trl.config`). This module imports neither torch nor transformers.
+An option is a dataclass field made by `option`; its type is the annotation, one of `KINDS`. Options of several commands
+stand here, in groups that the commands' settings inherit, or as a function that returns the field. The declaration is
+all that `read` (YAML and command lines), `check`, `add_arguments` and `calibrant.trl.config` know of an option. To add
+one, add a line to a group or to the settings of a command. Nothing heavy is imported here.
 """
 
 import argparse
@@ -42,35 +42,18 @@ SEED_32 = Limit("it must be a whole number from 0 to 2^32 - 1", lambda x: 0 <= x
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option beside its name, type and default."""
+    """What is declared of an option beside its name, type and default."""
 
-    help: str
+    help: str  # a noun phrase, or "whether to ..."
     limit: Limit | None = None
     choices: tuple[str, ...] = ()
-    shown: str | None = None
-    metavar: str | None = None
+    shown: str | None = None  # the default in words; with a default of None, what None means
+    metavar: str | None = None  # the value in the help text, where it is not the type
 
 
-def option(
-    default: T,
-    help: str,
-    *,
-    limit: Limit | None = None,
-    choices: tuple[str, ...] = (),
-    shown: str | None = None,
-    metavar: str | None = None,
-) -> T:
-    """A dataclass field that is an option.
-
-    Args:
-        default: the value when the option is not given.
-        help: a noun phrase.
-        limit: numbers that it takes.
-        choices: words that it takes, None apart.
-        shown: the default in words, where its value does not say it; with None, what None means.
-        metavar: what stands for the value in the help text; the name of the type when None.
-    """
-    return field(default=default, metadata={"option": Option(help, limit, choices, shown, metavar)})
+def option(default: T, help: str, **about: Any) -> T:
+    """A dataclass field that is an option; `about` has the further attributes of `Option`."""
+    return field(default=default, metadata={"option": Option(help, **about)})
 
 
 class Kind(NamedTuple):
@@ -81,28 +64,26 @@ class Kind(NamedTuple):
     argument: dict[str, Any]  # keywords of `add_argument`
 
 
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
+def _only(value: Any, *types: type) -> Any:
+    """The value, if its type is one of some; True and False are no numbers."""
+    if type(value) not in types:
         raise ValueError(value)
     return value
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
+def _whole(value: object) -> int:
+    number = _only(value, int, float, str)
+    if not isinstance(number, int) and int(number) != float(number):
         raise ValueError(value)
-    return float(value)
+    return int(number)
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or (not isinstance(value, int) and int(value) != float(value)):
-        raise ValueError(value)
-    return int(value)
+def _number(value: object) -> float:
+    return float(_only(value, int, float, str))
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(value)
-    return str(value)
+    return str(_only(value, str, int, float))
 
 
 def _pair(value: Any) -> tuple[float, float]:
@@ -130,7 +111,7 @@ def assignment(text: str) -> tuple[str, object]:
 
 
 KINDS: dict[object, Kind] = {
-    bool: Kind("true or false", _boolean, {"action": argparse.BooleanOptionalAction}),
+    bool: Kind("true or false", lambda x: _only(x, bool), {"action": argparse.BooleanOptionalAction}),
     int: Kind("a whole number", _whole, {"type": int, "metavar": "INT"}),
     float: Kind("a number", _number, {"type": float, "metavar": "FLOAT"}),
     str: Kind("text", _text, {"metavar": "STR"}),
@@ -138,98 +119,85 @@ KINDS: dict[object, Kind] = {
     tuple[str, ...]: Kind("a list of texts", _texts, {"nargs": "+"}),
     dict[str, Any]: Kind(
         "names with values",
-        lambda value: {str(name): x for name, x in dict(value).items()},
+        lambda x: {str(name): value for name, value in dict(x).items()},
         {"action": "append", "type": assignment, "metavar": "NAME=VALUE"},
     ),
-}  # fmt: skip
+}
 """The types that options have; each may be `| None`."""
 
 
+def declared(settings: Any) -> dict[str, Option]:
+    """Name -> declaration, of the options of a dataclass or of one of its objects."""
+    return {f.name: f.metadata["option"] for f in fields(settings) if "option" in f.metadata}
+
+
 def kind_of(f: "Field[Any]") -> tuple[Kind, bool]:
-    """The kind of a field's type, and whether None is allowed."""
+    """The kind of a field, and whether None is allowed."""
     members = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
     (kind,) = (member for member in members if member is not NoneType)
     return KINDS[kind], NoneType in members
 
 
-def about(f: "Field[Any]") -> Option | None:
-    """The declaration of a field; None for one that is not an option, e.g. a positional argument."""
-    return f.metadata.get("option")
-
-
-def read(settings: type[T], given: Mapping[str, object], origin: str = "") -> T:
-    """Settings with the options that are given, as YAML or a command line spells them, and defaults for the rest.
-
-    Args:
-        settings: a dataclass of options.
-        given: values by name; YAML has 1e-5 as text, and whole numbers where numbers are meant.
-        origin: where the values stand, for errors: ` in 'my.yaml'`.
+def read(settings: type[T], given: Mapping[str, object]) -> T:
+    """Settings with the options that are given, as YAML or the command line spells them, and defaults for the rest.
 
     Raises:
         CalibrantError: an option that does not exist, with the nearest name, or a value that it does not take.
     """
-    return settings(**coerced(settings, given, origin))
+    return settings(**coerced(settings, given))
 
 
 def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") -> dict[str, object]:
-    """What is given, each value brought to the type of its option; raises as `read`."""
-    known = {f.name: f for f in fields(settings)}
-    for name in given:
+    """What is given, each value in the type of its option (YAML has 1e-5 as text, and 10.0 where 10 is meant).
+
+    Args:
+        settings: a dataclass of options.
+        given: values by name.
+        origin: where they stand, for errors: ` in 'my.yaml'`.
+    """
+    known, values = {f.name: f for f in fields(settings)}, {}
+    for name, value in given.items():
         if name not in known:
             raise CalibrantError(f"unknown option '{name}'{origin}{nearest(name, known)}; --help lists all")
-    return {name: _coerce(known[name], value, origin) for name, value in given.items()}
+        kind, optional = kind_of(known[name])
+        try:
+            values[name] = None if value is None and optional else kind.read(value)
+        except (TypeError, ValueError, OverflowError):
+            raise CalibrantError(f"option '{name}'{origin} cannot be {value!r}; it takes {kind.words}") from None
+    return values
 
 
-def _coerce(f: "Field[Any]", value: object, origin: str) -> object:
-    kind, optional = kind_of(f)
-    if value is None and optional:
-        return None
-    try:
-        return kind.read(value)
-    except (TypeError, ValueError, OverflowError):
-        raise CalibrantError(f"option '{f.name}'{origin} cannot be {value!r}; it takes {kind.words}") from None
-
-
-def check(settings: Any, names: Mapping[str, Option]) -> None:
-    """Raises CalibrantError unless each named option of an object is within its limit or choices, or None."""
-    for name, known in names.items():
+def check(settings: object, options: Mapping[str, Option]) -> None:
+    """Raises CalibrantError unless each option of an object is None, within its limit, and one of its choices."""
+    for name, known in options.items():
         value = getattr(settings, name)
-        if value is None:
-            continue
-        if known.limit and not known.limit.holds(value):
+        if value is not None and known.limit and not known.limit.holds(value):
             raise CalibrantError(f"option '{name}' is {value}; {known.limit.words}")
-        if known.choices and value not in known.choices:
+        if value is not None and known.choices and value not in known.choices:
             choices = ", ".join(known.choices)
             raise CalibrantError(f"option '{name}' is '{value}'{nearest(value, known.choices)}; it is one of {choices}")
 
 
-def add_arguments(
-    parser: argparse.ArgumentParser, settings: type[Any], defaults: Mapping[str, str] | None = None
-) -> None:
-    """Adds the options of settings to a command line; options that are not given are absent from its namespace.
+def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Mapping[str, str] | None = None) -> None:
+    """Adds the options of a dataclass to a command line; those that are not given are absent from its namespace.
 
-    Args:
-        parser: the command line.
-        settings: a dataclass; each dataclass that it inherits from is a group of options of its own.
-        defaults: further words on the default of an option, by name.
+    Each dataclass that it inherits from is a group of options, titled by its docstring. `more` continues the words on
+    the default of an option.
     """
-    options = {f.name: f for f in fields(settings) if about(f)}
+    known, options = {f.name: f for f in fields(settings)}, declared(settings)
     for part in (cls for cls in settings.__mro__ if is_dataclass(cls)):
-        own = [options[name] for name in get_annotations(part) if name in options]
-        target = parser if part is settings or not own else parser.add_argument_group((getdoc(part) or "").rstrip("."))
-        for f in own:
-            more = (defaults or {}).get(f.name, "")
-            target.add_argument(f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS, **_argument(f, more))
+        names = [name for name in get_annotations(part) if name in options]
+        group = parser if part is settings or not names else parser.add_argument_group((getdoc(part) or "").rstrip("."))
+        for name in names:
+            keywords = _keywords(known[name], options[name], (more or {}).get(name, ""))
+            group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **keywords)
 
 
-def _argument(f: "Field[Any]", more: str) -> dict[str, Any]:
-    known = about(f)
-    assert known is not None
+def _keywords(f: "Field[Any]", known: Option, more: str) -> dict[str, Any]:
     shown = known.shown or ("none" if f.default is None else f.default)
+    metavar = known.metavar or (f"{{{','.join(known.choices)}}}" if known.choices else None)
     keywords = kind_of(f)[0].argument | {"help": f"{known.help} (default: {shown}{more})".replace("%", "%%")}
-    if known.choices:
-        keywords["metavar"] = f"{{{','.join(known.choices)}}}"
-    return keywords | ({"metavar": known.metavar} if known.metavar else {})
+    return keywords | ({"metavar": metavar} if metavar else {})
 
 
 @dataclass(frozen=True)
@@ -237,7 +205,7 @@ class Settings:
     """Options that are within their limits, however they were made."""
 
     def __post_init__(self) -> None:
-        check(self, {f.name: known for f in fields(self) if (known := about(f))})
+        check(self, declared(self))
 
 
 def model() -> str:
@@ -358,6 +326,7 @@ class TrainerOptions(WeightOptions, TextOptions):
     head_gram_top: int | None = option(
         None,
         "number of vocabulary columns per token, the most probable ones, in gradients of the output head; 0 for all",
+        limit=NOT_NEGATIVE,
         shown="all for a vocabulary of up to 32,768, else 64",
     )
     share_prefix: bool = option(

@@ -20,6 +20,7 @@ from calibrant.methods import (
     required_inputs,
 )
 from calibrant.methods.outcome import BASES
+from calibrant.options import WeightOptions
 from calibrant.text.inputs import FROM_TEXT, Judge, Readers, TextGroups, read
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
@@ -140,14 +141,14 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
     apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)
 
 
-def options_of(method: Method, settings: Any) -> dict[str, Any]:
+def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
     """The hyper-parameters that a configuration sets.
 
     `reward_range` goes to methods that have it; whatever else is set has to be a hyper-parameter of the method.
 
     Args:
         method: the method.
-        settings: anything with `alpha`, `mean_one`, `reward_range` and `method_options`.
+        settings: `WeightOptions`, or a `CalibratedGRPOConfig`, which has the same options.
 
     Raises:
         CalibrantError: alpha, mean_one or a further option is set, and the method has none of that name.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Method
+from calibrant.options import WeightOptions
 from calibrant.rollouts import RolloutGroups
 from calibrant.scorer import Scored, Scorer, options_of
 from calibrant.text.inputs import Readers
@@ -47,7 +48,7 @@ def score(
 def score_all(
     groups: RolloutGroups,
     methods: Sequence[str],
-    settings: Any,
+    settings: WeightOptions,
     readers: Readers,
     meaning: str = "answer",
 ) -> tuple[dict[str, Scored], dict[str, str]]:
@@ -56,7 +57,7 @@ def score_all(
     Args:
         groups: the rollouts.
         methods: names in `METHODS`.
-        settings: as for `scoring.options_of`; options go to the methods that have them.
+        settings: as for `scorer.options_of`; options go to the methods that have them.
         readers: what reads texts.
         meaning: the text that carries the meaning.
 

@@ -2,24 +2,24 @@
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
+from calibrant.options import TextOptions
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Judge, Readers, TextGroups
 
 
 def load_readers(
-    named: Collection[str], options: Any, same: Callable[[TextGroups], Tensor], judge: Judge | None
+    named: Collection[str], options: TextOptions, same: Callable[[TextGroups], Tensor], judge: Judge | None
 ) -> Readers:
     """The readers of the inputs that methods name.
 
     Args:
         named: names of inputs.
-        options: with `embedding_model`, `entailment_model` (None: answers are compared by `same`), `entailment_dtype`,
-            `cluster_rule` and `entailment_threshold`; `embedding_device` and `entailment_device` where it has them.
+        options: `TextOptions`, or a `CalibratedGRPOConfig`, which has the same options and devices. Without an
+            `entailment_model`, answers are compared by `same`.
         same: N groups of G texts -> cluster numbers `[N, G]`, without an entailment model.
         judge: what says which answers are correct.
 

@@ -98,16 +98,13 @@ def recommended(method: str) -> dict[str, Any]:
 
 
 def policy_defaults() -> dict[str, str]:
-    """Option -> its defaults with embedded policies, as the help text continues the general one.
+    """Option -> words on its defaults with embedded policies, for the help text.
 
-    >>> policy_defaults()["steps"], policy_defaults()["eval_samples"]
-    ('; 60 with demo; 80 with demo-arithmetic', '; 8 with demo and demo-arithmetic')
+    >>> policy_defaults()["steps"]
+    '; 60 with demo; 80 with demo-arithmetic'
     """
-    policies: dict[str, dict[object, list[str]]] = {}
+    words: dict[str, str] = {}
     for policy, defaults in POLICY_DEFAULTS.items():
         for name, value in defaults.items():
-            policies.setdefault(name, {}).setdefault(value, []).append(policy)
-    return {
-        name: "".join(f"; {value} with {' and '.join(owners)}" for value, owners in values.items())
-        for name, values in policies.items()
-    }
+            words[name] = words.get(name, "") + f"; {value} with {policy}"
+    return words

@@ -8,20 +8,18 @@ from trl import GRPOConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.files import json_object
-from calibrant.options import TrainerOptions, about, check
+from calibrant.options import TrainerOptions, check, declared
 
 log = logging.getLogger(__name__)
 
-_SHARED = {f.name: f for f in fields(TrainerOptions)}
+_SHARED, _DEFAULTS = declared(TrainerOptions), {f.name: f.default for f in fields(TrainerOptions)}
 
 
 def _option(name: str, default: Any = MISSING) -> Any:
     """The field of a shared option; HfArgumentParser hands all of its metadata on to argparse."""
-    shared = _SHARED[name]
-    default, known = shared.default if default is MISSING else default, about(shared)
-    assert known is not None
-    help = known.help + (f"; None: {known.shown or 'none'}" if default is None else "")
-    return _own(default, help, **({"choices": list(known.choices)} if known.choices else {}))
+    shared, default = _SHARED[name], _DEFAULTS[name] if default is MISSING else default
+    help = shared.help + (f"; None: {shared.shown or 'none'}" if default is None else "")
+    return _own(default, help, **({"choices": list(shared.choices)} if shared.choices else {}))
 
 
 def _own(default: Any, help: str, **keywords: list[str]) -> Any:
@@ -75,7 +73,7 @@ class CalibratedGRPOConfig(GRPOConfig):
                 )
             self.method_options = options
         super().__post_init__()
-        check(self, {name: known for name, f in _SHARED.items() if (known := about(f))})
+        check(self, _SHARED)
 
 
 OWN_FIELDS: "list[Field[Any]]" = [
