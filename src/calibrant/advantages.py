@@ -1,19 +1,19 @@
 """Base advantages: how much better each rollout did than its group.
 
-All of them are exactly 0 for a rollout without a finite reward, in a group with fewer than two scorable rollouts, and
-in a group without reward spread (`max - min <= tol`). All are finite, detached, computed in float64 and returned in
-the type of the rewards.
+The conventions are those of `groups`: rewards and results are `[..., N, G]`. An advantage is exactly 0 for a rollout
+without a finite reward, in a group with fewer than two scorable rollouts, and in a group without reward spread
+(`max - min <= tol`); over the rollouts that count its mean is 0.
 """
 
 import torch
 from torch import Tensor
 
 from calibrant.checks import check_non_negative, check_shapes
-from calibrant.groups import group_mean, group_std, has_spread, like_input, masked
+from calibrant.groups import NO_SPREAD, check_ddof, like_input, masked, mean_over, spread_over, std_over
 
 
 def standardised(
-    rewards: Tensor, where: Tensor | None = None, *, ddof: int = 1, eps: float = 1e-4, tol: float = 1e-6
+    rewards: Tensor, where: Tensor | None = None, *, ddof: int = 1, eps: float = 1e-4, tol: float = NO_SPREAD
 ) -> Tensor:
     """The advantage of GRPO: reward minus group mean, in units of the group's standard deviation.
 
@@ -41,13 +41,14 @@ def standardised(
     """
     check_shapes("standardised", rewards=(rewards, "... N G"), where=(where, "... N G"))
     check_non_negative("standardised", eps=eps, tol=tol)
+    check_ddof("standardised", ddof)
     values, mask = masked(rewards, where)
-    deviation = values - group_mean(values, mask)[..., None]
-    std = group_std(values, mask, ddof=ddof)[..., None]
-    return _informative(deviation / (std + eps), rewards, mask, tol)
+    deviation = values - mean_over(values, mask)[..., None]
+    std = std_over(values, mask, ddof)[..., None]
+    return like_input(_informative(deviation / (std + eps), values, mask, tol), rewards)
 
 
-def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = 1e-6) -> Tensor:
+def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = NO_SPREAD) -> Tensor:
     """The advantage of Dr. GRPO: reward minus group mean.
 
     `A_i = r_i - mean`, in units of the reward: easy and hard prompts keep the size of their differences.
@@ -72,10 +73,11 @@ def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = 1e-6) 
     check_shapes("centred", rewards=(rewards, "... N G"), where=(where, "... N G"))
     check_non_negative("centred", tol=tol)
     values, mask = masked(rewards, where)
-    return _informative(values - group_mean(values, mask)[..., None], rewards, mask, tol)
+    deviation = values - mean_over(values, mask)[..., None]
+    return like_input(_informative(deviation, values, mask, tol), rewards)
 
 
-def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 1e-6) -> Tensor:
+def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = NO_SPREAD) -> Tensor:
     """The advantage of RLOO: reward minus the mean of the other rollouts.
 
     `A_i = r_i - sum_{j != i} r_j / (n - 1) = (r_i - mean) n / (n - 1)`, `n` the rollouts that count.
@@ -100,8 +102,8 @@ def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 
     check_non_negative("leave_one_out", tol=tol)
     values, mask = masked(rewards, where)
     count = mask.sum(-1, keepdim=True)
-    deviation = values - group_mean(values, mask)[..., None]
-    return _informative(deviation * count / (count - 1).clamp(min=1), rewards, mask, tol)
+    deviation = values - mean_over(values, mask)[..., None]
+    return like_input(_informative(deviation * count / (count - 1).clamp(min=1), values, mask, tol), rewards)
 
 
 def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "sum_then_normalize") -> Tensor:
@@ -139,7 +141,6 @@ def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "s
     return total.masked_fill(rewards.isnan().all(-1), torch.nan)
 
 
-def _informative(advantages: Tensor, rewards: Tensor, mask: Tensor, tol: float) -> Tensor:
-    """Exactly 0 where a rollout does not count or its group has no spread; in the type of the rewards."""
-    keep = mask & has_spread(rewards, mask, tol)[..., None]
-    return like_input(torch.where(keep, advantages, 0.0), rewards)
+def _informative(advantages: Tensor, values: Tensor, mask: Tensor, tol: float) -> Tensor:
+    """Exactly 0 where a rollout does not count or its group has no spread."""
+    return torch.where(mask & (spread_over(values, mask) > tol)[..., None], advantages, 0.0)

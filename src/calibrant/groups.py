@@ -1,6 +1,7 @@
-"""Groups of rollouts: the one data type, and the rules that hold everywhere.
+"""Groups of rollouts: the one data type, and the conventions of `groups`, `advantages`, `weights` and `signals`.
 
-* Axes: `N` prompts, `G` rollouts a prompt, then the rest. Further leading axes are batch axes. Masks are `where`.
+* Axes: `N` prompts, `G` rollouts per prompt, then the rest. Rewards are `[..., N, G]`: further leading axes are batch
+  axes. `where`, boolean, of the shape of the rewards (`[..., N, G]`), says which rollouts count; None: all.
 * A reward that is not finite marks an unscorable rollout: it is out of every statistic and its advantage is 0.
 * Fewer than two scorable rollouts: nothing to compare, the advantage is 0 and the weight is 1.
 * A group has spread if `max - min > tol`, never if `std > 0`: eight rewards of 0.3 in float32 have a standard
@@ -8,6 +9,8 @@
 * Statistics are computed in float64 and returned in the type of the input (integers: the default float type).
 * Results are finite for every input. So that squares stay finite too, float64 rewards beyond 1e100 count as 1e100.
 * Nothing here is differentiated: inputs are detached.
+* `CalibrantError` is raised where shapes or options are not as documented. Public functions check once; `valid`,
+  `masked` and `*_over` do not, for callers that have checked.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,6 +24,8 @@ from calibrant.errors import CalibrantError
 
 LARGEST_REWARD = 1e100
 RANGE_TOLERANCE = 1e-6
+NO_SPREAD = 1e-6
+"""The largest `max - min` of the rewards of a group that counts as no spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,40 +171,17 @@ def _short(key: Hashable, limit: int = 60) -> str:
 
 
 def valid(rewards: Tensor, where: Tensor | None = None) -> Tensor:
-    """Which rollouts count: those with a finite reward that `where` does not exclude.
-
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-
-    Returns:
-        `[..., N, G]`, boolean.
-
-    Raises:
-        CalibrantError: shapes differ.
+    """Which rollouts count, `[..., N, G]` boolean: those with a finite reward that `where` does not exclude.
 
     >>> valid(torch.tensor([[1.0, torch.nan, 0.0]]), torch.tensor([[True, True, False]]))
     tensor([[ True, False, False]])
     """
-    check_shapes("valid", rewards=(rewards, "... N G"), where=(where, "... N G"))
     finite = torch.isfinite(rewards)
     return finite if where is None else finite & where
 
 
 def masked(rewards: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rewards in float64 with 0 in place of those that do not count, and the mask of those that do.
-
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-
-    Returns:
-        Values `[..., N, G]`, float64, finite, and the mask `[..., N, G]`, boolean.
-
-    Raises:
-        CalibrantError: shapes differ.
-    """
-    check_shapes("masked", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    """Rewards in float64 with 0 in place of those that do not count, and the mask of those that do."""
     mask = valid(rewards, where)
     values = torch.where(mask, rewards.detach().double(), 0.0)
     return values.clamp(-LARGEST_REWARD, LARGEST_REWARD), mask
@@ -217,99 +199,75 @@ def like_input(values: Tensor, source: Tensor) -> Tensor:
 
 
 def group_count(rewards: Tensor, where: Tensor | None = None) -> Tensor:
-    """How many rollouts of each group count.
-
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-
-    Returns:
-        `[..., N]`, integers from 0 to G.
-
-    Raises:
-        CalibrantError: shapes differ.
+    """How many rollouts of each group count, `[..., N]`, integers from 0 to G.
 
     >>> group_count(torch.tensor([[1.0, torch.nan, 0.0]]))
     tensor([2])
     """
-    check_shapes("group_count", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    _check("group_count", rewards, where)
     return valid(rewards, where).sum(-1)
 
 
 def group_mean(rewards: Tensor, where: Tensor | None = None) -> Tensor:
-    """Mean reward of each group, over the rollouts that count; 0 if none does.
+    """Mean reward of each group, `[..., N]`, over the rollouts that count; 0 if none does.
 
     `mean = sum_i r_i / n`, kept between the smallest and the largest reward, so that equal rewards have exactly
     their value as mean.
 
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-
-    Returns:
-        `[..., N]`.
-
-    Raises:
-        CalibrantError: shapes differ.
-
     >>> group_mean(torch.tensor([[1.0, 0.0, 0.5, torch.nan]]))
     tensor([0.5000])
     """
-    check_shapes("group_mean", rewards=(rewards, "... N G"), where=(where, "... N G"))
-    values, mask = masked(rewards, where)
+    _check("group_mean", rewards, where)
+    return like_input(mean_over(*masked(rewards, where)), rewards)
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """`group_mean` of values that are float64 and 0 out of the mask."""
     low, high = _extremes(values, mask)
     mean = values.sum(-1) / mask.sum(-1).clamp(min=1)
-    return like_input(torch.where(mask.any(-1), mean.clamp(low, high), 0.0), rewards)
+    return torch.where(mask.any(-1), mean.clamp(low, high), 0.0)
 
 
 def group_std(rewards: Tensor, where: Tensor | None = None, *, ddof: int = 1) -> Tensor:
-    """Standard deviation of the rewards of each group, over the rollouts that count; 0 if fewer than two do.
+    """Standard deviation of the rewards of each group, `[..., N]`; 0 if fewer than two rollouts count.
 
     `std = sqrt(sum_i (r_i - mean)^2 / (n - ddof))`. With `ddof=1` (unbiased) as TRL and verl do; with `ddof=0` the
     population's.
 
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-        ddof: 0 or 1.
-
-    Returns:
-        `[..., N]`, at least 0.
-
-    Raises:
-        CalibrantError: shapes differ or ddof is neither 0 nor 1.
-
     >>> group_std(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor([0.5000])
     """
-    check_shapes("group_std", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    _check("group_std", rewards, where)
+    check_ddof("group_std", ddof)
+    return like_input(std_over(*masked(rewards, where), ddof), rewards)
+
+
+def check_ddof(caller: str, ddof: int) -> None:
+    """Raises CalibrantError unless `ddof` is 0 or 1."""
     if ddof not in (0, 1):
-        raise CalibrantError(f"group_std: ddof has to be 0 (population) or 1 (unbiased), got {ddof!r}")
-    values, mask = masked(rewards, where)
-    deviation = torch.where(mask, values - group_mean(values, mask)[..., None], 0.0)
-    variance = deviation.square().sum(-1) / (mask.sum(-1) - ddof).clamp(min=1)
-    return like_input(variance.sqrt(), rewards)
+        raise CalibrantError(f"{caller}: ddof has to be 0 (population) or 1 (unbiased), got {ddof!r}")
+
+
+def std_over(values: Tensor, mask: Tensor, ddof: int = 1) -> Tensor:
+    """`group_std` of values that are float64 and 0 out of the mask."""
+    deviation = torch.where(mask, values - mean_over(values, mask)[..., None], 0.0)
+    return (deviation.square().sum(-1) / (mask.sum(-1) - ddof).clamp(min=1)).sqrt()
 
 
 def group_spread(rewards: Tensor, where: Tensor | None = None) -> Tensor:
-    """Largest minus smallest reward of each group, over the rollouts that count; 0 if none does.
-
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-
-    Returns:
-        `[..., N]`, at least 0.
-
-    Raises:
-        CalibrantError: shapes differ.
+    """Largest minus smallest reward of each group, `[..., N]`, over the rollouts that count; 0 if none does.
 
     >>> group_spread(torch.tensor([[0.25, 1.0, torch.nan]]))
     tensor([0.7500])
     """
-    check_shapes("group_spread", rewards=(rewards, "... N G"), where=(where, "... N G"))
-    low, high = _extremes(*masked(rewards, where))
-    return like_input((high - low).clamp(min=0.0), rewards)
+    _check("group_spread", rewards, where)
+    return like_input(spread_over(*masked(rewards, where)), rewards)
+
+
+def spread_over(values: Tensor, mask: Tensor) -> Tensor:
+    """`group_spread` of values that are float64 and 0 out of the mask."""
+    low, high = _extremes(values, mask)
+    return (high - low).clamp(min=0.0)
 
 
 def _extremes(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,27 +276,21 @@ def _extremes(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return low, torch.where(mask, values, -torch.inf).amax(-1)
 
 
-def has_spread(rewards: Tensor, where: Tensor | None = None, tol: float = 1e-6) -> Tensor:
-    """Whether the rewards of a group differ: `max - min > tol` over the rollouts that count.
+def has_spread(rewards: Tensor, where: Tensor | None = None, tol: float = NO_SPREAD) -> Tensor:
+    """Whether the rewards of a group differ, `[..., N]` boolean: `max - min > tol` over the rollouts that count.
 
-    Without spread there is nothing to learn from a group, whatever rounding has left in its standard deviation.
-
-    Args:
-        rewards: `[..., N, G]`.
-        where: `[..., N, G]`, boolean.
-        tol: the largest difference that counts as none, in units of the reward.
-
-    Returns:
-        `[..., N]`, boolean; False with fewer than two rollouts that count.
-
-    Raises:
-        CalibrantError: shapes differ.
+    Without spread there is nothing to learn from a group, whatever rounding has left in its standard deviation. `tol`
+    is in units of the reward.
 
     >>> has_spread(torch.tensor([[0.3, 0.3, 0.3], [0.3, 0.4, torch.nan], [1.0, torch.nan, torch.nan]]))
     tensor([False,  True, False])
     """
-    check_shapes("has_spread", rewards=(rewards, "... N G"), where=(where, "... N G"))
-    return group_spread(masked(rewards, where)[0], valid(rewards, where)) > tol
+    _check("has_spread", rewards, where)
+    return spread_over(*masked(rewards, where)) > tol
+
+
+def _check(caller: str, rewards: Tensor, where: Tensor | None) -> None:
+    check_shapes(caller, rewards=(rewards, "... N G"), where=(where, "... N G"))
 
 
 def count_out_of_range(rewards: Tensor, reward_range: Sequence[float]) -> int:

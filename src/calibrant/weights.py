@@ -91,9 +91,8 @@ def boost(informativeness: Tensor, strength: Tensor | float) -> Tensor:
 
 
 def _operands(caller: str, score: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
-    if isinstance(strength, Tensor) and strength.ndim:
-        check_shapes(caller, score=(score, "..."), strength=(strength, "..."))
-    check_shapes(caller, score=(score, "..."))
+    per_group = strength if isinstance(strength, Tensor) and strength.ndim else None
+    check_shapes(caller, score=(score, "..."), strength=(per_group, "..."))
     u = score.detach().double()
     return u, torch.as_tensor(strength, dtype=torch.float64, device=u.device).detach()
 

@@ -314,6 +314,16 @@ def test_base_advantages_of_the_caller():
     assert torch.equal(apply("dr_grpo", groups, bases={"centred": own}).base, own)
 
 
+def test_shapes_are_checked_once_each(monkeypatch):
+    """Of arguments of public functions: the method, its signals and weights, its base and its result."""
+    calls = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("calibrant") and hasattr(module, "check_shapes"):
+            monkeypatch.setattr(module, "check_shapes", lambda caller, **_: calls.append(caller))
+    apply("gcpo_bot", groups_of_four())
+    assert len(calls) <= 10, calls
+
+
 def test_weights_per_token():
     def mine(rewards, where):
         return Outcome(torch.arange(12.0).view(1, 4, 3), {}, "centred")

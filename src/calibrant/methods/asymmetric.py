@@ -13,7 +13,7 @@ from calibrant.checks import (
     check_shapes,
     check_share,
 )
-from calibrant.groups import LARGEST_REWARD, has_spread, like_input, valid
+from calibrant.groups import LARGEST_REWARD, NO_SPREAD, like_input, masked, spread_over, valid
 from calibrant.methods.outcome import BASES, Outcome, in_type_of
 from calibrant.methods.verdicts import verdicts
 
@@ -128,9 +128,10 @@ def _clamped(ratio: Tensor, known: Tensor, right: Tensor, low: float, high: floa
 
 def _all_wrong(rewards: Tensor, total_rewards: Tensor | None, right: Tensor, where: Tensor) -> Tensor:
     """Groups of at least two scorable rollouts that are all wrong, with no differences of reward to learn from."""
-    spread = has_spread(rewards, where)
-    if total_rewards is not None:
-        spread = spread | has_spread(total_rewards, where)
+    spread = torch.zeros_like(where[:, 0])
+    for sums in (rewards, total_rewards):
+        if sums is not None:
+            spread |= spread_over(*masked(sums, where)) > NO_SPREAD
     return (where.sum(-1) >= 2) & ((right == 0) | ~where).all(-1) & ~spread
 
 

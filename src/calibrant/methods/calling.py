@@ -254,12 +254,14 @@ def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
         weights=(outcome.weights, "N G T" if per_token else "N G"),
         base=(own, "N G"),
         replaced=(outcome.replaced, "N G"),
+        **{f"score {name}": (score, _letters(score)) for name, score in outcome.scores.items()},
     )
     if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
         raise CalibrantError(f"{caller}: replaced has to be a boolean mask [N, G], got {outcome.replaced.dtype}")
-    for score, values in outcome.scores.items():
-        letters = "N G" if isinstance(values, Tensor) and values.ndim == 2 else "N"
-        check_shapes(caller, **{"rewards": (rewards, "N G"), f"score {score}": (values, letters)})
     for part, tensor in (("weights", outcome.weights), ("advantages", own)):
         if tensor is not None and not torch.isfinite(tensor).all():
             raise CalibrantError(f"{caller} returned {part} that are not finite")
+
+
+def _letters(score: object) -> str:
+    return "N G" if isinstance(score, Tensor) and score.ndim == 2 else "N"

@@ -17,7 +17,7 @@ from calibrant.checks import (
     is_number,
 )
 from calibrant.errors import CalibrantError
-from calibrant.groups import group_mean, masked, valid
+from calibrant.groups import masked, mean_over, valid
 from calibrant.methods.inputs import missing_input
 from calibrant.methods.outcome import Outcome, replaced
 from calibrant.signals.confidence import same_cluster
@@ -153,10 +153,10 @@ def grpo_care(
     check_share("grpo_care", threshold=threshold, upper=bound)
     check_positive("grpo_care", upper=bound)
     where = valid(rewards, where)
-    accuracy = ((masked(rewards, where)[0] - low) / (high - low)).clamp(0.0, 1.0)
+    accuracy = torch.where(where, ((masked(rewards, where)[0] - low) / (high - low)).clamp(0.0, 1.0), 0.0)
     confidence = answer_confidence.detach().double().nan_to_num(0.0, 0.0, 0.0).clamp(0.0, bound)
-    accurate = where & (accuracy > threshold) & (accuracy >= group_mean(accuracy, where)[:, None])
-    usual = group_mean(confidence, accurate)
+    accurate = where & (accuracy > threshold) & (accuracy >= mean_over(accuracy, where)[:, None])
+    usual = mean_over(torch.where(accurate, confidence, 0.0), accurate)
     paid = accurate & (confidence > 0) & (confidence >= usual[:, None] - slack)
     extra = torch.where(paid, bonus * accuracy * (high - low), 0.0)
     total = (rewards if total_rewards is None else total_rewards).detach().double()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from calibrant.checks import check_shapes
-from calibrant.groups import group_count, valid
+from calibrant.groups import valid
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import (
     barycentric_transport,
@@ -56,7 +56,7 @@ def rd_only(
     check_shapes("rd_only", rewards=(rewards, "N G"), where=(where, "N G"))
     where = valid(rewards, where)
     dispersion = reward_dispersion(rewards.double(), reward_range, where)
-    weight = boost(dispersion, group_alpha(alpha, group_count(rewards, where)))
+    weight = boost(dispersion, group_alpha(alpha, where.sum(-1)))
     scores = {"reward_dispersion": dispersion, "reward_weight": weight}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)
 
@@ -223,7 +223,7 @@ def _gcpo(
     mean_one: bool,
 ) -> Outcome:
     """The product of a damping weight of an uncertainty, `[N]` float64, and the boost of reward dispersion."""
-    strength = group_alpha(alpha, group_count(rewards, where))
+    strength = group_alpha(alpha, where.sum(-1))
     dispersion = reward_dispersion(rewards.double(), reward_range, where)
     scores = {
         name: uncertainty,

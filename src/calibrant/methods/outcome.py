@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calibrant import advantages
-from calibrant.groups import group_count, like_input
+from calibrant.groups import like_input
 from calibrant.weights import mean_one as with_mean_one
 
 BASES: dict[str, Callable[..., Tensor]] = {
@@ -90,7 +90,7 @@ def weighed(
         mean_one: divide the weights by their mean over the rollouts that count.
         base: a name in `BASES`.
     """
-    enough = (group_count(rewards, where) >= 2)[:, None]
+    enough = (where.sum(-1) >= 2)[:, None]
     weight = weight[:, None] if weight.ndim == 1 else weight
     weights = torch.where(enough, weight, 1.0).expand(rewards.shape)
     if mean_one:

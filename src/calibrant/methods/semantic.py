@@ -7,7 +7,7 @@ from torch import Tensor
 
 from calibrant.checks import check_non_negative, check_option, check_shapes, check_share
 from calibrant.errors import CalibrantError
-from calibrant.groups import group_count, valid
+from calibrant.groups import valid
 from calibrant.methods.inputs import missing_input
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import kernel_language_entropy, semantic_entropy
@@ -75,7 +75,7 @@ def grpo_se(
     where = valid(rewards, where)
     log_mass = _log_mass("grpo_se", mass, mean_logprob)
     entropy, u = _normalised(clusters, log_mass, where, estimator)
-    weight = _shaped("grpo_se", shape, u, alpha, group_count(rewards, where))
+    weight = _shaped("grpo_se", shape, u, alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)
 
@@ -151,7 +151,7 @@ def grpo_kle(
         mixture = {"clusters": clusters, "alpha": mix, "log_mass": _log_mass("grpo_kle", mass, mean_logprob)}
     graph = _without_empty(entailment)
     u = kernel_language_entropy(graph, kernel, where, t=t, kappa=kappa, nu=nu, rescale=True, **mixture)
-    weight = _shaped("grpo_kle", shape, u, alpha, group_count(rewards, where))
+    weight = _shaped("grpo_kle", shape, u, alpha, where.sum(-1))
     return weighed(rewards, where, weight, {"kernel_entropy": u, "entropy_weight": weight}, mean_one=mean_one)
 
 
@@ -212,7 +212,7 @@ def seed_grpo(
         raise missing_input("seed_grpo", ["mean_logprob"], f" for estimator='{estimator}'; estimator='freq' does not")
     log_mass, kind = (None, "rao") if estimator == "freq" else (mean_logprob, estimator)
     entropy, u = _normalised(clusters, log_mass, where, kind)
-    weight = _shaped("seed_grpo", form, u, FORMS[form] if alpha is None else alpha, group_count(rewards, where))
+    weight = _shaped("seed_grpo", form, u, FORMS[form] if alpha is None else alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
     return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred")
 

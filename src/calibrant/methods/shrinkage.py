@@ -6,7 +6,7 @@ from torch import Tensor
 
 from calibrant.advantages import standardised
 from calibrant.checks import check_non_negative, check_shapes
-from calibrant.groups import group_count, valid
+from calibrant.groups import valid
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import gradient_snr_weight, head_gradient_variance, reward_dispersion
 from calibrant.weights import boost, group_alpha
@@ -71,6 +71,6 @@ def gradient_snr(
     weight = gradient_snr_weight(head_gram, advantages, where, strength=alpha)
     if reward_alpha:
         dispersion = reward_dispersion(rewards.double(), reward_range, where)
-        gain = boost(dispersion, group_alpha(reward_alpha, group_count(rewards, where)))
+        gain = boost(dispersion, group_alpha(reward_alpha, where.sum(-1)))
         weight, scores = weight * gain, scores | {"reward_dispersion": dispersion, "reward_weight": gain}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_around_one, check_option, check_positive, check_shapes, check_share
-from calibrant.groups import LARGEST_REWARD, group_mean, group_std, has_spread, valid
+from calibrant.groups import LARGEST_REWARD, NO_SPREAD, mean_over, spread_over, std_over, valid
 from calibrant.methods.outcome import Outcome, weighed
 
 SMALLEST_MEAN = 1e-6
@@ -59,7 +59,7 @@ def edge_grpo(
     check_around_one("edge_grpo", low, high)
     where = valid(rewards, where)
     entropy, known = _known(token_entropy, where)
-    mean = group_mean(entropy, known)[:, None]
+    mean = mean_over(entropy, known)[:, None]
     share = torch.where(known & (mean >= SMALLEST_MEAN), entropy / mean.clamp(min=SMALLEST_MEAN), 1.0)
     ratio = share.clamp(low, high)
     return weighed(rewards, where, 1.0 / ratio, {"entropy_ratio": ratio}, mean_one=mean_one)
@@ -119,9 +119,9 @@ def eg_spo(
         below = entropy < _quantile(entropy, known, quantile)[:, None]
         weight = torch.ones_like(entropy).masked_fill(below, phi)
     else:
-        scale = group_std(entropy, known)[:, None].clamp(min=torch.finfo(torch.float64).tiny)
-        weight = phi + (1.0 - phi) * torch.sigmoid((entropy - group_mean(entropy, known)[:, None]) / scale)
-    weight = torch.where(known & has_spread(entropy, known)[:, None], weight, 1.0)
+        scale = std_over(entropy, known)[:, None].clamp(min=torch.finfo(torch.float64).tiny)
+        weight = phi + (1.0 - phi) * torch.sigmoid((entropy - mean_over(entropy, known)[:, None]) / scale)
+    weight = torch.where(known & (spread_over(entropy, known) > NO_SPREAD)[:, None], weight, 1.0)
     scores = {"token_entropy": torch.where(known, entropy, 0.0)}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)
 

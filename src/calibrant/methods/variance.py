@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_non_negative, check_option, check_reward_range, check_shapes
-from calibrant.groups import group_std, masked, valid
+from calibrant.groups import masked, std_over, valid
 from calibrant.methods.outcome import Outcome, weighed
 
 STRENGTHS = {"linear": 0.6, "exponential": 0.2}
@@ -60,7 +60,7 @@ def q_hawkeye(
     check_non_negative("q_hawkeye", alpha=strength)
     low, high = check_reward_range("q_hawkeye", reward_range)
     where = valid(rewards, where)
-    deviation = group_std(masked(rewards, where)[0], where, ddof=0)
+    deviation = std_over(*masked(rewards, where), ddof=0)
     u = (deviation / (0.5 * (high - low))).square().clamp(max=1.0)
     weight = (1.0 - strength * u).clamp(min=0.0) if form == "linear" else torch.exp(-strength * u)
     return weighed(rewards, where, weight, {"reward_variance": u, "variance_weight": weight}, mean_one=mean_one)

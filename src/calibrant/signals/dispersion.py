@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibrant.checks import check_reward_range, check_shapes
 from calibrant.errors import CalibrantError
-from calibrant.groups import group_mean, like_input, masked
+from calibrant.groups import like_input, masked, mean_over
 
 NO_DIRECTION = 1e-6
 """A mean of unit vectors that is not longer than this has no direction: what is left is rounding."""
@@ -137,7 +137,7 @@ def reward_dispersion(rewards: Tensor, reward_range: Sequence[float], where: Ten
     low, high = check_reward_range("reward_dispersion", reward_range)
     values, mask = masked(rewards, where)
     count = mask.sum(-1).double()
-    raw = torch.where(mask, (values - group_mean(values, mask)[..., None]).abs(), 0.0).sum(-1)
+    raw = torch.where(mask, (values - mean_over(values, mask)[..., None]).abs(), 0.0).sum(-1)
     largest = 2.0 / count * (count / 2).floor() * (count / 2).ceil() * (high - low)
     return like_input((raw / torch.where(count >= 2, largest, 1.0)).clamp(0.0, 1.0), rewards)
 
