@@ -1,6 +1,7 @@
 """From completions and rewards to an outcome: computes just the inputs that a method names."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from calibrant.methods import (
 )
 from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
-from calibrant.text.inputs import FROM_TEXT, Judge, Readers, TextGroups, read
+from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
 """The inputs of methods that only models can give, or a file that holds what they gave."""
@@ -199,20 +200,14 @@ def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, floa
     return statistics
 
 
-def rollout_rows(
-    scored: Scored,
-    columns: dict[str, list[Any]],
-    *,
-    step: int,
-    judge: Judge | None = None,
-) -> list[dict[str, Any]]:
-    """One row a rollout: gathered columns beside what was scored.
+def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) -> list[dict[str, Any]]:
+    """One row per rollout: gathered columns beside what was scored.
 
     Args:
         scored: N groups of G rollouts.
-        columns: lists of N * G values, among them `prompt` and `references`; they stand in for what was scored.
+        columns: lists of N * G values, among them `prompt` and `prompt_id`; they stand in for what was scored. A
+            prompt without an id gets a hash of its text, numbered where several groups of the batch have that text.
         step: the optimisation step that trains on them.
-        judge: says which answers are correct, where that is known.
     """
     size = scored.groups.rewards.shape[1]
     columns = {
@@ -225,14 +220,13 @@ def rollout_rows(
     if "clusters" in scored.groups.inputs:
         columns["cluster"] = scored.groups.inputs["clusters"].flatten().tolist()
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    seen: Counter[str] = Counter()
     for i, row in enumerate(rows):
         row["step"], row["rollout"] = step, i % size
-        row["prompt_id"] = row["prompt_id"] or hashlib.sha256(row["prompt"].encode()).hexdigest()[:16]
-    known = [row for row in rows if row["references"] is not None]
-    if judge is not None and known:
-        verdicts = judge([row["answer"] for row in known], [row["references"] for row in known])
-        for row, right in zip(known, verdicts, strict=True):
-            row["correct"] = right
+        if row["prompt_id"] is None:
+            name = hashlib.sha256(row["prompt"].encode("utf-8", "replace")).hexdigest()[:16]
+            seen[name] += i % size == 0
+            row["prompt_id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
     return rows
 
 

@@ -1,6 +1,6 @@
 """What the models say of a batch of rollouts: log-probabilities, entropies, the answer under a slow reference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,11 +37,10 @@ class PolicyInputs:
     Args:
         trainer: whose policy it is; its own reference is used where it has one (`beta > 0`).
         named: the inputs that the method names.
-        extract: completion -> answer.
     """
 
-    def __init__(self, trainer: Any, named: Sequence[str], extract: Callable[[str], str]):
-        self.trainer, self.named, self.extract = trainer, named, extract
+    def __init__(self, trainer: Any, named: Sequence[str]):
+        self.trainer, self.named = trainer, named
         self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named))
         policy = trainer.accelerator.unwrap_model(trainer.model)
         self.frozen = self.slow = None
@@ -60,11 +59,12 @@ class PolicyInputs:
         add_fused_lm_head(base, temperature=self.trainer.temperature, cast_lm_head_to_fp32=cast)
         return model.to(self.trainer.accelerator.device)
 
-    def __call__(self, output: dict[str, Any]) -> dict[str, Tensor]:
+    def __call__(self, output: dict[str, Any], answers: Sequence[str]) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, a row of the group's matrix each.
 
         Args:
             output: as TRL's `_generate_and_score_completions` returns it.
+            answers: the extracted answer of each completion.
         """
         mask, found = completion_mask(output), {}
         states, self.decoded = self.decoded.states_of(output["completion_ids"], output["completion_mask"]), Decoded()
@@ -80,7 +80,7 @@ class PolicyInputs:
         elif "ref_per_token_logps" in output:
             found["ref_mean_logprob"] = row_mean(output["ref_per_token_logps"], mask)
         if self.slow is not None:
-            found["answer_confidence"] = self._answer_confidence(output, mask)
+            found["answer_confidence"] = self._answer_confidence(output, mask, answers)
         if "ratio_variance" in self.named:
             found["ratio_variance"] = torch.zeros(len(mask), device=mask.device)  # the policy has not moved yet
         if self.head is not None:
@@ -104,9 +104,9 @@ class PolicyInputs:
         assert logps is not None
         return logps, spread
 
-    def _answer_confidence(self, output: dict[str, Any], mask: Tensor) -> Tensor:
+    def _answer_confidence(self, output: dict[str, Any], mask: Tensor, answers: Sequence[str]) -> Tensor:
         assert self.slow is not None
-        spans = answer_masks(self.trainer.processing_class, output["completion_ids"], mask, self.extract)
+        spans = answer_masks(self.trainer.processing_class, output["completion_ids"], mask, answers)
         return answer_confidence(self._per_token(self.slow.model, output)[0], spans)
 
     def _per_token(self, model: Any, output: dict[str, Any], entropies: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -18,23 +18,33 @@ from trl.trainer.utils import get_config_model_id
 
 from calibrant.advantages import total_rewards
 from calibrant.errors import CalibrantError
-from calibrant.files import write_text
+from calibrant.files import disk_full, write_text
 from calibrant.groups import Groups, assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve
 from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.rollouts import write_rollouts
-from calibrant.scorer import Scorer, dry_run, named_inputs, options_of, rollout_rows, summary, trainer_bases
-from calibrant.text.inputs import Judge, TextGroups, by_key, one_at_a_time
-from calibrant.text.metrics import normalise_answer
+from calibrant.scorer import Scored, Scorer, dry_run, named_inputs, options_of, rollout_rows, summary, trainer_bases
+from calibrant.text.inputs import Judge, TextGroups
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, spread
+from calibrant.trl.columns import DataRow, check_data, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
+from calibrant.trl.functions import (
+    count_unextracted,
+    describe,
+    extract,
+    extractor,
+    guarded_clusters,
+    guarded_judge,
+    verdicts,
+)
+from calibrant.trl.messages import as_text
 from calibrant.trl.model_card import with_method
 from calibrant.trl.policy_inputs import MULTIMODAL, PolicyInputs, completion_mask
-from calibrant.trl.rewards import checked_all, unrewarded
+from calibrant.trl.rewards import checked_rewards, unrewarded
 
 ROLLOUTS = "_rollouts"
 """Folder of rollout files in the output directory: `push_to_hub` uploads that directory, except `_*`."""
@@ -90,24 +100,27 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self.method: Method = resolve(args.method)
         self._named = named_inputs(self.method)
         options = options_of(self.method, args)
-        judge = judge or (one_at_a_time(is_correct) if is_correct else None)
-        dry_run(self.method, options, without=() if judge else ("correct",))
-        readers = load_readers(self._named, args, cluster or by_key(answer_key or normalise_answer), judge)
-        self._scorer = Scorer(self.method, options, readers, extract_answer or str.strip, args.meaning)
+        self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
+        dry_run(self.method, options, without=() if self._judge else ("correct",))
+        readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
+        self._scorer = Scorer(self.method, options, readers, meaning=args.meaning)
         self._memory: dict[str, Tensor] = {}
+        self._sampled: list[dict[str, Any]] = []
         self._last_rollouts: tuple[int, int] = (-1, 0)
-        self._warned_of_range = False
+        self._warned_of_range = self._warned_of_writing = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._reweighing: dict[str, Any] | None = None
         self._contributing: Tensor | None = None
         self._label_free = (
             not reward_funcs and keywords.get("environment_factory") is None and "rewards" not in self._named
         )
-        rewards = unrewarded if self._label_free else checked_all(reward_funcs)
-        super().__init__(model, rewards, args, *positional, **keywords)
+        rewards = unrewarded if self._label_free else reward_funcs
+        super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
+        check_data(self.train_dataset)
+        check_data(self.eval_dataset)
         self._taken = set(self.reward_func_names)  # names that reward functions log under
         self._task_reward = self._find_task_reward()
-        self._policy_inputs = PolicyInputs(self, self._named, self._scorer.extract)
+        self._policy_inputs = PolicyInputs(self, self._named)
         self._adding_up = self._rows_add_up()
 
     def _rows_add_up(self) -> bool:
@@ -125,31 +138,49 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
     ) -> Tensor:
-        self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._gathered = {
-            "prompt": [as_text(p) for p in gather_object(prompts)],
-            "completion": [as_text(c) for c in gather_object(completions)],
-            "references": gather_object([row.get("references") for row in inputs]),
-            "prompt_id": gather_object([row.get("prompt_id") for row in inputs]),
-            "num_tokens": gather_object([len(ids) for ids in completion_ids_list]),
-        }
+        with checked_rewards(self):
+            self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._sampled = [
+            {"observed_prompt": as_text(prompt), "completion": as_text(completion), "num_tokens": len(ids)}
+            for prompt, completion, ids in zip(prompts, completions, completion_ids_list, strict=True)
+        ]
         return self._rewards
 
+    def _gather_columns(self, rows: list[DataRow], mode: str) -> dict[str, list[Any]]:
+        """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
+        gathered = gather_object(
+            [
+                row._asdict() | sampled | extract(self._extractor, sampled["completion"])._asdict()
+                for row, sampled in zip(rows, self._sampled, strict=True)
+            ]
+        )
+        columns = {name: [row[name] for row in gathered] for name in gathered[0]}
+        failed = count_unextracted(self._extractor, columns.pop("problem"))
+        self._metrics[mode]["batch/unextracted"].append(float(failed))
+        if self._judge and ("correct" in self._named or (mode == "train" and self.args.rollouts_dir != "")):
+            answers, references = self._local(columns["answer"], len(rows)), [row.references for row in rows]
+            columns["correct"] = gather_object(verdicts(self._judge, answers, references))
+        return columns
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = read_rows(inputs)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         size = self.num_generations if mode == "train" else self.num_generations_eval
-        assert_integrity(self._gathered["prompt"], size)
-        given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output).items()}
+        columns = self._gather_columns(rows, mode)
+        assert_integrity(columns.pop("key"), size)
+        answers = self._local(columns["answer"], len(rows))
+        given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output, answers).items()}
         per_function = self._rewards.view(-1, size, len(self.reward_funcs))
         total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         bases = trainer_bases(standardised, total)
+        read = given | _judged(columns, total)
         scored = self._scorer(
-            self._gathered["completion"],
+            columns["completion"],
             self._rewards[:, self._task_reward].view(-1, size),
-            references=self._gathered["references"],
-            given={name: x.view(-1, size, *x.shape[1:]) for name, x in given.items()} | {"total_rewards": total},
+            answers=columns["answer"],
+            given={name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()} | {"total_rewards": total},
             state=self._memory,
             bases=bases,
         )
@@ -162,7 +193,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._memory = dict(scored.outcome.state or self._memory)
             self._remember(output, scored.groups, bases)
             if self.args.rollouts_dir != "":
-                self._write_rollouts(scored, given, base, advantages)
+                columns |= _model_columns(given, columns["num_tokens"])
+                columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
+                self._write_rollouts(scored, settle_prompts(columns, size))
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -180,7 +213,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         """Whether rows may be ordered and left out: not on TRL's own path, which images take too."""
         return self._sharing and self._adding_up and not any(name in inputs for name in MULTIMODAL)
 
-    def _local(self, gathered: Tensor, count: int) -> Tensor:
+    def _local(self, gathered: Any, count: int) -> Any:
         start = self.accelerator.process_index * count
         return gathered[start : start + count]
 
@@ -331,7 +364,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             mean = self.accelerator.gather(values.nanmean()).nanmean().item()
             self._metrics["train"][f"batch/{name}/mean"].append(mean)
 
-    def _write_rollouts(self, scored: Any, given: Mapping[str, Tensor], base: Tensor, advantages: Tensor) -> None:
+    def _write_rollouts(self, scored: Scored, columns: dict[str, list[Any]]) -> None:
+        """Writes the rollouts of a step; a failure is warned of once and ends no training, unless the disk is full."""
         if not self.accelerator.is_main_process:
             return
         step = self.state.global_step + 1
@@ -339,15 +373,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._last_rollouts = (step, part)
         folder = Path(self.args.rollouts_dir or Path(self.args.output_dir) / ROLLOUTS)
         name = f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet"
-        columns = {
-            **self._gathered,
-            **_model_columns(given, self._gathered["num_tokens"]),
-            "advantage_base": base.flatten().tolist(),
-            "advantage": advantages.flatten().tolist(),
-            **({"reward": [None] * advantages.numel()} if self._label_free else {}),
-        }
-        judge = self._scorer.readers.judge
-        write_rollouts(folder / name, rollout_rows(scored, columns, step=step, judge=judge))
+        if self._label_free:
+            columns = columns | {"reward": [None] * len(columns["completion"])}
+        try:
+            write_rollouts(folder / name, rollout_rows(scored, columns, step=step))
+        except Exception as error:
+            if disk_full(error):
+                raise
+            if not self._warned_of_writing:
+                self._warned_of_writing = True
+                warnings.warn(f"'{folder / name}' was not written ({describe(error)}); training goes on", stacklevel=2)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Saves the method's state and the slow reference too, before a checkpoint is pushed to the hub."""
@@ -387,13 +422,12 @@ def _model_name(model: Any) -> str:
     return str(name).rstrip("/").split("/")[-1]
 
 
-def as_text(message: Any) -> str:
-    """A prompt or completion as one string; a conversation as its contents, prompts with the roles."""
-    if isinstance(message, str):
-        return message
-    if len(message) == 1 and message[0]["role"] == "assistant":
-        return str(message[0].get("content") or "")
-    return "\n".join(f"{turn['role']}: {turn.get('content') or ''}" for turn in message)
+def _judged(columns: Mapping[str, list[Any]], like: Tensor) -> dict[str, Tensor]:
+    """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
+    if "correct" not in columns or all(gold is None for gold in columns["references"]):
+        return {}
+    values = [torch.nan if right is None else float(right) for right in columns["correct"]]
+    return {"correct": torch.tensor(values, device=like.device)}
 
 
 def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:

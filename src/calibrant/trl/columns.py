@@ -1,0 +1,140 @@
+"""The columns of the user's data set that calibrant reads: `prompt`, `prompt_id`, `references`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from calibrant.errors import CalibrantError
+from calibrant.tasks.maths import as_text as number_as_text
+from calibrant.trl.messages import as_text
+
+PLAIN = ("string", "large_string", "int", "uint", "float", "bool", "decimal", "null")
+"""How the names of the Arrow types begin whose values are texts or numbers."""
+
+
+class DataRow(NamedTuple):
+    """What is read from one row of a data set.
+
+    Attributes:
+        prompt: the prompt as text, before an environment adds to it.
+        prompt_id: the id as text, None where there is none.
+        references: the right answers, None where they are not known.
+        key: equal for the rollouts of one group.
+    """
+
+    prompt: str
+    prompt_id: str | None
+    references: list[str] | None
+    key: str
+
+
+def text_of(value: Any) -> str | None:
+    """A text or a number as text; None for None and NaN.
+
+    >>> text_of(0), text_of(3.0), text_of("x"), text_of(float("nan"))
+    ('0', '3', 'x', None)
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not isinstance(value, (str, Number)):
+        raise TypeError(value)
+    return number_as_text(value).encode("utf-8", "replace").decode()
+
+
+def texts_of(value: Any) -> list[str] | None:
+    """A list of texts or numbers as texts, a single one as a list of one; None for None and NaN.
+
+    >>> texts_of("Norway"), texts_of([1, 2.5, None]), texts_of(None)
+    (['Norway'], ['1', '2.5'], None)
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, (list, tuple)):
+        text = text_of(value)
+        return None if text is None else [text]
+    return [text for text in map(text_of, value) if text is not None]
+
+
+COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "prompt_id": (text_of, "a text or a number"),
+    "references": (texts_of, "a text, a number or a list of them"),
+}
+"""How a column is read, and what it has to hold."""
+
+
+def read_column(name: str, value: Any, place: str) -> Any:
+    """The value of a column.
+
+    Raises:
+        CalibrantError: it is nothing that the column can hold.
+    """
+    read, wanted = COLUMNS[name]
+    try:
+        return read(value)
+    except (TypeError, ValueError, OverflowError):
+        raise CalibrantError(
+            f"the column '{name}' of the data set holds {value!r:.60} in row {place}; give {wanted}, "
+            "or rename the column"
+        ) from None
+
+
+def check_data(data: Any) -> None:
+    """Checks the columns of a data set, or of several by name; values are read only where their type does not tell.
+
+    Streams, and data sets with a transform of their own, are checked row by row as they come.
+
+    Raises:
+        CalibrantError: a column holds what cannot be read.
+    """
+    if isinstance(data, Mapping):
+        for part in data.values():
+            check_data(part)
+    elif isinstance(data, Dataset) and data.format["type"] != "custom":
+        for name in set(COLUMNS) & set(data.column_names):
+            if not _told(data.features[name], name):
+                for i, row in enumerate(data.select_columns(name).with_format(None)):
+                    read_column(name, row[name], str(i))
+
+
+def _told(feature: Any, name: str) -> bool:
+    """Whether the type of a column says that it can be read."""
+    if isinstance(feature, (List, LargeList)) and name == "references":
+        feature = feature.feature
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(PLAIN))
+
+
+def read_rows(inputs: Sequence[Mapping[str, Any]]) -> list[DataRow]:
+    """The rows of a local batch, as the data set gave them.
+
+    Raises:
+        CalibrantError: a column holds what cannot be read.
+    """
+    return [_read_row(row, f"{i} of the batch") for i, row in enumerate(inputs)]
+
+
+def _read_row(row: Mapping[str, Any], place: str) -> DataRow:
+    prompt = as_text(row.get("prompt", ""))
+    prompt_id, references = (read_column(name, row.get(name), place) for name in ("prompt_id", "references"))
+    parts = (prompt_id, row.get("environment"), prompt, *(references or ()))
+    return DataRow(prompt, prompt_id or None, references, " | ".join(str(x) for x in parts if x is not None))
+
+
+def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
+    """Columns with one prompt per group.
+
+    The prompt of a group is what its rollouts were asked. Where an environment asked each something else, it is the
+    prompt of the data set, and what was asked stands in the column `observed_prompt`.
+
+    Args:
+        columns: N * G values each, among them `prompt` and `observed_prompt`.
+        size: G.
+    """
+    observed = columns["observed_prompt"]
+    blocks = [observed[i : i + size] for i in range(0, len(observed), size)]
+    same = [len(set(block)) == 1 for block in blocks for _ in block]
+    prompts = [x if one else own for x, one, own in zip(observed, same, columns["prompt"], strict=True)]
+    rest = {name: values for name, values in columns.items() if name != "observed_prompt"}
+    return rest | {"prompt": prompts} | ({} if all(same) else {"observed_prompt": observed})

@@ -1,0 +1,198 @@
+"""The user's functions, guarded: what goes wrong in one is a sentence with its name, the row and what came back."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import get_callable_name
+
+from calibrant.errors import CalibrantError
+from calibrant.text.inputs import Judge, TextGroups, by_key
+from calibrant.text.metrics import normalise_answer
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Calls a function of the user.
+
+    Attributes:
+        function: the function.
+        role: what it is for, e.g. "reward function".
+        wanted: what to do about a failure, e.g. "return one number per completion".
+        name: its name; as TRL names reward functions when None.
+
+    >>> Guard(len, "judge", "return a list")(5)
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: the judge 'len' raised TypeError: object of type 'int' has no len(); return a list
+    """
+
+    function: Callable[..., Any]
+    role: str
+    wanted: str
+    name: str | None = None
+
+    def __call__(self, *arguments: Any, at: str = "", **keywords: Any) -> Any:
+        """What the function returns; generators are run to their end."""
+        try:
+            returned = self.function(*arguments, **keywords)
+            return list(returned) if isinstance(returned, Iterator) else returned
+        except Exception as error:
+            raise self.failed(error, at) from error
+
+    def failed(self, error: Exception, at: str = "") -> CalibrantError:
+        """The error for an exception in the function."""
+        return CalibrantError(f"{self.title} raised {describe(error)}{at}; {self.wanted}")
+
+    def refused(self, returned: Any, at: str = "") -> CalibrantError:
+        """The error for something that it must not return."""
+        return CalibrantError(f"{self.title} returned {_short(returned)}{at}; {self.wanted}")
+
+    def values(self, returned: Any, count: int, what: str) -> list[Any]:
+        """The values that were returned, one per completion: of a list, a tuple, an array, a tensor on any device.
+
+        Raises:
+            CalibrantError: it is none of these, or of another length.
+        """
+        values = _listed(returned)
+        if values is None:
+            raise self.refused(returned)
+        if len(values) != count:
+            raise CalibrantError(
+                f"{self.title} returned {len(values)} {what} for {count} completions; return one per completion"
+            )
+        return values
+
+    @property
+    def title(self) -> str:
+        """Role and name."""
+        return f"the {self.role} '{self.name or get_callable_name(self.function)}'"
+
+
+def describe(error: Exception) -> str:
+    """Type and first line of an exception."""
+    return f"{type(error).__name__}: {((str(error).strip() or 'no message').splitlines())[0]:.200}"
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{value!r:.60}"
+
+
+def _listed(returned: Any) -> list[Any] | None:
+    """The values of an array or of an iterable with an order; None for single values, texts, mappings and sets."""
+    if isinstance(returned, Tensor) and returned.is_meta:
+        return None
+    if hasattr(returned, "tolist"):
+        values = returned.tolist()
+        column = isinstance(values, list) and all(isinstance(x, list) and len(x) == 1 for x in values)
+        return [x[0] for x in values] if column else values if isinstance(values, list) else None
+    unordered = isinstance(returned, (str, bytes, Mapping, Set)) or not isinstance(returned, Iterable)
+    return None if unordered else list(returned)
+
+
+def guarded_judge(is_correct: Callable[[str, list[str]], bool] | None, judge: Judge | None) -> Judge | None:
+    """A judge of batches from the user's `judge` or else `is_correct`; verdicts are True, False or None."""
+    if judge is not None:
+        whole = Guard(judge, "judge", "return one verdict per answer: True, False, or None where there is none")
+        return lambda answers, gold: [
+            _verdict(whole, value, i)
+            for i, value in enumerate(whole.values(whole(answers, gold), len(answers), "verdicts"))
+        ]
+    if is_correct is None:
+        return None
+    single = Guard(is_correct, "is_correct function", "return True or False, or None where there is no verdict")
+    return lambda answers, gold: [
+        _verdict(single, single(answer, list(right), at=_at(i)), i)
+        for i, (answer, right) in enumerate(zip(answers, gold, strict=True))
+    ]
+
+
+def _at(row: int) -> str:
+    return f" for completion {row}"
+
+
+def _verdict(guard: Guard, value: Any, row: int) -> bool | None:
+    value = value.item() if getattr(value, "shape", None) == () else value
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return bool(value)
+    raise guard.refused(value, _at(row))
+
+
+def verdicts(judge: Judge, answers: Sequence[str], references: Sequence[list[str] | None]) -> list[bool | None]:
+    """Which answers are correct; None where there is no reference, or no verdict."""
+    rows = [i for i, gold in enumerate(references) if gold is not None]
+    found: list[bool | None] = [None] * len(answers)
+    if rows:
+        judged = judge([answers[i] for i in rows], [references[i] or [] for i in rows])
+        for i, verdict in zip(rows, judged, strict=True):
+            found[i] = verdict
+    return found
+
+
+def guarded_clusters(
+    cluster: Callable[[TextGroups], Any] | None, answer_key: Callable[[str], Any] | None
+) -> Callable[[TextGroups], Tensor]:
+    """Clusters from the user's `cluster`, or of equal keys."""
+    if cluster is None:
+        key = Guard(answer_key or normalise_answer, "answer_key function", "return a string; '' where there is none")
+        return by_key(lambda text: _key(key, text))
+    guard = Guard(cluster, "cluster function", "return integers [N, G], one per text of each group")
+    return lambda groups: _cluster_numbers(guard, guard(groups), groups)
+
+
+def _key(guard: Guard, text: str) -> Any:
+    at = f" for the answer {text!r:.60}"
+    key = guard(text, at=at)
+    if key is None or type(key).__hash__ is None:
+        raise guard.refused(key, at)
+    return key
+
+
+def _cluster_numbers(guard: Guard, returned: Any, groups: TextGroups) -> Tensor:
+    shape = (len(groups), len(groups[0]))
+    try:
+        numbers = torch.as_tensor(returned)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise guard.refused(returned, f" for groups [N, G] = {list(shape)}") from None
+    if numbers.shape != shape or numbers.is_floating_point() or numbers.is_complex():
+        raise guard.refused(numbers, f" ({numbers.dtype}) for groups [N, G] = {list(shape)}")
+    return numbers.long()
+
+
+class Extracted(NamedTuple):
+    """An answer, "" where the extractor failed, and how it failed."""
+
+    answer: str
+    problem: str | None = None
+
+
+def extractor(extract: Callable[[str], Any] | None) -> Guard:
+    """The user's `extract_answer`; completions without their white space when None."""
+    return Guard(
+        extract or str.strip, "extract_answer function", "return the answer as a string, '' where there is none"
+    )
+
+
+def extract(guard: Guard, completion: str) -> Extracted:
+    """The answer of one completion; an exception or None makes it empty."""
+    try:
+        answer = guard.function(completion)
+    except Exception as error:
+        return Extracted("", f"raised {describe(error)}")
+    single = isinstance(answer, (str, int, float))
+    return Extracted(str(answer)) if single else Extracted("", f"returned {_short(answer)}")
+
+
+def count_unextracted(guard: Guard, problems: Sequence[str | None]) -> int:
+    """How many extractions failed.
+
+    Raises:
+        CalibrantError: all of several did.
+    """
+    failed = [problem for problem in problems if problem is not None]
+    if len(failed) == len(problems) > 1:
+        raise CalibrantError(f"{guard.title} {failed[0]}, and failed on all {len(failed)} completions; {guard.wanted}")
+    return len(failed)
