@@ -6,7 +6,7 @@ import torch
 from test_trainer import arguments, train, vowels
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, Outcome
+from calibrant.methods import METHODS
 from calibrant.rollouts import read_rollouts
 from calibrant.trl.functions import (
     count_unextracted,
@@ -171,8 +171,8 @@ def test_each_completion_is_extracted_and_judged_once(policy, questions, tmp_pat
 
 
 def reading_all(rewards, answer_confidence, correct, clusters, where):
-    base = METHODS["grpo"](rewards, where)
-    return Outcome(base.advantages, base.weights, {"confidence": answer_confidence, "right": correct})
+    scores = {"confidence": answer_confidence, "right": correct}
+    return METHODS["grpo"](rewards, where)._replace(scores=scores)
 
 
 def test_one_failing_extraction_is_an_empty_answer(policy, questions, tmp_path):
