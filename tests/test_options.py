@@ -73,6 +73,7 @@ def test_help_has_text_default_choices_and_groups():
         ({"pair": [0, 1, 2]}, "it takes two numbers"),
         ({"names": 3}, "it takes a list of texts"),
         ({"more": [1]}, "it takes names with values"),
+        ({1: 3}, "unknown option '1'"),
         ({"cuont": 3}, r"unknown option 'cuont' \(did you mean 'count'\?\)"),
     ],
 )
@@ -162,6 +163,8 @@ def test_trls_configuration_has_the_defaults_and_help_of_the_options(tmp_path):
         ({"cluster_rule": "greedi"}, "did you mean 'greedy'"),
         ({"entailment_threshold": 1.5}, "must lie between 0 and 1"),
         ({"ema_every": 0}, "at least 1"),
+        ({"ema_decay": "0.9"}, "must lie between 0 and 1"),
+        ({"cluster_rule": 1}, "is one of greedy"),
         ({"method_options": "alpha=1"}, "JSON"),
         ({"method_options": "{alpha"}, "JSON"),
     ],

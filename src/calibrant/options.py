@@ -158,7 +158,7 @@ def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") 
     known, values = {f.name: f for f in fields(settings)}, {}
     for name, value in given.items():
         if name not in known:
-            raise CalibrantError(f"unknown option '{name}'{origin}{nearest(name, known)}; --help lists all")
+            raise CalibrantError(f"unknown option '{name}'{origin}{nearest(str(name), known)}; --help lists all")
         kind, optional = kind_of(known[name])
         try:
             values[name] = None if value is None and optional else kind.read(value)
@@ -171,11 +171,13 @@ def check(settings: object, options: Mapping[str, Option]) -> None:
     """Raises CalibrantError unless each option of an object is None, within its limit, and one of its choices."""
     for name, known in options.items():
         value = getattr(settings, name)
-        if value is not None and known.limit and not known.limit.holds(value):
+        if value is None:
+            continue
+        if known.limit and not (isinstance(value, int | float) and known.limit.holds(value)):
             raise CalibrantError(f"option '{name}' is {value}; {known.limit.words}")
-        if value is not None and known.choices and value not in known.choices:
-            choices = ", ".join(known.choices)
-            raise CalibrantError(f"option '{name}' is '{value}'{nearest(value, known.choices)}; it is one of {choices}")
+        if known.choices and value not in known.choices:
+            meant, choices = nearest(str(value), known.choices), ", ".join(known.choices)
+            raise CalibrantError(f"option '{name}' is '{value}'{meant}; it is one of {choices}")
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Mapping[str, str] | None = None) -> None:

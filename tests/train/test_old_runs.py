@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import yaml
+
 from calibrant.report import write_report
 from calibrant.rollouts import RolloutGroups, read_rollouts
-from calibrant.train.runs import Run
+from calibrant.train.runs import Run, config_of
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run"
 
@@ -16,6 +18,11 @@ def test_options_evaluations_and_report_of_an_old_run_are_read(tmp_path):
     assert run.evaluations().keys() == {"before", "after"}
     page = write_report(run.path).read_text(encoding="utf-8")
     assert "gcpo_bot" in page and "could not be read" not in page
+
+
+def test_the_options_of_an_old_run_are_those_of_today():
+    kept = yaml.safe_load((FIXTURE / "config.yaml").read_text())["settings"]
+    assert config_of(Run(FIXTURE).settings())["settings"] == kept
 
 
 def test_old_rollout_files_are_read():
