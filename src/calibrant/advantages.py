@@ -20,17 +20,12 @@ def standardised(
     `A_i = (r_i - mean) / (std + eps)`. Defaults are TRL's: unbiased deviation, `eps = 1e-4`. verl: `eps=1e-6`.
 
     Args:
-        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[..., N, G]`, boolean; which rollouts count.
         ddof: 1 for the unbiased deviation, 0 for the population's.
         eps: added to the deviation.
         tol: the largest `max - min` that counts as no spread.
 
     Returns:
         `[..., N, G]`, finite, mean 0 over the rollouts that count.
-
-    Raises:
-        CalibrantError: shapes differ, or an argument is out of its range.
 
     Reference: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1; conventions as in TRL's GRPOTrainer (a).
 
@@ -54,15 +49,10 @@ def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = NO_SPR
     `A_i = r_i - mean`, in units of the reward: easy and hard prompts keep the size of their differences.
 
     Args:
-        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[..., N, G]`, boolean; which rollouts count.
         tol: the largest `max - min` that counts as no spread.
 
     Returns:
         `[..., N, G]`, finite, mean 0 over the rollouts that count.
-
-    Raises:
-        CalibrantError: shapes differ, or tol is negative.
 
     Reference: Liu et al. 2025, Understanding R1-Zero-Like Training (arXiv:2503.20783) (a, as in TRL with
     `scale_rewards="none"`).
@@ -83,15 +73,10 @@ def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 
     `A_i = r_i - sum_{j != i} r_j / (n - 1) = (r_i - mean) n / (n - 1)`, `n` the rollouts that count.
 
     Args:
-        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[..., N, G]`, boolean; which rollouts count.
         tol: the largest `max - min` that counts as no spread.
 
     Returns:
         `[..., N, G]`, finite, mean 0 over the rollouts that count.
-
-    Raises:
-        CalibrantError: shapes differ, or tol is negative.
 
     Reference: Ahmadian et al. 2024, Back to Basics (arXiv:2402.14740) (a, as in TRL's and verl's RLOO).
 
@@ -119,9 +104,6 @@ def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "s
 
     Returns:
         `[N, G]`. By `has_spread` of it, a group has no spread if none of what was normalised has.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Reference: TRL's GRPOTrainer (a).
 

@@ -306,9 +306,6 @@ def count_out_of_range(rewards: Tensor, reward_range: Sequence[float]) -> int:
     Returns:
         A count; rewards that are not finite are unscorable, not outside.
 
-    Raises:
-        CalibrantError: the range is empty or not finite.
-
     >>> count_out_of_range(torch.tensor([[0.0, 2.0, 2.5, torch.nan]]), (0.0, 2.0))
     1
     """

@@ -27,9 +27,6 @@ def group_alpha(alpha: float, num_valid: Tensor) -> Tensor:
     Returns:
         `[...]`, float64, at least 0; for alpha = 0.6 it is 0.8656 at n = 2 and 0.2164 at n = 16.
 
-    Raises:
-        CalibrantError: alpha is negative or not finite.
-
     Reference: GCPO, section 3.4 and appendix F (b).
 
     >>> group_alpha(0.6, torch.tensor([16, 2, 1]))
@@ -54,9 +51,6 @@ def damp(uncertainty: Tensor, strength: Tensor | float) -> Tensor:
     Returns:
         `[...]` in [0, 1], detached, in the type of `uncertainty`.
 
-    Raises:
-        CalibrantError: shapes differ.
-
     Reference: GCPO, equation 8 (b).
 
     >>> damp(torch.tensor([0.0, 0.5, 2.0]), 0.4)
@@ -77,9 +71,6 @@ def boost(informativeness: Tensor, strength: Tensor | float) -> Tensor:
 
     Returns:
         `[...]`, at least 1 for scores of at least 0, detached, in the type of `informativeness`.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Reference: GCPO, equation 11 (b).
 
@@ -114,9 +105,6 @@ def mean_one(weights: Tensor, where: Tensor | None = None) -> Tensor:
 
     Returns:
         `[...]`, detached, in the type of `weights`.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     >>> mean_one(torch.tensor([0.5, 1.5, 4.0]), torch.tensor([True, True, True]))
     tensor([0.2500, 0.7500, 2.0000])

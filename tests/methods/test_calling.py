@@ -1,6 +1,7 @@
 """How methods are found, called and described; what they compute is in test_methods.py."""
 
 import re
+import subprocess
 import sys
 
 import pytest
@@ -23,6 +24,9 @@ from calibrant.methods import (
     resolve,
     summary,
 )
+from calibrant.methods.inputs import HYPERPARAMETERS
+from calibrant.methods.pages import page
+from calibrant.methods.recommended import RECOMMENDED, recommended_values
 
 ORDER = (
     "grpo dr_grpo rloo rd_only gcpo_cd gcpo_bot grpo_se grpo_kle seed_grpo empo grpo_care capo egpo edge_grpo "
@@ -80,10 +84,12 @@ def test_every_method_has_a_name_a_summary_and_known_inputs(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_docstring_names_every_parameter(name):
-    text = METHODS[name].__doc__
-    for parameter in (*required_inputs(name), *optional_inputs(name), *hyperparameters(name)):
+def test_the_docstring_or_the_package_describes_every_parameter(name):
+    text, shared = METHODS[name].__doc__, {"rewards", "where", "clusters", *HYPERPARAMETERS}
+    for parameter in {*required_inputs(name), *optional_inputs(name), *hyperparameters(name)} - shared:
         assert re.search(rf"^        {parameter}: ", text, flags=re.MULTILINE), parameter
+    rows = [line for line in page(name, name).splitlines() if re.match(r"\| `\w+` \|", line)]
+    assert len(rows) == len(hyperparameters(name)) and not any(line.endswith("|  |") for line in rows)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -113,7 +119,7 @@ def test_a_card_of_a_method_that_says_nothing():
 
     about = card(mine)
     assert about[:7] == ("mine", "-", "-", "-", "-", "-", "-")
-    assert about.needs == ("rewards", "clusters") and about.optional == ("empty",) and about.recommended == ()
+    assert about.needs == ("rewards", "clusters") and about.optional == ("empty",) and about.recommended == {}
 
 
 def test_a_card_of_a_method_of_a_user():
@@ -123,7 +129,6 @@ def test_a_card_of_a_method_of_a_user():
         Paper: none
         Effect: x 0.5, which is
             half
-        Settings: `beta=0, loss_type="bnpo"`
 
         Per: prompt
         """
@@ -131,16 +136,28 @@ def test_a_card_of_a_method_of_a_user():
     about = card(mine)
     assert (about.summary, about.paper, about.per) == ("Half of it.", "none", "prompt")
     assert about.effect == "x 0.5, which is half"
-    assert about.certainty == about.when == "-" and about.recommended == (("beta", 0), ("loss_type", "bnpo"))
+    assert about.certainty == about.when == "-"
 
 
-@pytest.mark.parametrize("line", ["beta=", "beta=open('x')", "beta=1 loss=2", "0=1"])
-def test_settings_that_cannot_be_read(line):
+def test_recommended_settings_are_plain_data_without_torch():
+    code = (
+        "import sys; from calibrant.methods.recommended import RECOMMENDED; print('torch' in sys.modules, *RECOMMENDED)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["False", *METHODS]
+    assert all(setting.certainty in ("a", "a*", "b", "c") for row in RECOMMENDED.values() for setting in row.values())
+
+
+def test_a_method_of_a_user_recommends_settings():
     def mine(rewards, where):
         return None
 
-    mine.__doc__ = f"Mine.\n\n    Settings: {line}\n"
-    with pytest.raises(CalibrantError, match=r"'mine'.*Settings: .*name=value"):
+    assert recommended_values(mine) == {}
+    mine.recommended = {"beta": 0.0, "num_iterations": 2}
+    assert recommended_values(mine) == card(mine).recommended == mine.recommended
+    assert "`--beta 0.0`; `--num-iterations 2`" in page("mine", mine)
+    mine.recommended = ["beta"]
+    with pytest.raises(CalibrantError, match=r"'mine'.*'recommended' has to be a dictionary"):
         card(mine)
 
 

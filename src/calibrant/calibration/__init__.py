@@ -1,8 +1,15 @@
 """Calibration: whether confidence tells right answers from wrong ones, and what it is good for.
 
-Answers are `[N, G]`: G samples for each of N prompts. A confidence grows with certainty; correctness is 0 or 1, and
-not a reward. A NaN confidence or a NaN correctness (not known) is out of every metric. Computed in float64, detached,
-and returned in the type of the confidence. `bootstrap_interval` gives any of the figures an interval, by prompts.
+Answers are `[N, G]`: G samples for each of N prompts. The docstrings of functions leave out what holds for all:
+
+* `confidence` `[N, G]` grows with certainty; a `probability` (of being right) is a confidence in [0, 1].
+* `correct` `[N, G]` is boolean, or 0 and 1, or NaN where it is not known; a graded reward is refused.
+* `where` `[N, G]`, boolean: which answers count. A NaN confidence or correctness is out of every metric.
+* `prompt_weights` `[..., N]`, integers: the result, `[...]` instead of `[]`, for data in which each prompt occurs that
+  often. So `bootstrap_interval` resamples whole prompts for any of the figures.
+* Votes read `clusters` `[N, G]`, integers, equal for equal answers in a row; with `correct` they give an accuracy.
+* Computed in float64, detached, returned in the type of the confidence.
+* CalibrantError is raised where shapes or options are not as documented.
 """
 
 from calibrant.calibration.coverage import (

@@ -27,13 +27,8 @@ def counted_answers(caller: str, correct: Tensor, where: Tensor | None, **scores
     """Which answers count, and which are right: `[N, G]` boolean twice.
 
     Args:
-        caller: the function that complains.
         correct: `[N, G]`, boolean or 0 and 1; a NaN is out.
-        where: `[N, G]`, boolean.
         scores: name = `[N, G]`, e.g. the confidence; a NaN is out.
-
-    Raises:
-        CalibrantError: shapes differ, or correctness is neither 0 nor 1 nor NaN.
     """
     shapes = {name: (score, "N G") for name, score in scores.items()}
     check_shapes(caller, **shapes, correct=(correct, "N G"), where=(where, "N G"))
@@ -70,7 +65,6 @@ def over_weights(
     """A statistic for each row of weights, a few rows at a time: memory does not grow with the number of resamples.
 
     Args:
-        caller: the function that complains.
         prompt_weights: `[..., N]`, whole numbers: how often each prompt counts. None: each once.
         num_prompts: N.
         num_items: how many numbers a row of weights turns into.

@@ -83,16 +83,13 @@ def precision_coverage(
     has `oracle_area = (m + m (H_n - H_m)) / n` with harmonic numbers H; for large n `a - a ln a` with `a = m/n`.
 
     Args:
-        confidence: `[N, G]`, larger means surer; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
         coverages: the points of the curve, each in (0, 1]; None: all n, from 1/n to 1.
 
     Returns:
         Curve and areas, all in [0, 1]; areas are 0 and the curve is empty (or 0) if nothing counts.
 
     Raises:
-        CalibrantError: shapes differ, correctness is graded, or a coverage is out of (0, 1].
+        CalibrantError: correctness is graded, or a coverage is out of (0, 1].
 
     Reference: the metric of CAPO's figures (c); the treatment of ties and the integral are ours (c).
 
@@ -134,18 +131,8 @@ def precision_coverage_areas(
 ) -> CoverageAreas:
     """The areas of `precision_coverage` without its curve, also for resampled prompts.
 
-    Args:
-        confidence: `[N, G]`, larger means surer; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
-            `bootstrap_interval`.
-
     Returns:
         Area, the oracle's and that of a random order, each `[]`, or `[...]` with weights.
-
-    Raises:
-        CalibrantError: shapes differ, or correctness is graded.
 
     >>> weights = torch.tensor([[1, 1], [2, 0]])
     >>> precision_coverage_areas(torch.tensor([[0.9], [0.1]]), torch.tensor([[0], [1]]), prompt_weights=weights).area
@@ -191,16 +178,10 @@ def risk_coverage(
     `risk = 1 - precision`, `AURC = 1 - area`, `E-AURC = AURC - AURC of the oracle`.
 
     Args:
-        confidence: `[N, G]`, larger means surer; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
         coverages: the points of the curve, each in (0, 1]; None: all n, from 1/n to 1.
 
     Returns:
         Curve and areas, all in [0, 1].
-
-    Raises:
-        CalibrantError: as `precision_coverage`.
 
     Reference: Geifman, Uziel and El-Yaniv (2019) (c).
 

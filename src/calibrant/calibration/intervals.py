@@ -52,7 +52,6 @@ def bootstrap_interval(
         where: `[N]`, boolean; which prompts there are to draw, all others have weight 0.
         resamples: how many replicates.
         level: of the interval.
-        generator: of the draws; None: a new one with seed 0.
 
     Returns:
         The figure, both ends, and the standard error.

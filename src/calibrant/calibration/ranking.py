@@ -27,18 +27,11 @@ def correctness_auc(
 
     Args:
         confidence: `[N, G]`, larger means surer, e.g. `mean_logprob`; a NaN is out, infinities are first and last.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
         pooling: "pooled" or "per_prompt".
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
-            `bootstrap_interval`.
         undefined: the value where there is no pair; NaN shows such a result, or leaves it out of an interval.
 
     Returns:
         `[]`, or `[...]` with weights, in [0, 1].
-
-    Raises:
-        CalibrantError: shapes differ, correctness is graded, or the pooling is not known.
 
     Reference: CAPO, relative calibration (b). Its pooling is not stated: pooled over a benchmark, and then the mean
     over benchmarks, is an interpretation (c).

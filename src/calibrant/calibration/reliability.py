@@ -43,9 +43,6 @@ def reliability_curve(
     (linear between neighbours); equal probabilities share a bin, so that with many ties some bins stay empty.
 
     Args:
-        probability: `[N, G]` in [0, 1], of being right; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
         bins: B.
         binning: "equal_width" or "equal_mass".
 
@@ -53,7 +50,7 @@ def reliability_curve(
         Edges, mean probability, accuracy and count.
 
     Raises:
-        CalibrantError: shapes differ, a probability is out of [0, 1], correctness is graded, or the binning is not
+        CalibrantError: a probability is out of [0, 1], correctness is graded, or the binning is not
             known.
 
     >>> curve = reliability_curve(torch.tensor([[0.2, 0.4, 0.9, 0.7]]), torch.tensor([[0, 1, 1, 1]]), bins=2)
@@ -82,19 +79,11 @@ def expected_calibration_error(
     `ECE = sum_b n_b/n |acc_b - conf_b|`. The number depends on the bins: it is not comparable across binnings.
 
     Args:
-        probability: `[N, G]` in [0, 1], of being right; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
-        bins: how many.
-        binning: "equal_width" or "equal_mass", see `reliability_curve`.
         prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often, in the bins
             of the data as they are; for `bootstrap_interval`.
 
     Returns:
         `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
-
-    Raises:
-        CalibrantError: as `reliability_curve`.
 
     Reference: Naeini, Cooper and Hauskrecht (2015) for equal width, Nixon et al. (2019) for equal mass (c).
 
@@ -118,19 +107,8 @@ def maximum_calibration_error(
 
     `MCE = max_b |acc_b - conf_b|`. A bin with few answers decides it easily; look at the counts.
 
-    Args:
-        probability: `[N, G]` in [0, 1], of being right; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
-        bins: how many.
-        binning: "equal_width" or "equal_mass", see `reliability_curve`.
-        prompt_weights: `[..., N]`, integers, see `expected_calibration_error`.
-
     Returns:
         `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
-
-    Raises:
-        CalibrantError: as `reliability_curve`.
 
     Reference: Naeini, Cooper and Hauskrecht (2015) (c).
 
@@ -148,17 +126,11 @@ def brier(
 
     `B = 1/n sum_i (p_i - y_i)^2` with `y_i` 1 for a right answer and 0 for a wrong one.
 
-    Args:
-        probability: `[N, G]` in [0, 1], of being right; a NaN is out.
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
-        where: `[N, G]`, boolean; which answers count.
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often.
-
     Returns:
         `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
 
     Raises:
-        CalibrantError: shapes differ, a probability is out of [0, 1], or correctness is graded.
+        CalibrantError: a probability is out of [0, 1], or correctness is graded.
 
     Reference: Brier (1950) (c).
 

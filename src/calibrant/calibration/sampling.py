@@ -14,16 +14,12 @@ def first_or_random(caller: str, mask: Tensor, num_samples: int | None, generato
     """Which rollouts are used: the first `num_samples` that count, or a random subset of as many.
 
     Args:
-        caller: the function that complains.
         mask: `[N, G]`, boolean; which rollouts count.
         num_samples: how many of each prompt, from 1 to G; None: all that count.
         generator: None: the first ones; otherwise a subset is drawn, all subsets equally likely.
 
     Returns:
         `[N, G]`, boolean.
-
-    Raises:
-        CalibrantError: num_samples is no integer from 1 to G.
 
     >>> first_or_random("f", torch.tensor([[False, True, True, True]]), 2, None)
     tensor([[False,  True,  True, False]])
@@ -44,17 +40,10 @@ def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_we
     `pass@k = mean over prompts of 1 - C(n - c, k) / C(n, k)`, with c right ones of n.
 
     Args:
-        correct: `[N, G]`, boolean or 0 and 1; a NaN (not known) is out.
         k: from 1 to G. A prompt with fewer than k samples is out.
-        where: `[N, G]`, boolean; which rollouts count.
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
-            `bootstrap_interval`.
 
     Returns:
         `[]`, or `[...]` with weights, in [0, 1]; 0 if no prompt has k samples.
-
-    Raises:
-        CalibrantError: shapes differ, k is out of range, or correctness is graded.
 
     Reference: Chen et al. (2021), the unbiased estimator (c).
 

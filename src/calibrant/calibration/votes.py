@@ -51,19 +51,13 @@ def majority_vote(
     `k* = argmax_k n_k`; a cluster is represented by its first rollout, and T clusters of equal size have 1/T each.
 
     Args:
-        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
-        where: `[N, G]`, boolean; which rollouts vote.
         correct: `[N, G]`, boolean or 0 and 1; for the accuracy. A prompt in which a rollout with credit has a NaN
             (not known) is out of it.
         num_samples: how many rollouts of each prompt vote: the first ones that count, or with a generator a random
             subset of them. A prompt that has fewer uses all it has. None: all.
-        generator: for a random subset of `num_samples`.
 
     Returns:
         Winner, its tie share, its share of the votes, credit and accuracy.
-
-    Raises:
-        CalibrantError: shapes differ, clusters are not integers, num_samples is above G, or correctness is graded.
 
     Reference: Wang et al. (2023), self-consistency; shared ties as in the code of RPC (a).
 
@@ -90,19 +84,10 @@ def confidence_weighted_vote(
     `k* = argmax_k sum_{i in k} c_i`; ties as in `majority_vote`, which this is for equal confidences.
 
     Args:
-        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
         confidence: `[N, G]`, at least 0, e.g. `exp(mean_logprob)`; a NaN does not vote.
-        where: `[N, G]`, boolean; which rollouts vote.
-        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
-        num_samples: how many rollouts of each prompt vote, see `majority_vote`.
-        generator: for a random subset of `num_samples`.
 
     Returns:
         Winner, its tie share, its share of all confidence, credit and accuracy.
-
-    Raises:
-        CalibrantError: shapes differ, a confidence is negative or infinite, clusters are not integers, num_samples is
-            above G, or correctness is graded.
 
     Reference: weighted self-consistency, as in CAPO's comparison (c).
 
@@ -146,20 +131,12 @@ def perplexity_consistency(
     often a completion is expected, and adding it for each copy would turn this back into majority voting.
 
     Args:
-        clusters: `[N, G]`, integers; equal numbers in a row mean equal answers.
         mean_logprob: `[N, G]`, at most 0; a NaN does not vote.
         text_ids: `[N, G]`, integers; equal numbers in a row mean identical completion strings.
-        where: `[N, G]`, boolean; which rollouts vote.
-        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
         num_samples: how many rollouts of each prompt vote, see `majority_vote`; copies are among them.
-        generator: for a random subset of `num_samples`.
 
     Returns:
         Winner, its tie share, its normalised confidence, credit and accuracy.
-
-    Raises:
-        CalibrantError: shapes differ, a log-probability is above 0, ids are not integers, num_samples is above G, or
-            correctness is graded.
 
     Reference: Perplexity Consistency of RPC without its pruning of paths (a); CAPO uses it with 16 samples (b), and
     whether it prunes or counts copies once is not stated (c).
@@ -203,15 +180,10 @@ def best_of_n(
 
     Args:
         confidence: `[N, G]`, larger means surer; a NaN is out, infinities are first and last.
-        where: `[N, G]`, boolean; which rollouts count.
-        correct: `[N, G]`, boolean or 0 and 1; for the accuracy, see `majority_vote`.
         num_samples: m; None: all. A prompt that has fewer uses all it has.
 
     Returns:
         The most confident rollout, its credit as the tie share, its confidence as the support, credit and accuracy.
-
-    Raises:
-        CalibrantError: shapes differ, num_samples is above G, or correctness is graded.
 
     Reference: the usual best-of-n by a score (c); the expectation over subsets as in pass@k (c).
 
@@ -241,14 +213,9 @@ def vote_accuracy(
         correct: `[N, G]`, boolean or 0 and 1. A prompt without credit, or with credit on an answer of which
             correctness is not known (NaN), is out.
         where: `[N, G]`, boolean; an answer that is excluded is one of which correctness is not known.
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often; for
-            `bootstrap_interval`.
 
     Returns:
         `[]`, or `[...]` with weights, in [0, 1]; 0 if no prompt counts.
-
-    Raises:
-        CalibrantError: shapes differ, or correctness is graded.
 
     >>> vote_accuracy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 0]]))
     tensor(0.7500)

@@ -43,8 +43,7 @@ def print_table() -> None:
     from textwrap import TextWrapper, fill
 
     from calibrant.methods import METHODS
-    from calibrant.methods.card import card
-    from calibrant.methods.pages import LEVELS
+    from calibrant.methods.pages import LEVELS, card
 
     width, column = min(get_terminal_size((120, 24)).columns, 120), max(map(len, METHODS)) + 2
     wrap = TextWrapper(width, initial_indent=" " * column, subsequent_indent=" " * column).fill

@@ -46,9 +46,7 @@ def egpo(
     many (c).
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         mean_logprob: `[N, G]`, `-H_i` under the policy that sampled; a rollout without a finite one has weight 1.
-        where: `[N, G]`, boolean; which rollouts count.
         correct: `[N, G]`: 1 right, 0 wrong, NaN unknown, which has weight 1. None: from binary rewards, which are the
             ends of `reward_range`, or 0 and 1, or -1 and 1.
         total_rewards: `[N, G]`, the sum of all reward functions: groups in which it has spread have a signal of
@@ -69,7 +67,7 @@ def egpo(
         1 for a group that is pushed down), whose rollouts are marked in `replaced`.
 
     Raises:
-        CalibrantError: shapes differ, an option is unknown or out of its range, not `low <= 1 <= high`, or the
+        CalibrantError: not `low <= 1 <= high`, or the
             rewards are not binary and `correct` is not given.
 
     Paper: EGPO (arXiv:2602.22751)
@@ -78,7 +76,6 @@ def egpo(
     Certainty: (b) the formula; low, high, eps, the renormalisation and the cap are interpretations (c)
     When: the policy's own certainty is informative, and many prompts are still all wrong. Filters that drop groups
         without spread (dynamic sampling) switch half of it off.
-    Settings: as GRPO
 
     >>> logprobs = torch.tensor([[-0.2, -0.4, -0.2, -0.8]])
     >>> egpo(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), logprobs, None).weights

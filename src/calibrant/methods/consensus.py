@@ -39,8 +39,6 @@ def empo(
     not read, and rollouts without one count.
 
     Args:
-        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
-        where: `[N, G]`, boolean; which rollouts count.
         empty: `[N, G]`, boolean; which rollouts have no answer. Each of them is a meaning of its own, whatever its
             cluster.
         empty_reward: reward of a rollout without an answer. None: as any other, 1 / n (the authors' verl branch);
@@ -56,16 +54,11 @@ def empo(
         An outcome that replaces the advantage, weights 1, with the scores `consensus_reward` (`r_i`, `[N, G]`),
         `semantic_entropy` (nats) and `majority_share`, `[N]`.
 
-    Raises:
-        CalibrantError: shapes differ, clusters are not integers, an option is unknown or out of its range, or `empty`
-            is missing.
-
     Paper: EMPO (arXiv:2504.05812)
     Per: reward
     Effect: replaces the reward by a share of at most 1
     Certainty: (a) the authors' code, whose branches differ; the default is the one that they recommend
     When: there are questions but no references. It teaches agreement: what most rollouts get wrong is reinforced.
-    Settings: as GRPO
 
     >>> outcome = empo(torch.tensor([[0, 0, 1, 2]]), None)
     >>> outcome.scores["consensus_reward"], outcome.base
@@ -117,20 +110,15 @@ def grpo_care(
         answer_confidence: `[N, G]` in [0, 1], of the answer's tokens given the rollout's own reasoning under a slowly
             averaged reference, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean
             and gets no bonus (c).
-        where: `[N, G]`, boolean; which rollouts count.
         total_rewards: `[N, G]`, what the bonus is added to; None: `rewards`.
         bonus: largest bonus, as a share of the width of the range, at least 0; 0 gives GRPO.
         margin: how far below the mean confidence still counts, at least 0; None: 0.
         upper: confidences above it count as it, in (0, 1]; None: 1.
         threshold: accuracy that is not above it is not accurate, in [0, 1].
-        reward_range: (lowest, highest) task reward.
 
     Returns:
         An outcome that replaces the advantage, weights 1, with the scores `consistency_bonus` (`[N, G]`, in units of
         the reward) and `accurate_confidence` (`[N]`, `mean_S(c)`; 0 if S is empty).
-
-    Raises:
-        CalibrantError: shapes differ, or an option is out of its range.
 
     Paper: GRPO-CARE (arXiv:2506.16141)
     Per: reward
@@ -139,7 +127,6 @@ def grpo_care(
         interpretations (c)
     When: reasoning should support the answer that it leads to. It needs a slowly averaged reference and a span of
         tokens that is the answer, and takes the place of the KL term.
-    Settings: beta=0.0
 
     >>> rewards, confidence = torch.tensor([[2.0, 2.0, 0.0, 2.0]]), torch.tensor([[0.99, 0.6, 0.97, 0.7]])
     >>> grpo_care(rewards, confidence, None).scores["consistency_bonus"]  # 0.95 >= mean(0.95, 0.6, 0.7) - 0.01

@@ -28,18 +28,8 @@ def rd_only(
 
     `A~_i = A_i (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
-    Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[N, G]`, boolean; which rollouts count.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
-
     Returns:
         An outcome with the scores `reward_dispersion` and `reward_weight`; weights in [1, 1 + alpha_G].
-
-    Raises:
-        CalibrantError: shapes differ, alpha is negative or not finite, or the range is empty.
 
     Paper: GCPO, equation 11 and section 4.4
     Per: prompt
@@ -47,7 +37,6 @@ def rd_only(
     Certainty: (b)
     When: no embeddings are at hand, or to see what the spread of rewards does alone. Binary rewards boost most the
         prompts that are solved half of the time.
-    Settings: as GRPO
 
     >>> import torch
     >>> rd_only(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), None).weights[0, 0]  # 1 + 0.6 / ln 4 * 0.75
@@ -75,19 +64,11 @@ def gcpo_cd(
     `A~_i = A_i * clip(1 - alpha_G CD^2, 0, 1) * (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         embeddings: `[N, G, D]`, of the answers (question answering) or the whole completions (mathematics).
-        where: `[N, G]`, boolean; which rollouts count.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `cosine_dispersion`, `reward_dispersion`, `geometric_weight` (in [0.81, 1] for
         G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
-    Raises:
-        CalibrantError: shapes differ, alpha is negative or not finite, or the range is empty.
 
     Paper: GCPO, equations 7, 8 and 11
     Per: prompt
@@ -95,7 +76,6 @@ def gcpo_cd(
     Certainty: (b)
     When: answers that lie apart in meaning mark a prompt whose gradient is noisy, and wording counts as meaning; no
         clusters are needed. Not where right answers may be worded in many ways.
-    Settings: as GRPO
 
     >>> import torch
     >>> e = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
@@ -123,20 +103,11 @@ def gcpo_bot(
     `A~_i = A_i * clip(1 - alpha_G BoT^2, 0, 1) * (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         embeddings: `[N, G, D]`, of the answers (question answering) or the whole completions (mathematics).
-        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
-        where: `[N, G]`, boolean; which rollouts count.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `barycentric_transport`, `reward_dispersion`, `geometric_weight` (in [0.946, 1]
         for G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
-    Raises:
-        CalibrantError: shapes differ, alpha is negative or not finite, or the range is empty.
 
     Paper: GCPO, equations 9 to 11
     Per: prompt
@@ -144,7 +115,6 @@ def gcpo_bot(
     Certainty: (b)
     When: the default, for tasks whose answers can be clustered by meaning. Its damping is weak by design: most of the
         effect is the boost by reward dispersion.
-    Settings: as GRPO
 
     >>> import torch
     >>> e = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
@@ -179,20 +149,12 @@ def gcpo_grad(
     `GD = 1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)` of the gradients of the output head. Derived in docs/theory.md.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head. A rollout whose squared
             norm is not finite is left out of the dispersion.
-        where: `[N, G]`, boolean; which rollouts count.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `gradient_dispersion`, `reward_dispersion`, `geometric_weight` (in [0.78, 1] for
         G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
-    Raises:
-        CalibrantError: shapes differ, alpha is negative or not finite, or the range is empty.
 
     Paper: none, ours; equations 8 and 11 of GCPO, of another dispersion
     Per: prompt
@@ -200,7 +162,6 @@ def gcpo_grad(
     Certainty: (c) ours: the weights are GCPO's (b), the dispersion in them is not
     When: embeddings say little of the answers (numbers, code, short lists), or none are at hand; it reads what GCPO's
         dispersions stand for. Its dispersion is near 1 in most groups, so groups differ less than their gradients do.
-    Settings: as GRPO
 
     >>> import torch
     >>> gram = torch.eye(4)[None]  # four gradients at right angles: GD = 1 - 1/4

@@ -29,6 +29,13 @@ SOURCES = {
 }
 """Input -> what supplies it."""
 
+HYPERPARAMETERS = {
+    "alpha": "strength, at least 0; 0 gives plain GRPO, bit for bit",
+    "reward_range": "(lowest, highest) task reward",
+    "mean_one": "divide the weights by their mean over the batch",
+}
+"""Hyper-parameter that several methods share -> its description, unless a docstring has its own."""
+
 
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:
     """The error of a method that lacks inputs: which they are and what supplies them, or that there are none such.

@@ -48,8 +48,6 @@ def multiply(
 
     Args:
         outcome: of a method.
-        rewards: `[N, G]`.
-        where: `[N, G]`, boolean.
         bases: name in `BASES` -> `[N, G]`, the base advantages that the caller has; others are those of `rewards`.
 
     >>> multiply(Outcome(torch.tensor([[2.0, 2.0]]), {}, "centred"), torch.tensor([[1.0, 0.0]])).advantages
@@ -83,7 +81,6 @@ def weighed(
     """An outcome with weights, which are 1 in groups with fewer than two scorable rollouts.
 
     Args:
-        rewards: `[N, G]`.
         where: `[N, G]`, boolean; rollouts without a finite reward are excluded already.
         weight: `[N]`, one per group, or `[N, G]`, float64.
         scores: name -> `[N]` or `[N, G]`.

@@ -4,11 +4,12 @@ import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from calibrant.methods.calling import hyperparameters, resolve
-from calibrant.methods.card import UNKNOWN, card
-from calibrant.methods.inputs import SOURCES
+from calibrant.methods.calling import hyperparameters, name_of, optional_inputs, required_inputs, resolve, summary
+from calibrant.methods.inputs import HYPERPARAMETERS, SOURCES
 from calibrant.methods.outcome import Method
+from calibrant.methods.recommended import RECOMMENDED, recommended_values
 from calibrant.methods.table import METHODS
 
 LEVELS = (
@@ -29,7 +30,62 @@ They hold for every method:
 * Advantages and weights are finite for every input, and weights are detached.
 """
 """What the pages need not say one by one."""
-SECTION = re.compile(r"^(Args|Returns|Raises|Reference|Paper|Per|Effect|Certainty|When|Settings|>>>)", re.MULTILINE)
+SECTION = re.compile(r"^(Args|Returns|Raises|Reference|Paper|Per|Effect|Certainty|When|>>>)", re.MULTILINE)
+
+
+FIELDS = ("Paper", "Per", "Effect", "Certainty", "When")
+"""The lines of a docstring that a card reads; indented lines continue them."""
+
+UNKNOWN = "-"
+"""Stands in a card where the docstring has no such line."""
+
+
+class Card(NamedTuple):
+    """What a docstring and a signature say about a method, for tables and pages."""
+
+    name: str
+    summary: str
+    paper: str
+    per: str  # what a weight belongs to: prompt, rollout or reward
+    effect: str
+    certainty: str
+    when: str
+    needs: tuple[str, ...]  # inputs, `where` left out
+    optional: tuple[str, ...]
+    recommended: dict[str, object]  # settings of training: option -> value
+
+
+def card(method: str | Method) -> Card:
+    """The card of a method; a method whose docstring lacks the fields has "-" there.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Raises:
+        CalibrantError: there is no such method.
+
+    >>> card("dr_grpo").recommended, card("dr_grpo").needs
+    ({'loss_type': 'dr_grpo'}, ('rewards',))
+    """
+    function = resolve(method)
+    lines = _fields(inspect.getdoc(function) or "")
+    return Card(
+        name=name_of(function),
+        summary=summary(function) or UNKNOWN,
+        paper=lines["Paper"],
+        per=lines["Per"],
+        effect=lines["Effect"],
+        certainty=lines["Certainty"],
+        when=lines["When"],
+        needs=tuple(name for name in required_inputs(function) if name != "where"),
+        optional=optional_inputs(function),
+        recommended=recommended_values(function),
+    )
+
+
+def _fields(text: str) -> dict[str, str]:
+    matches = {name: re.search(rf"^{name}:[ \t]*(\S.*(?:\n[ \t]+\S.*)*)", text, flags=re.MULTILINE) for name in FIELDS}
+    return {name: " ".join(match[1].split()) if match else UNKNOWN for name, match in matches.items()}
 
 
 def page(name: str, method: str | Method) -> str:
@@ -39,13 +95,13 @@ def page(name: str, method: str | Method) -> str:
     '# grpo'
     """
     about, text = card(method), inspect.getdoc(resolve(method)) or ""
-    settings = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in about.recommended)
+    settings = "; ".join(_setting(about.name, option, value) for option, value in about.recommended.items())
     facts = [
         ("Paper", about.paper),
-        ("One weight", about.per if about.per == UNKNOWN else f"a {about.per}"),
+        ("Weight", about.per if about.per == UNKNOWN else f"per {about.per}"),
         ("Effect at the defaults", about.effect),
     ]
-    facts += [("Certainty", about.certainty), ("Trained with", f"`{settings}`" if settings else "the settings of GRPO")]
+    facts += [("Certainty", about.certainty), ("Trained with", settings or "the settings of GRPO")]
     return "\n".join(
         [
             f"# {name}\n",
@@ -63,7 +119,7 @@ def page(name: str, method: str | Method) -> str:
 
 def index(methods: Mapping[str, Method] = METHODS) -> str:
     """The table of all methods, in Markdown, each linked to its page."""
-    head = "| method | what it does | paper | needs | one weight a | effect at the defaults | certainty |"
+    head = "| method | what it does | paper | needs | weight per | effect at the defaults | certainty |"
     lines = ["# Methods\n", head, "|---|---|---|---|---|---|---|"]
     for name, method in methods.items():
         about = card(method)
@@ -82,6 +138,13 @@ def write(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:
     return [folder / name for name in texts]
 
 
+def _setting(method: str, option: str, value: object) -> str:
+    """An option of the command line, with source and level where the table of settings has them."""
+    text = f"`--{option.replace('_', '-')} {value}`"
+    known = RECOMMENDED.get(method, {}).get(option)
+    return text if known is None else f"{text} ({known.source}; {known.certainty})"
+
+
 def _description(text: str) -> str:
     """The paragraphs before the first section of a docstring."""
     match = SECTION.search(text)
@@ -94,12 +157,14 @@ def _inputs(needs: tuple[str, ...], optional: tuple[str, ...]) -> str:
 
 
 def _hyperparameters(method: str | Method, text: str) -> str:
-    known = hyperparameters(method)
-    if not known:
+    defaults = hyperparameters(method)
+    if not defaults:
         return ""
-    said = dict(re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", text, flags=re.MULTILINE))
+    described = HYPERPARAMETERS | dict(
+        re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", text, flags=re.MULTILINE)
+    )
     lines = ["## Hyper-parameters\n", "| name | default | |", "|---|---|---|"]
-    lines += [f"| `{k}` | `{v!r}` | {_cell(' '.join(said.get(k, '').split()))} |" for k, v in known.items()]
+    lines += [f"| `{k}` | `{v!r}` | {_cell(' '.join(described.get(k, '').split()))} |" for k, v in defaults.items()]
     return "\n".join([*lines, ""])
 
 

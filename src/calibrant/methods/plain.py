@@ -13,15 +13,8 @@ def grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
 
     `A_i = (r_i - mean) / (std + 1e-4)`.
 
-    Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[N, G]`, boolean; which rollouts count.
-
     Returns:
         An outcome without scores.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Paper: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1
     Per: prompt
@@ -29,7 +22,6 @@ def grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
     Certainty: (a) as TRL computes it: unbiased standard deviation, + 1e-4
     When: the baseline that every other method is measured against. Not the best choice where the size of a
         difference of rewards should count: it scales every group to the same size.
-    Settings: as GRPO
 
     >>> from calibrant.methods.outcome import multiply
     >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
@@ -44,15 +36,8 @@ def dr_grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
 
     `A_i = r_i - mean`. The loss that belongs to it sums over tokens and divides by a constant length.
 
-    Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[N, G]`, boolean; which rollouts count.
-
     Returns:
         An outcome without scores, of the base "centred".
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Paper: Liu et al. 2025, Understanding R1-Zero-Like Training (arXiv:2503.20783)
     Per: prompt
@@ -60,7 +45,6 @@ def dr_grpo(rewards: Tensor, where: Tensor | None) -> Outcome:
     Certainty: (a) as TRL computes it with scale_rewards="none"
     When: rewards whose differences mean the same everywhere, so that groups of nearly equal rewards should not be
         blown up to full size. Check the learning rate: advantages are smaller than those of GRPO.
-    Settings: loss_type="dr_grpo"
 
     >>> from calibrant.methods.outcome import multiply
     >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
@@ -75,15 +59,8 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
 
     `A_i = r_i - sum_{j != i} r_j / (n - 1)`.
 
-    Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[N, G]`, boolean; which rollouts count.
-
     Returns:
         An outcome without scores, of the base "leave_one_out".
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Paper: Ahmadian et al. 2024, Back to Basics (arXiv:2402.14740)
     Per: prompt
@@ -91,7 +68,6 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
     Certainty: (a) as TRL and verl compute it
     When: small groups, where the own reward in the mean biases the baseline. It is the centred advantage times
         n / (n - 1), so at 16 rollouts a prompt it is Dr. GRPO in all but name.
-    Settings: as GRPO
 
     >>> from calibrant.methods.outcome import multiply
     >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])

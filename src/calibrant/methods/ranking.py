@@ -41,10 +41,8 @@ def capo(
     Before the mask the advantages of a group sum to 0, and adding a constant to all `l_i` changes nothing.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         mean_logprob: `[N, G]`, `l_i` under the policy that sampled; a rollout without a finite one is in no pair.
         ref_mean_logprob: `[N, G]`, the same under a frozen reference; one that is not finite masks nothing.
-        where: `[N, G]`, boolean; which rollouts count.
         correct: `[N, G]`: 1 right, 0 wrong, NaN unknown and in no pair. None: from binary rewards, which are the ends
             of `reward_range`, or 0 and 1, or -1 and 1.
         tau: temperature, above 0 (paper: 0.6 for 1.5B parameters, 0.5 for 7B).
@@ -65,7 +63,7 @@ def capo(
         `l_better - l_worse`, nats, 0 without pairs) and `kept_share` (of the rollouts with a pair; 1 without).
 
     Raises:
-        CalibrantError: shapes differ, an option is out of its range, or the rewards are not binary and neither
+        CalibrantError: the rewards are not binary and neither
             `correct` nor `graded` is given.
 
     Paper: CAPO (arXiv:2604.12632)
@@ -75,7 +73,6 @@ def capo(
         graded form are interpretations (c)
     When: the likelihood of an answer should tell whether it is right, e.g. for confidence-weighted votes. Not for
         prompts that are all right or all wrong: they have no pair.
-    Settings: beta=0.0, loss_type="grpo"
 
     >>> logprobs = torch.tensor([[-0.5, -0.2, -0.9, -0.1]])
     >>> capo(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), logprobs, logprobs, None).base

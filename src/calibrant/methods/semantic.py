@@ -42,29 +42,20 @@ def grpo_se(
     interpretation (c).
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
-        where: `[N, G]`, boolean; which rollouts count.
         mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mass="likelihood"` only.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
         shape: "damp", "reciprocal", "linear", "exponential" or "focal".
         mass: "count", each rollout with equal mass, or "likelihood", a softmax of `mean_logprob` over the group,
             without the rollouts that have none.
         estimator: "rao" or "mc", see `signals.semantic_entropy`.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and `entropy_weight`.
-
-    Raises:
-        CalibrantError: shapes differ, an option is unknown or out of its range, or `mean_logprob` is missing.
 
     Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts a prompt
     Certainty: (b) that the baseline exists; the map from entropy to weight is an interpretation (c)
     When: the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
-    Settings: as GRPO
 
     >>> outcome = grpo_se(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None)
     >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 - 0.6 / ln 4 * 0.75^2
@@ -104,13 +95,10 @@ def grpo_kle(
     `grpo_se`: `w = clip(1 - alpha_G u^2, 0, 1)` or a shape of SEED-GRPO. `A~_i = A_i w`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment), premise first; a pair of
             which one direction is not finite has no link, so that an empty answer stands alone.
-        where: `[N, G]`, boolean; which rollouts count.
         clusters: `[N, G]`, integers, read with `mix` only.
         mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mix` and `mass="likelihood"` only.
-        alpha: strength, at least 0; 0 gives plain GRPO, bit for bit.
         kernel: "heat" or "matern".
         t: time of the heat kernel, above 0; None: 0.3 * 10 / n, so that groups of all sizes compare.
         kappa: length scale of the Matern kernel, above 0.
@@ -118,13 +106,12 @@ def grpo_kle(
         shape: "damp", "reciprocal", "linear", "exponential" or "focal".
         mix: the share of the kernel in a mixture with the clusters' own, in [0, 1]; None: no mixture.
         mass: of the clusters in the mixture: "count" or "likelihood".
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `kernel_entropy` (u, in [0, 1]) and `entropy_weight`.
 
     Raises:
-        CalibrantError: shapes differ, an option is unknown or out of its range, or `clusters` or `mean_logprob` is
+        CalibrantError: `clusters` or `mean_logprob` is
             missing.
 
     Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
@@ -133,7 +120,6 @@ def grpo_kle(
     Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
     When: an entailment model is at hand and meanings shade into each other, so that clusters would be arbitrary.
         It needs G^2 passes of that model a prompt.
-    Settings: as GRPO
 
     >>> apart, same = torch.eye(3)[[0, 2], None, None].expand(2, 4, 4, 3)
     >>> grpo_kle(torch.tensor([[2.0, 0.0, 0.0, 1.0]] * 2), torch.stack([apart, same]), None).weights[:, 0]
@@ -172,9 +158,6 @@ def seed_grpo(
     `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        clusters: `[N, G]`, integers; equal numbers in a group mean one meaning.
-        where: `[N, G]`, boolean; which rollouts count.
         mean_logprob: `[N, G]`, length-normalised log-likelihoods; estimators "rao" and "mc" need it, and drop the
             rollouts that have none from the entropy.
         form: "reciprocal" as in the released code, or "linear", "exponential", "focal".
@@ -182,14 +165,10 @@ def seed_grpo(
             bit.
         estimator: "rao", Shannon's entropy of likelihood-weighted meanings, as in the released code; "freq", the
             same of counted ones; "mc", the paper's equation 5, which ln n does not bound.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome of the base "centred" with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and
         `entropy_weight`.
-
-    Raises:
-        CalibrantError: shapes differ, an option is unknown or out of its range, or `mean_logprob` is missing.
 
     Paper: SEED-GRPO (arXiv:2505.12346)
     Per: prompt
@@ -198,7 +177,6 @@ def seed_grpo(
         released code; the other forms at 0.02 are an interpretation (c)
     When: to reproduce SEED-GRPO. At the default strength the effect is below the noise between runs; try alpha from
         0.5 to 1 to see any.
-    Settings: as GRPO
 
     >>> outcome = seed_grpo(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None, estimator="freq")
     >>> outcome.weights[0, 0], outcome.base  # 1 / (1 + 0.0417 * 0.75)

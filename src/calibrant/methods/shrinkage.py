@@ -30,22 +30,15 @@ def gradient_snr(
     squared error. With `reward_alpha`, w is multiplied by `1 + reward_alpha RD / ln n`. Derived in docs/theory.md.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head. A rollout whose squared
             norm is not finite is left out of the weight.
-        where: `[N, G]`, boolean; which rollouts count.
         alpha: strength, at least 0: 1 takes the noise as it is estimated; 0 gives plain GRPO, bit for bit.
         reward_alpha: strength of the boost by reward dispersion, at least 0 (GCPO has 0.6); 0: none.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `signal_share` (in [0, 1], w at alpha = 1), `head_variance` (of the `a_i`, in
         squared units of a gradient) and, with reward_alpha, `reward_dispersion` and `reward_weight`. Without spread of
         rewards, and with fewer than two rollouts, the share and the weight are 1 and the advantages 0.
-
-    Raises:
-        CalibrantError: shapes differ, alpha or reward_alpha is negative or not finite, or the range is empty.
 
     Paper: none, ours; the factor is that of Stein and James 1961, its positive part
     Per: prompt
@@ -53,7 +46,6 @@ def gradient_snr(
     Certainty: (c) ours; the advantages of a group are taken as independent, the head's gradient as a proxy of all
     When: groups are small for how noisy they are, and few steps of full size do harm. Where noise dominates most
         groups the step shrinks as a whole: see the mean weight, and mean_one to keep the size of the step.
-    Settings: as GRPO
 
     >>> import torch
     >>> gram = torch.tensor([[[1.0, -0.8], [-0.8, 1.0]]])  # the advantages have opposite signs, so gradients agree

@@ -28,18 +28,12 @@ def edge_grpo(
     `P_i` is the mean token entropy of rollout i; `P^_i = clip(P_i / mean(P), low, high)`; `A~_i = A_i / P^_i`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the mean.
-        where: `[N, G]`, boolean; which rollouts count.
         low: the lowest ratio, above 0 and at most 1; weights are at most `1 / low`.
         high: the highest ratio, at least 1; weights are at least `1 / high`.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the score `entropy_ratio` (`P^_i`, `[N, G]`).
-
-    Raises:
-        CalibrantError: shapes differ, or not `0 < low <= 1 <= high`.
 
     Paper: EDGE-GRPO, equations 3, 6 and 7 (arXiv:2507.21848)
     Per: rollout
@@ -49,7 +43,6 @@ def edge_grpo(
         weights 1 in groups without entropy are interpretations (c)
     When: certainty should be paid when right and cost when wrong. It amplifies certain rollouts of either sign, and
         does nothing for groups without reward spread.
-    Settings: as GRPO
 
     >>> edge_grpo(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), None).weights
     tensor([[2.0000, 0.6667]])
@@ -84,19 +77,13 @@ def eg_spo(
     The direction is the opposite of EDGE-GRPO's.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the statistics.
-        where: `[N, G]`, boolean; which rollouts count.
         gate: "hard" or "soft".
         quantile: of the group's entropies, in [0, 1]; read by the hard gate only.
         phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the score `token_entropy` (`H_i`, `[N, G]`, 0 where it is unknown).
-
-    Raises:
-        CalibrantError: shapes differ, or an option is unknown or out of its range.
 
     Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO, appendix G
     Per: rollout
@@ -105,7 +92,6 @@ def eg_spo(
         interpretation (c)
     When: rollouts that hardly explored should teach less, e.g. when entropy collapses. Not for policies that are
         confused rather than curious: it cannot tell the two apart.
-    Settings: as GRPO
 
     >>> eg_spo(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.2, 0.9, 0.4]]), None).weights
     tensor([[0.5000, 1.0000, 1.0000]])

@@ -28,18 +28,11 @@ def q_hawkeye(
     `w = clip(1 - alpha u, 0, 1)`, "exponential": `w = exp(-alpha u)`; `A~_i = A_i w`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        where: `[N, G]`, boolean; which rollouts count.
         form: "linear" as GCPO adapts it, or "exponential" as the original has it.
         alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". 0 gives plain GRPO, bit for bit.
-        reward_range: (lowest, highest) task reward.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the scores `reward_variance` (u) and `variance_weight`.
-
-    Raises:
-        CalibrantError: shapes differ, an option is unknown or out of its range, or the range is empty.
 
     Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
     Per: prompt
@@ -48,7 +41,6 @@ def q_hawkeye(
         of the variance of predicted scores
     When: as a comparison. With binary rewards the variance is largest where half of the rollouts are right, and so
         it damps the prompts from which there is most to learn.
-    Settings: as GRPO
 
     >>> rewards = torch.tensor([[1.0, 5.0, 1.0, 5.0], [3.0, 3.0, 3.0, 4.0]])
     >>> q_hawkeye(rewards, None, form="exponential", reward_range=(1.0, 5.0)).weights[:, 0]
@@ -80,25 +72,18 @@ def r2vpo(
     sampled; `A~_i = A_i w_i`.
 
     Args:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
         ratio_variance: `[N, G]`, the population's variance of a rollout's ratios over its tokens; 0 on fresh
             rollouts. NaN: unknown, weight 1; infinite: weight 0.
-        where: `[N, G]`, boolean; which rollouts count.
         penalty: strength, at least 0; 0 gives plain GRPO, bit for bit.
-        mean_one: divide the weights by their mean over the batch.
 
     Returns:
         An outcome with the score `ratio_variance` (`[N, G]`, 0 where it is unknown).
-
-    Raises:
-        CalibrantError: shapes differ, or penalty is negative or not finite.
 
     Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
     Per: rollout
     Effect: x [0, 1]; 1 on fresh rollouts
     Certainty: (b) the formula; penalty is an interpretation (c)
     When: rollouts are used more than once or are stale. With one update a batch every ratio is 1, and it is GRPO.
-    Settings: num_iterations=2
 
     >>> ratios = torch.tensor([[[1.0, 1.2, 0.8, 1.0], [1.0, 1.0, 1.0, 1.0]]])
     >>> r2vpo(torch.tensor([[1.0, 0.0]]), ratios.var(-1, correction=0), None).weights  # 1 / 1.02

@@ -29,10 +29,7 @@ def verdicts(
 
     Args:
         caller: the method that asks.
-        rewards: `[N, G]`.
         correct: `[N, G]`, boolean or floating: 1 right, 0 wrong, not finite unknown.
-        where: `[N, G]`, boolean; which rollouts count.
-        reward_range: (lowest, highest) task reward.
         otherwise: what else a person can do, appended to the complaint about rewards that are not binary.
 
     Returns:

@@ -1,6 +1,13 @@
-"""Signals: what a group of answers says of itself, as pure functions on tensors `[N, G, ...]` -> `[N]`.
+"""Signals: uncertainty, confidence and gradients of groups of answers, as pure functions on tensors `[N, G, ...]`.
 
-An uncertainty grows with doubt, a confidence with certainty.
+An uncertainty grows with doubt, a confidence with certainty. The docstrings of functions leave out what holds for all:
+
+* The conventions are those of `calibrant.groups`: `where` `[..., N, G]`, boolean, says which rollouts count.
+* `clusters` `[..., N, G]` are integers; equal numbers in a group mean one cluster, whatever the numbers are.
+* `mask` `[..., N, G, T]`, boolean or integers 0 and 1, says which tokens count; `logprobs` of the same shape are
+  log-probabilities of the sampled tokens.
+* Results are computed in float64, finite, detached, and returned in the type of the first argument. Entropies are nats.
+* CalibrantError is raised where shapes or options are not as documented.
 """
 
 from calibrant.signals.confidence import (

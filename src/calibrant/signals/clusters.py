@@ -76,7 +76,7 @@ def greedy_clusters(
         number like any other.
 
     Raises:
-        CalibrantError: shapes differ, groups of keys differ in length, or the threshold is out of [0, 1].
+        CalibrantError: groups of keys differ in length, or the threshold is out of [0, 1].
 
     Reference: GCPO, appendix E.3 (b).
 
@@ -111,7 +111,7 @@ def entailment_clusters(
         `[N, G]`, int64, 0, 1, ... in order of first appearance; -1 for rollouts out of `where`.
 
     Raises:
-        CalibrantError: shapes differ, the rule is unknown, or the threshold is out of [0, 1].
+        CalibrantError: the rule is unknown, or the threshold is out of [0, 1].
 
     Reference: "greedy": GCPO, appendix E.3 (b), the same as `greedy_clusters` on the entailment alone. "strict":
     lm-polygraph (a). "strict_last" and "lenient_last": the code of Kuhn, Gal and Farquhar (a). "lenient" and

@@ -30,13 +30,9 @@ def scored(values: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         values: `[..., N, G, T]`, log-probabilities or entropies of tokens.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
 
     Returns:
         `[..., N, G]`, boolean; the `where` of the statistics of a group.
-
-    Raises:
-        CalibrantError: shapes differ, or the mask has a floating type.
 
     >>> scored(torch.tensor([[[-0.1, -0.5], [-0.1, torch.nan]]]), torch.tensor([[[1, 1], [1, 0]]]))
     tensor([[True, True]])
@@ -53,15 +49,8 @@ def mean_logprob(logprobs: Tensor, mask: Tensor) -> Tensor:
 
     `lpm_i = sum_t mask_it logp_it / sum_t mask_it`, in nats.
 
-    Args:
-        logprobs: `[..., N, G, T]`, log-probabilities of the sampled tokens.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
-
     Returns:
         `[..., N, G]` in [-1000, 0] for log-probabilities; -1000 where `scored` says no (c).
-
-    Raises:
-        CalibrantError: shapes differ, or the mask has a floating type.
 
     Reference: Kuhn, Gal and Farquhar, semantic uncertainty (a); CAPO (b). The value of an empty completion is ours
     (c): the clamped formula `sum / max(T, 1)` gives 0, a probability of 1.
@@ -79,16 +68,9 @@ def perplexity(logprobs: Tensor, mask: Tensor) -> Tensor:
     `PPL_i = exp(-lpm_i)` with `lpm_i` as in `mean_logprob`: the number of equally likely tokens that would surprise
     as much.
 
-    Args:
-        logprobs: `[..., N, G, T]`, log-probabilities of the sampled tokens.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
-
     Returns:
         `[..., N, G]`, at least 1 for log-probabilities; the largest number of its type where `scored` says no (c),
         and where the result does not fit.
-
-    Raises:
-        CalibrantError: shapes differ, or the mask has a floating type.
 
     Reference: CAPO (b).
 
@@ -117,7 +99,7 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
         `[..., N, G]` in [0, upper_bound]; 0 where `scored(logprobs, answer_mask)` says no (c).
 
     Raises:
-        CalibrantError: shapes differ, the mask has a floating type, or the bound is out of (0, 1].
+        CalibrantError: the mask has a floating type, or the bound is out of (0, 1].
 
     Reference: GRPO-CARE, consistency reward (a); the empty span (c).
 
@@ -139,15 +121,8 @@ def self_consistency(clusters: Tensor, where: Tensor | None = None) -> Tensor:
 
     `SC = max_k n_k / n`.
 
-    Args:
-        clusters: `[..., N, G]`, integers; equal numbers in a group mean one cluster, whatever the numbers are.
-        where: `[..., N, G]`, boolean; which rollouts count.
-
     Returns:
         `[..., N]` in [1/n, 1]; 0 if no rollout counts.
-
-    Raises:
-        CalibrantError: shapes differ, or clusters are not integers.
 
     Reference: the majority ratio by which EMPO filters groups (a).
 
@@ -163,15 +138,8 @@ def cluster_share(clusters: Tensor, where: Tensor | None = None) -> Tensor:
 
     `p_i = n_z(i) / n` with `z(i)` the cluster of rollout i. Its largest value is `self_consistency`.
 
-    Args:
-        clusters: `[..., N, G]`, integers; equal numbers in a group mean one cluster, whatever the numbers are.
-        where: `[..., N, G]`, boolean; which rollouts count.
-
     Returns:
         `[..., N, G]` in [1/n, 1]; 0 for rollouts that do not count.
-
-    Raises:
-        CalibrantError: shapes differ, or clusters are not integers.
 
     Reference: EMPO, the reward (a).
 
@@ -188,33 +156,21 @@ def _shares(caller: str, clusters: Tensor, where: Tensor | None) -> Tensor:
 
 
 def same_cluster(caller: str, clusters: Tensor, mask: Tensor) -> Tensor:
-    """`[..., N, G, G]` boolean: which pairs of rollouts that count share a cluster, the diagonal included.
-
-    Raises:
-        CalibrantError: clusters are not integers.
-    """
+    """`[..., N, G, G]` boolean: which pairs of rollouts that count share a cluster, the diagonal included."""
     if clusters.is_floating_point():
         raise CalibrantError(f"{caller}: clusters have to be integers, got {clusters.dtype}")
     return (clusters[..., :, None] == clusters[..., None, :]) & mask[..., :, None] & mask[..., None, :]
 
 
 def token_mean(caller: str, values: Tensor, mask: Tensor, otherwise: float) -> Tensor:
-    """Mean over the tokens that count, `[..., N, G, T]` -> `[..., N, G]` in float64; `otherwise` if not scored.
-
-    Raises:
-        CalibrantError: the mask has a floating type.
-    """
+    """Mean over the tokens that count, `[..., N, G, T]` -> `[..., N, G]` in float64; `otherwise` if not scored."""
     counts = as_token_mask(caller, mask)
     total = torch.where(counts, values.detach().double(), 0.0).sum(-1)
     return torch.where(scored(values, counts), total / counts.sum(-1).clamp(min=1), otherwise)
 
 
 def as_token_mask(caller: str, mask: Tensor) -> Tensor:
-    """The mask as booleans.
-
-    Raises:
-        CalibrantError: the mask has a floating type, where "not 0" is a matter of rounding.
-    """
+    """The mask as booleans."""
     if mask.is_floating_point():
         raise CalibrantError(f"{caller}: a mask of tokens has to be boolean or integers 0 and 1, got {mask.dtype}")
     return mask != 0

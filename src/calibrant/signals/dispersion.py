@@ -37,13 +37,9 @@ def cosine_dispersion(embeddings: Tensor, where: Tensor | None = None) -> Tensor
 
     Args:
         embeddings: `[..., N, G, D]`, of any length; scaled to length one here.
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` in [0, 1 - 1/n]; 0 for answers with one meaning.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Reference: GCPO, equation 7 (b).
 
@@ -72,14 +68,9 @@ def barycentric_transport(embeddings: Tensor, clusters: Tensor, where: Tensor | 
 
     Args:
         embeddings: `[..., N, G, D]`, of any length; scaled to length one here.
-        clusters: `[..., N, G]`, integers; equal numbers in a group mean one cluster, whatever the numbers are.
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` in [0, 1/2]; 0 if all clusters point one way.
-
-    Raises:
-        CalibrantError: shapes differ, or clusters are not integers.
 
     Reference: GCPO, equations 9 and 10 and appendix E.3 (b).
 
@@ -118,15 +109,10 @@ def reward_dispersion(rewards: Tensor, reward_range: Sequence[float], where: Ten
     Interpretation (c): with unscorable rollouts, n counts the others.
 
     Args:
-        rewards: `[..., N, G]`; a value that is not finite marks an unscorable rollout.
         reward_range: (lowest, highest) reward.
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` in [0, 1]; 0 for equal rewards, 1 if half are lowest and half highest.
-
-    Raises:
-        CalibrantError: shapes differ, or the range is empty or not finite.
 
     Reference: GCPO, equation 11 and appendix E.3 (b).
 

@@ -46,17 +46,12 @@ def semantic_entropy(
       becomes a weight.
 
     Args:
-        clusters: `[..., N, G]`, integers; equal numbers in a group mean one cluster, whatever the numbers are.
         log_mass: `[..., N, G]`, `l_i`, length-normalised log-likelihoods as of `confidence.mean_logprob`; a value
             that is not finite drops its rollout (c). Summed log-likelihoods favour short answers beyond measure.
-        where: `[..., N, G]`, boolean; which rollouts count.
         estimator: "rao" or "mc".
 
     Returns:
         `[..., N]` nats, for "rao" in [0, ln K] with K <= n clusters; 0 for one meaning.
-
-    Raises:
-        CalibrantError: shapes differ, clusters are not integers, or the estimator is unknown.
 
     Reference: counted and "rao": Kuhn, Gal and Farquhar's code, cluster assignment entropy and Rao's predictive
     entropy over clusters (a); SEED-GRPO's released code as readers describe it (a*). "mc": SEED-GRPO, equation 5 (b),
@@ -96,13 +91,9 @@ def predictive_entropy(logprobs: Tensor, where: Tensor | None = None) -> Tensor:
 
     Args:
         logprobs: `[..., N, G]`, log-likelihoods of rollouts; a value that is not finite drops its rollout (c).
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` nats, at least 0 for log-probabilities; 0 if no rollout counts.
-
-    Raises:
-        CalibrantError: shapes differ.
 
     Reference: Kuhn, Gal and Farquhar's code, regular entropy (a).
 
@@ -123,14 +114,10 @@ def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         entropies: `[..., N, G, T]`, nats.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
 
     Returns:
         `[..., N, G]` nats, in [0, ln V] for a vocabulary of V. It is 0 where `confidence.scored(entropies, mask)`
         says no (c): there it means that nothing is known, not that nothing is open.
-
-    Raises:
-        CalibrantError: shapes differ, or the mask has a floating type.
 
     Reference: EDGE-GRPO, equation 3 (b); its released code averages over padding too (a), which we do not.
 
@@ -149,14 +136,9 @@ def group_token_entropy(entropies: Tensor, mask: Tensor, where: Tensor | None = 
 
     Args:
         entropies: `[..., N, G, T]`, nats.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` nats, in [0, ln V]; 0 if no rollout counts.
-
-    Raises:
-        CalibrantError: shapes differ, or the mask has a floating type.
 
     Reference: the group mean that normalises EDGE-GRPO's advantage (b).
 
@@ -212,7 +194,6 @@ def kernel_language_entropy(
             hypothesis j; or `[N, G, G]`, scores `s_ij` in [0, 1]. The diagonal is not read. A score that is not
             finite links nothing (c): give it to empty answers.
         kernel: "heat" or "matern".
-        where: `[N, G]`, boolean; which rollouts count.
         t: time of the heat kernel, above 0.
         kappa: length scale of the Matern kernel, above 0.
         nu: smoothness of the Matern kernel, above 0.
@@ -223,9 +204,6 @@ def kernel_language_entropy(
 
     Returns:
         `[N]` nats in [0, ln n], or [0, 1]; 0 with fewer than two rollouts.
-
-    Raises:
-        CalibrantError: shapes differ, or an option is unknown or out of its range.
 
     Reference: Nikitin et al., Kernel Language Entropy, their code (a); the probabilities as weights: lm-polygraph (a).
 
@@ -285,15 +263,11 @@ def semantic_nearest_neighbour_entropy(
         tau: temperature, above 0; the reference searches 0.1, 1, 10, 100.
         weights: `[..., N, G]`, e.g. likelihoods `exp(mean_logprob)`; scaled to mean 1 here, negative ones count as 0,
             all 0 as equal, and one that is not finite drops its rollout (c).
-        where: `[..., N, G]`, boolean; which rollouts count.
         rescale: whether to return u in [0, 1].
 
     Returns:
         `[..., N]` nats, or [0, 1]. One rollout gives the formula's `-S_11 / tau`, the lowest of its range, or u = 0;
         none gives 0.
-
-    Raises:
-        CalibrantError: shapes differ, or tau is not above 0.
 
     Reference: SNNE (2506.00245), the released code, WSNNE with weights (a).
 

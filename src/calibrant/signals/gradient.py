@@ -50,15 +50,11 @@ def head_gram(
         hidden: `[..., N, G, T, D]`, what the head is given to predict each token.
         logits: `[..., N, G, T, V]`, before division by the temperature; log-probabilities do as well.
         tokens: `[..., N, G, T]`, integers, the sampled tokens.
-        mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens count.
         temperature: divides the logits.
         top: k; None is exact.
 
     Returns:
         `[..., N, G, G]`, float64; 0 for a rollout with a token that counts and whose values are not finite.
-
-    Raises:
-        CalibrantError: shapes, tokens or options do not fit.
 
     Reference: ours (c); it follows from the head being linear.
 
@@ -100,9 +96,6 @@ def head_gram_from_weight(
     Returns:
         `[..., N, G, G]`, float64.
 
-    Raises:
-        CalibrantError: shapes, tokens or options do not fit.
-
     Reference: as `head_gram` (c).
     """
     caller = "head_gram_from_weight"
@@ -130,9 +123,6 @@ def head_gradient_variance(gram: Tensor, advantages: Tensor, where: Tensor | Non
     Returns:
         `[..., N]`, at least 0, in units of squared gradients; 0 with fewer than two rollouts.
 
-    Raises:
-        CalibrantError: shapes do not fit.
-
     Reference: GCPO, eq. 20 (b), of the gradient of the head alone (c).
 
     >>> head_gradient_variance(torch.eye(2)[None], torch.tensor([[1.0, -1.0]]))
@@ -149,14 +139,10 @@ def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tenso
 
     Args:
         gram: `[..., N, G, G]`, `<g_i, g_j>`.
-        where: `[..., N, G]`, boolean; which rollouts count.
 
     Returns:
         `[..., N]` in [0, 1]: 0 if all gradients are equal (or 0, or fewer than two), `1 - 1/n` if they are orthogonal
         and of one length, 1 if they cancel.
-
-    Raises:
-        CalibrantError: shapes do not fit.
 
     Reference: ours (c).
 
@@ -183,14 +169,10 @@ def gradient_snr_weight(
     Args:
         gram: `[..., N, G, G]`, `<g_i, g_j>`, of the head or of all parameters.
         advantages: `[..., N, G]`.
-        where: `[..., N, G]`, boolean; which rollouts count.
         strength: multiplies the noise, at least 0; 0: all weights are 1.
 
     Returns:
         `[..., N]` in [0, 1]; 1 with fewer than two rollouts that count, and where there is no noise.
-
-    Raises:
-        CalibrantError: shapes do not fit, or strength is negative or not finite.
 
     Reference: ours (c), a positive-part shrinkage factor. Advantages of a group share its baseline and are not
     independent; the weight takes them as if they were.

@@ -1,7 +1,9 @@
 """Statistics of signals against a quantity per prompt: rank correlation, retrieval, paired bootstrap, held-out fits.
 
-Signals are `[..., N]`, one value a prompt. A NaN is out of every statistic. Computed in float64, detached, and
-returned in the type of the first argument.
+Signals are `[..., N]`, one value per prompt; leading axes are batch axes. `where` `[..., N]`, boolean, says which
+prompts count; a NaN is out of every statistic. Draws come from `generator`; None: a new one with seed 0. Computed in
+float64, detached, and returned in the type of the first argument. CalibrantError is raised where shapes or options are
+not as documented.
 """
 
 from calibrant.statistics.association import Association, association, without_outliers

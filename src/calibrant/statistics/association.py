@@ -43,7 +43,7 @@ def without_outliers(values: Tensor, count: int = 20, where: Tensor | None = Non
         `[..., N]`, boolean: a `where` for the other statistics.
 
     Raises:
-        CalibrantError: nothing would remain, or lengths differ.
+        CalibrantError: nothing would remain.
 
     Reference: GCPO, D.1: the 20 samples of largest gradient variance are removed (b).
 
@@ -95,7 +95,7 @@ def association(
         All figures, on the same prompts.
 
     Raises:
-        CalibrantError: lengths differ, or too few prompts are left.
+        CalibrantError: too few prompts are left.
 
     Reference: GCPO, appendix D and tables 3 and 4 (b). That the label is made after the outliers are gone, from "the
     remaining dataset", and that tables 3 and 4 remove outliers too, are interpretations (c).

@@ -81,14 +81,13 @@ def paired_bootstrap(
         where: `[N]`, boolean. A prompt with a NaN in any signal or in the target is out for all of them: pairs.
         resamples: R.
         level: of the intervals.
-        generator: of the draws; None: a new one with seed 0.
 
     Returns:
         Values and differences with intervals and p-values, in the units of the statistic. A value that is not
         defined on the prompts as they are (a constant signal, a single label) is 0, or 0.5 for "auc".
 
     Raises:
-        CalibrantError: lengths differ, no prompt is left, or the statistic is not known.
+        CalibrantError: no prompt is left, or the statistic is not known.
 
     Reference: GCPO, D.6 (b); its bounds "strictly above zero" read as percentiles, the p-value and its added 1 are
     interpretations (c).

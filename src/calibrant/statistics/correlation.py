@@ -34,9 +34,6 @@ def spearman(x: Tensor, y: Tensor, where: Tensor | None = None) -> Spearman:
         `(rho, p)`, each `[...]`. Where x or y has no two different values there is no order to compare: rho 0 and
         p 1 (c). With fewer than three pairs p is 1.
 
-    Raises:
-        CalibrantError: lengths differ.
-
     Reference: GCPO, equation 21 (b), which is the formula without ties. That the published p-values are those of
     Student's distribution is an interpretation (c); the thresholds in table 4 agree with it for 395 to 498 prompts.
 

@@ -13,15 +13,10 @@ def counted(caller: str, where: Tensor | None, **values: Tensor) -> Tensor:
     """Which of the N entries count in all tensors: those without a NaN that `where` does not exclude.
 
     Args:
-        caller: the function that complains.
-        where: `[..., N]`, boolean.
         values: name = `[..., N]`; leading axes are broadcast.
 
     Returns:
         Boolean, `[..., N]` with the leading axes of all.
-
-    Raises:
-        CalibrantError: lengths differ, leading axes do not broadcast, or the mask is not boolean.
 
     >>> counted("f", None, x=torch.tensor([1.0, torch.nan]), y=torch.zeros(3, 2))[0].tolist()
     [True, False]
@@ -70,9 +65,6 @@ def check_count(caller: str, least: int = 1, **numbers: int) -> None:
 
 def as_labels(caller: str, name: str, labels: Tensor) -> Tensor:
     """Labels as booleans; a NaN is False.
-
-    Raises:
-        CalibrantError: a value is neither 0 nor 1 nor NaN.
 
     >>> as_labels("f", "correct", torch.tensor([1.0, 0.5]))
     Traceback (most recent call last):

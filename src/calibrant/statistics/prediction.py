@@ -57,7 +57,7 @@ def cross_validated_fit(
         Errors and rank correlations on held-out folds, and the held-out predictions.
 
     Raises:
-        CalibrantError: lengths differ, or fewer prompts count than there are folds.
+        CalibrantError: fewer prompts count than there are folds.
 
     Reference: GCPO, D.7 (b). The number of folds, the shuffle, and means over folds instead of one figure for all
     held-out predictions together are interpretations (c).

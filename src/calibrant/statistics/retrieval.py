@@ -21,9 +21,6 @@ def auc(score: Tensor, label: Tensor, where: Tensor | None = None) -> Tensor:
     Returns:
         `[...]` in [0, 1]; 0.5 where there is no pair (c).
 
-    Raises:
-        CalibrantError: lengths differ, or a label is neither 0 nor 1.
-
     Reference: GCPO, equation 22 (b), which leaves out the term for ties: without it a score with ties could not
     reach `AUC(u) + AUC(-u) = 1`, and a constant score would have an area of 0 (c).
 
@@ -51,13 +48,9 @@ def top_labels(values: Tensor, share: float = 0.1, where: Tensor | None = None) 
     Args:
         values: `[..., N]`, e.g. the gradient variance of each prompt.
         share: in (0, 1); 0.1 is the top decile.
-        where: `[..., N]`, boolean. A NaN is out.
 
     Returns:
         `[..., N]`, boolean.
-
-    Raises:
-        CalibrantError: the share is not in (0, 1), or lengths differ.
 
     Reference: GCPO, D.5 (b); the rule for ties (c).
 
@@ -87,9 +80,6 @@ def precision_at(score: Tensor, target: Tensor, share: float = 0.1, where: Tenso
 
     Returns:
         `[...]` in [0, 1]; 0 where nothing counts.
-
-    Raises:
-        CalibrantError: the share is not in (0, 1), or lengths differ.
 
     Reference: GCPO, equation 23, Precision@10% (b); the expectation over ties (c).
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from calibrant import options
 from calibrant.demo import embedded_policy
+from calibrant.methods.recommended import recommended_values
 from calibrant.options import (
     COUNT,
     NOT_NEGATIVE,
@@ -91,10 +92,8 @@ def recommended(method: str) -> dict[str, Any]:
     >>> recommended("dr_grpo")
     {'loss_type': 'dr_grpo'}
     """
-    from calibrant.methods.card import card  # imports torch, which `--help` does without
-
     names = {f.name for f in fields(TrainSettings)}
-    return {name: value for name, value in card(method).recommended if name in names}
+    return {name: value for name, value in recommended_values(method).items() if name in names}
 
 
 def policy_defaults() -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from calibrant.files import versions
 from calibrant.methods import Method, hyperparameters
 from calibrant.methods.calling import name_of
-from calibrant.methods.card import UNKNOWN, card
+from calibrant.methods.pages import UNKNOWN, card
 
 FRAMEWORKS = "### Framework versions\n\n"
 """Heading of TRL's card; the section about calibrant stands before it."""

@@ -1,0 +1,71 @@
+"""Settings of training that a method is recommended with, as plain data; importing this module loads no torch."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from calibrant.methods.outcome import Method
+
+
+class Setting(NamedTuple):
+    """A value of an option of `calibrant train`, with its source and level: (a), (a*), (b) or (c)."""
+
+    value: object
+    source: str
+    certainty: str
+
+
+RECOMMENDED: dict[str, dict[str, Setting]] = {
+    "grpo": {},
+    "dr_grpo": {"loss_type": Setting("dr_grpo", "the loss that belongs to it: sum over tokens, constant length", "a")},
+    "rloo": {},
+    "rd_only": {},
+    "gcpo_cd": {},
+    "gcpo_bot": {},
+    "grpo_se": {},
+    "grpo_kle": {},
+    "seed_grpo": {},
+    "empo": {},
+    "grpo_care": {"beta": Setting(0.0, "the authors' code: the bonus takes the place of the KL term", "a")},
+    "capo": {
+        "beta": Setting(0.0, "CAPO's experiments: KL coefficient 0", "b"),
+        "loss_type": Setting("grpo", "mean over the tokens of each rollout, whose gradient is that of `l_i`", "c"),
+    },
+    "egpo": {},
+    "edge_grpo": {},
+    "q_hawkeye": {},
+    "eg_spo": {},
+    "r2vpo": {"num_iterations": Setting(2, "with one update per batch every importance ratio is 1", "c")},
+    "gcpo_grad": {},
+    "gradient_snr": {},
+}
+"""Method -> option -> setting; options that are not named stay those of GRPO."""
+
+
+def recommended_values(method: "str | Method") -> dict[str, object]:
+    """Option -> value that a method is recommended with.
+
+    A function of a user's own names them in its attribute `recommended`, e.g. `my_method.recommended = {"beta": 0.0}`.
+
+    Args:
+        method: a name, a dotted path or a function.
+
+    Raises:
+        CalibrantError: there is no such method, or its attribute is not a dictionary from names of options.
+
+    >>> recommended_values("dr_grpo")
+    {'loss_type': 'dr_grpo'}
+    """
+    if isinstance(method, str) and method in RECOMMENDED:
+        return {name: setting.value for name, setting in RECOMMENDED[method].items()}
+    from calibrant.errors import CalibrantError
+    from calibrant.methods.calling import name_of, resolve
+    from calibrant.methods.table import METHODS
+
+    function = resolve(method)
+    name = name_of(function)
+    if METHODS.get(name) is function:
+        return recommended_values(name)
+    own = getattr(function, "recommended", {})
+    if not isinstance(own, dict) or not all(isinstance(option, str) for option in own):
+        raise CalibrantError(f"method '{name}': its attribute 'recommended' has to be a dictionary {{option: value}}")
+    return own
