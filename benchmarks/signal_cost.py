@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from calibrant.tasks import resolve
-from calibrant.train.runs import create
+from calibrant.train.runs import Run, create
 from calibrant.train.settings import resolve_settings
-from calibrant.train.training import Run, build_trainer
+from calibrant.train.training import build_trainer, prepare
 
 METHODS = ("grpo", "gcpo_cd", "gcpo_bot", "gradient_snr", "gcpo_grad")
 
@@ -48,7 +47,7 @@ def seconds(method: str, steps: int, given: dict[str, Any]) -> list[tuple[float,
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         create(Path(folder) / "run", settings)
-        trainer = build_trainer(Run(Path(folder) / "run"), settings, resolve(settings.task), extra_callbacks=[watch])
+        trainer = build_trainer(Run(Path(folder) / "run"), prepare(settings), extra_callbacks=[watch])
         trainer.train()
     return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(watch.ends, watch.ends[1:], strict=False)]
 

@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process writes at a time."""
 
 import codecs
 import contextlib
 import errno
+import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -165,6 +167,79 @@ def _object(content: bytes) -> tuple[dict[str, Any] | None, str]:
     except (ValueError, RecursionError) as error:
         return None, str(error)
     return (found, "") if isinstance(found, dict) else (None, f"it holds a {type(found).__name__}")
+
+
+LOCK = ".lock"
+"""The file in a folder whose lock says that a process writes there."""
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Context manager: no other process enters it for the same folder, which is made where there is none.
+
+    The operating system holds the lock (`flock`), so a process that has died does not. A file system without locks is
+    not guarded. A folder that was made here and is still empty at the end is removed.
+
+    Raises:
+        CalibrantError: another process has the lock, or there is a file of that name.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CalibrantError(f"'{folder}' is a file; give a directory")
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _lock(folder / LOCK)
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _lock(path: Path) -> int:
+    """A handle that has the lock of a file; the file names the process."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(handle), os.stat(path)):
+            raise FileNotFoundError
+    except FileNotFoundError:  # the process that had it removed it in between
+        os.close(handle)
+        return _lock(path)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
+        os.close(handle)
+        raise CalibrantError(
+            f"'{path.parent}' is in use by {holder}; wait until that has ended, or give another directory"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    with contextlib.suppress(OSError):  # a full disk
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+    return handle
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of the content of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(folder: Path) -> None:
+    """Waits until the files below a folder, and the folders with their names, are on the disk."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot flush a folder
+                raise
+        finally:
+            os.close(handle)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

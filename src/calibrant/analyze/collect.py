@@ -10,10 +10,11 @@ from tqdm.auto import tqdm
 from calibrant.analyze.groups import Group, given_group, group_seed, groups_of_file, sampled_group
 from calibrant.analyze.measure import Instruments, measured
 from calibrant.analyze.settings import QUERIES, AnalyzeSettings
-from calibrant.analyze.store import begin, check_path, file_fingerprint, repair, weights_fingerprint
+from calibrant.analyze.store import begin, check_path, repair, weights_fingerprint
 from calibrant.errors import CalibrantError
+from calibrant.files import locked, sha256
 from calibrant.gradients.model import select
-from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
+from calibrant.policy.models import load_model, quiet_loading
 from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import resolve, training_task
 from calibrant.tasks.base import Row, Task
@@ -38,30 +39,30 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
         progress: whether to show a progress bar.
 
     Raises:
-        CalibrantError: bad options, found before anything is written, or a directory that holds something else.
+        CalibrantError: bad options, found before anything is written, or a directory that holds something else or
+            that another process writes.
     """
     quiet_loading()
     check_path(path, settings)
     task = resolve(settings.task)
     frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
     rows = [] if frames is not None else _rows(settings, task)
-    trust = settings.trust_remote_code
-    tokenizer = load_tokenizer(settings.model, trust_remote_code=trust)
-    model = load_policy(settings.model, trust_remote_code=trust).eval()
+    model, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    model.eval()
     select(model, settings.parameters)
     source, ids = _source(settings, task, model, tokenizer, frames, rows)
     tools = instruments(settings, task, model)
     identity = {"weights": weights_fingerprint(model)}
     if settings.from_rollouts:
-        identity["rollouts"] = file_fingerprint(settings.from_rollouts)
-    analysis = begin(path, settings, identity)
-    done = repair(analysis)
-    _check_prompts(analysis, ids)
-    with tqdm(total=len(ids), initial=min(done, len(ids)), desc="analyze", unit="group", disable=not progress) as bar:
-        for index in range(done, len(ids)):
+        identity["rollouts"] = sha256(settings.from_rollouts)
+    with locked(path):
+        analysis = begin(path, settings, identity)
+        done = repair(analysis)
+        _check_prompts(analysis, ids)
+        todo, begun = range(done, len(ids)), min(done, len(ids))
+        for index in tqdm(todo, "analyze", len(ids), initial=begun, unit="group", disable=not progress):
             line, found = measured(index, source(index), tools)
             analysis.append(line, None if frames is not None else found)
-            bar.update()
     return analysis
 
 

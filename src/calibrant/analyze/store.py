@@ -9,11 +9,7 @@ from torch import nn
 
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.errors import CalibrantError
-from calibrant.files import (
-    keep_lines,
-    versions,
-    write_yaml,
-)
+from calibrant.files import keep_lines, versions, write_yaml
 from calibrant.report.analysis_files import Analysis
 
 MAY_CHANGE = ("queries", "data_dir", "trust_remote_code")
@@ -95,12 +91,6 @@ def weights_fingerprint(model: nn.Module) -> str:
         some = parameter.detach().flatten()[:64].double().cpu().numpy().tobytes()
         found.update(f"{name} {tuple(parameter.shape)} ".encode() + some)
     return found.hexdigest()
-
-
-def file_fingerprint(path: str | Path) -> str:
-    """A hash of the content of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(settings: AnalyzeSettings) -> dict[str, Any]:

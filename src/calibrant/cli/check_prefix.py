@@ -39,11 +39,10 @@ def run(options: argparse.Namespace) -> int:
     """Checks, and prints a table."""
     settings = read(CheckPrefixSettings, vars(options))
     from calibrant.policy import check_prefix
-    from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
+    from calibrant.policy.models import load_model, quiet_loading
 
     quiet_loading()
-    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
-    policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
+    policy, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
     result = check_prefix(policy, tokenizer, seed=settings.seed, temperature=settings.temperature)
     dtype = str(result.dtype).removeprefix("torch.")
     print(f"{settings.model}: {type(policy).__name__} in {dtype}, largest errors against the plain forward")

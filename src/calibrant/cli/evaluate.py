@@ -9,6 +9,7 @@ rollout file.
 
 import argparse
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from calibrant.evaluate.settings import EvaluateSettings
@@ -38,6 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluates, prints tables, and writes files where asked."""
     settings = read(EvaluateSettings, vars(options))
+    from calibrant.files import locked
+
+    with locked(settings.out) if settings.out else nullcontext():
+        _evaluate(settings)
+    return 0
+
+
+def _evaluate(settings: EvaluateSettings) -> None:
     from calibrant.evaluate import command
 
     evaluated = command.evaluations(settings)
@@ -48,7 +57,6 @@ def run(options: argparse.Namespace) -> int:
         print_differences(evaluated, settings)
     for folder in command.write(settings.out, evaluated) if settings.out else []:
         print(f"written: {folder}")
-    return 0
 
 
 def print_table(evaluations: dict[str, dict[str, Any]]) -> None:

@@ -68,17 +68,19 @@ def _resume(directory: str, given: dict[str, object]) -> int:
 
 
 def _guarded(train: "Callable[[], Run]", path: Path) -> int:
-    from calibrant.train.training import Stopped, part, processes
+    from calibrant.train.training import Stopped, processes, shutdown_processes
 
     try:
         finished = train()
-        part()
+        shutdown_processes()
     except Stopped as stopped:
-        part()
-        print(f"calibrant: {stopped}", file=sys.stderr)
+        shutdown_processes()
+        if processes().is_main_process:
+            print(f"calibrant: {stopped}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print(f"calibrant: stopped; go on with: calibrant train --resume {path}", file=sys.stderr)
+        again = f"; go on with: calibrant train --resume {path}" if (path / "config.yaml").exists() else ""
+        print(f"calibrant: stopped{again}", file=sys.stderr)
         return 130
     if processes().is_main_process:
         _print_result(finished)

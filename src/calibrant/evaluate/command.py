@@ -8,7 +8,7 @@ from calibrant.errors import CalibrantError
 from calibrant.evaluate.evaluation import evaluate, evaluate_rollouts
 from calibrant.evaluate.settings import EvaluateSettings
 from calibrant.files import write_json
-from calibrant.policy.models import load_policy, load_tokenizer, quiet_loading
+from calibrant.policy.models import load_model, quiet_loading
 from calibrant.rollouts import group_keys, read_rollouts, write_rollouts
 from calibrant.tasks import resolve
 from calibrant.tasks.base import Task
@@ -47,8 +47,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     length = settings.max_completion_length or task.max_completion_length
     evaluated = {}
     for name in settings.models:
-        tokenizer = load_tokenizer(name, trust_remote_code=settings.trust_remote_code)
-        policy = load_policy(name, trust_remote_code=settings.trust_remote_code)
+        policy, tokenizer = load_model(name, trust_remote_code=settings.trust_remote_code)
         results, answers = evaluate(
             policy, tokenizer, task, fit_to(rows, tokenizer, settings.max_prompt_length, length),
             samples=settings.samples, temperature=settings.temperature, max_completion_length=length,

@@ -1,15 +1,18 @@
 """Policies by name: an embedded one, a local folder, or a hub name."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from calibrant import hub
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, shortened
+from calibrant.files import json_object
 
 
 def locate(model: str) -> str:
@@ -29,14 +32,27 @@ def locate(model: str) -> str:
             raise CalibrantError(f"the run '{model}' has no trained model yet; continue it with --resume {model}")
     if not (path / "config.json").is_file():
         raise CalibrantError(f"'{model}' is not a model (no config.json there); give a folder saved by save_pretrained")
+    settings = path / "generation_config.json"  # transformers makes up its own where it cannot read this one
+    if settings.exists() and json_object(settings.read_bytes()) is None:
+        raise CalibrantError(f"'{settings}' is damaged; save the model anew, or delete that file to take the defaults")
     return str(path)
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the left as generation needs it."""
+    """The tokenizer of a model, padding on the left as generation needs it.
+
+    Raises:
+        CalibrantError: it is missing or damaged, or has neither a padding nor an end-of-text token.
+    """
+    tokenizer: PreTrainedTokenizerBase
     tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CalibrantError(f"the model '{model}' has no tokenizer; save its tokenizer into the same folder")
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise CalibrantError(
+            f"the tokenizer of '{model}' has neither a padding nor an end-of-text token; set eos_token in its "
+            "tokenizer_config.json"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -46,22 +62,79 @@ def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedMod
     """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32.
 
     Raises:
-        CalibrantError: it is not there, not a model, or not whole.
+        CalibrantError: it does not exist, is not a model, or lacks weights.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.float32 if device.type == "cpu" else "auto"
     policy = _whole(model, trust_remote_code=trust_remote_code, dtype=dtype).to(device)
-    broken = [name for name, weight in policy.named_parameters() if not weight.isfinite().all()]
-    if broken:
-        raise CalibrantError(
-            f"the model '{model}' has NaN or infinite weights ({shortened(broken)}); take an earlier checkpoint"
-        )
+    _refuse(model, (name for name, weight in policy.named_parameters() if not weight.isfinite().all()))
     return policy
 
 
-def check_policy(model: str, *, trust_remote_code: bool = False) -> None:
-    """Raises what `load_policy` would, as far as it shows without reading the weights."""
-    _whole(model, trust_remote_code=trust_remote_code, device_map="meta")
+def load_model(model: str, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A policy and its tokenizer.
+
+    Raises:
+        CalibrantError: as `load_policy`, `load_tokenizer` and `check_vocabulary` do.
+    """
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    policy = load_policy(model, trust_remote_code=trust_remote_code)
+    check_vocabulary(model, policy, tokenizer)
+    return policy, tokenizer
+
+
+def check_model(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model that can be trained, without reading its weights.
+
+    Raises:
+        CalibrantError: as `load_model` does, or the tokenizer has no end-of-text token.
+    """
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    check_vocabulary(model, _whole(model, trust_remote_code=trust_remote_code, device_map="meta"), tokenizer)
+    if tokenizer.eos_token is None:
+        raise CalibrantError(
+            f"the tokenizer of '{model}' has no end-of-text token, so that no answer would end; set eos_token in its "
+            "tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def check_weights(model: str) -> None:
+    """Reads the weights of a local model once; those of the hub are checked when they are loaded.
+
+    Raises:
+        CalibrantError: some are NaN or infinite.
+    """
+    for file in Path(locate(model)).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            tensors = ((name, weights.get_tensor(name)) for name in weights.keys())  # noqa: SIM118
+            _refuse(model, (name for name, tensor in tensors if not tensor.float().isfinite().all()))
+
+
+def check_vocabulary(model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compares the ids of a tokenizer with the rows of the model's embedding.
+
+    Tokens that were added and are in no prompt may lie beyond them: Gemma 3's text models have one for images.
+
+    Raises:
+        CalibrantError: an ordinary token, or one of the chat template or of padding and ends, has no embedding.
+    """
+    size = policy.config.get_text_config().vocab_size
+    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    unused = {t for t in tokenizer.get_added_vocab() if t not in special and t not in str(tokenizer.chat_template)}
+    beyond = sorted(token for token, index in tokenizer.get_vocab().items() if index >= size and token not in unused)
+    if beyond:
+        raise CalibrantError(
+            f"the tokenizer of '{model}' has tokens beyond the {size} of the model's embedding ({shortened(beyond)}); "
+            "save the model's own tokenizer beside it, or resize the embedding"
+        )
+
+
+def _refuse(model: str, not_finite: Iterable[str]) -> None:
+    if broken := list(not_finite):
+        raise CalibrantError(
+            f"the model '{model}' has NaN or infinite weights ({shortened(broken)}); take an earlier checkpoint"
+        )
 
 
 def _whole(model: str, **options: Any) -> PreTrainedModel:
@@ -107,8 +180,3 @@ def _where(local: bool) -> str:
 def quiet_loading() -> None:
     """Switches off the bars that transformers shows while it reads weights; those of downloads stay."""
     logging.disable_progress_bar()
-
-
-def as_prompt(text: str, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A task's prompt as the model expects it: one user turn where there is a chat template, plain text else."""
-    return [{"role": "user", "content": text}] if tokenizer.chat_template else text

@@ -16,20 +16,56 @@ NAMED = 3
 """Questions that a warning names."""
 
 
+class TooLong(CalibrantError):
+    """A question takes too many tokens even without its text."""
+
+
 def prompt_for(row: Row, tokenizer: Any) -> Any:
-    """A question as a policy expects it: turns where it has a chat template, plain text else."""
+    """A question as a policy expects it: turns for a chat template, plain text without one.
+
+    Where the template refuses or leaves out a system turn, its text stands before the first user turn.
+    """
     if not tokenizer.chat_template:
         return row["prompt"]
-    return row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+    turns = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+    if turns[0]["role"] != "system" or len(turns) == 1 or _shows_system(turns, tokenizer):
+        return turns
+    _say("the model's chat template takes no system turn: its text stands before the question")
+    system, user, *rest = turns
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
+
+
+def _shows_system(turns: list[dict[str, str]], tokenizer: Any) -> bool:
+    try:
+        return turns[0]["content"].strip() in tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:  # whatever a template raises
+        return False
 
 
 def prompt_tokens(row: Row, tokenizer: Any) -> int:
-    """The length of a question in tokens, chat template and special tokens counted."""
+    """The length of a question in tokens, chat template and special tokens counted.
+
+    Raises:
+        CalibrantError: the chat template cannot render it, or renders it to nothing.
+    """
     prompt = prompt_for(row, tokenizer)
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(tokenizer(_rendered(prompt, tokenizer), add_special_tokens=False)["input_ids"])
+
+
+def _rendered(turns: list[dict[str, str]], tokenizer: Any) -> str:
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        problem = "" if text.strip() else "renders a prompt to nothing"
+    except Exception as error:  # whatever a template raises
+        problem = f"cannot render a prompt ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    if problem:
+        raise CalibrantError(
+            f"the model's chat template {problem}; correct it in chat_template.jinja or tokenizer_config.json, or "
+            "delete it to give the model plain text"
+        )
+    return text
 
 
 def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
@@ -47,7 +83,7 @@ def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
         The question, and whether its text was cut.
 
     Raises:
-        CalibrantError: it is too long even without its text.
+        TooLong: it is too long even without its text.
     """
     excess = prompt_tokens(row, tokenizer) - max_prompt_tokens
     if excess <= 0:
@@ -60,7 +96,7 @@ def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
         shorter = _with_context(row, _whole_words(context, starts[kept] if kept else 0))
         excess = prompt_tokens(shorter, tokenizer) - max_prompt_tokens
     if excess > 0:
-        raise CalibrantError(
+        raise TooLong(
             f"the question '{row['prompt_id']}' takes {max_prompt_tokens + excess} tokens without its text, more than "
             f"max_prompt_tokens = {max_prompt_tokens}; raise that"
         )
@@ -81,7 +117,7 @@ def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> Fitt
     for row in tqdm(rows, desc="fitting prompts", delay=2, leave=False):
         try:
             shorter, was_cut = fit(row, tokenizer, max_prompt_tokens)
-        except CalibrantError:
+        except TooLong:
             left_out.append(row["prompt_id"])
         else:
             fitted.append(shorter)
@@ -102,7 +138,7 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
         max_completion_length: the most tokens of an answer.
 
     Raises:
-        CalibrantError: no room is left for a prompt, or no question fits.
+        CalibrantError: no room is left for a prompt, no question fits, or the chat template cannot render them.
     """
     limit = min(max_prompt_length, tokenizer.model_max_length - max_completion_length)
     if limit < 1:
@@ -113,6 +149,7 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
     rows = list(rows)
     if not tokenizer.chat_template and any("messages" in row for row in rows):
         _say("the model has no chat template: its prompts are plain text")
+    _check_template(rows[:2], tokenizer)
     fitted, cut, left_out = fit_all(rows, tokenizer, limit)
     if cut:
         log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
@@ -123,6 +160,17 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
             raise CalibrantError(f"{said} ({named}); raise --max-prompt-length")
         log.warning("%s and are left out (%s); --max-prompt-length allows more", said, named)
     return fitted
+
+
+def _check_template(rows: list[Row], tokenizer: Any) -> None:
+    """Raises where a chat template renders two questions to the same text."""
+    if not tokenizer.chat_template or len({row["prompt"] for row in rows}) < 2:
+        return
+    if len({_rendered(prompt_for(row, tokenizer), tokenizer) for row in rows}) < 2:
+        raise CalibrantError(
+            "the model's chat template leaves the question out; correct it in chat_template.jinja or "
+            "tokenizer_config.json, or delete it to give the model plain text"
+        )
 
 
 @cache

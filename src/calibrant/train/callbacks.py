@@ -1,16 +1,20 @@
-"""What happens beside a training loop: metrics file, progress bar, checkpoint marks, a clean stop."""
+"""Callbacks of a training run: metrics file, progress bar, marks of checkpoints, stopping on request."""
 
 import math
 import signal
+import sys
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from calibrant.files import append_json_line
-from calibrant.train.runs import Run, mark_complete
+from calibrant.train.checkpoints import mark_complete
+from calibrant.train.runs import Run
 
 
 class MetricsWriter(TrainerCallback):
@@ -45,7 +49,8 @@ class CheckpointMarker(TrainerCallback):
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Writes the mark."""
+        """Writes the mark, once every process has written its part."""
+        PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             mark_complete(folder, step=state.global_step, method=self.method)
@@ -82,9 +87,9 @@ class Progress(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """Within its `with` block the first Ctrl-C (or SIGTERM) ends training after the step, with a checkpoint.
+    """Context manager: the first Ctrl-C or SIGTERM ends training after the step, with a checkpoint.
 
-    A second one ends it at once.
+    A second one ends it at once, without one.
     """
 
     def __init__(self) -> None:
@@ -105,12 +110,16 @@ class GracefulStop(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        tqdm.write("stopping after this step, with a checkpoint (once more to stop at once) ...")
+        if PartialState().is_main_process:
+            tqdm.write(
+                "stopping after this step, with a checkpoint; a second Ctrl-C stops at once and saves nothing more",
+                file=sys.stderr,
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Asks the trainer to save and stop, once all passes over the rollouts at hand are made."""
-        if self.asked and state.global_step % getattr(args, "num_iterations", 1) == 0:
+        """Asks the trainer to save and stop where a process was asked to, once all passes over a batch are made."""
+        if any(gather_object([self.asked])) and state.global_step % getattr(args, "num_iterations", 1) == 0:
             control.should_save = control.should_training_stop = True
         return control

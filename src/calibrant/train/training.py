@@ -1,23 +1,25 @@
 """`calibrant train`: from settings to a finished run directory."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import PrinterCallback
 
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.evaluation import evaluate
-from calibrant.files import write_json
+from calibrant.files import locked, write_json
 from calibrant.methods import resolve as resolve_method
-from calibrant.policy.models import check_policy, load_policy, load_tokenizer, locate, quiet_loading
+from calibrant.policy.models import check_model, check_weights, load_policy, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.scorer import dry_run, named_inputs, options_of
@@ -28,10 +30,15 @@ from calibrant.tasks.prompts import fit_to, prompt_for
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.train.callbacks import CheckpointMarker, GracefulStop, MetricsWriter, Progress
-from calibrant.train.runs import Run, create, last_checkpoint, publish, rewind, step_of
+from calibrant.train.checkpoints import last_checkpoint, publish, rewind, step_of
+from calibrant.train.runs import Run, create
 from calibrant.train.settings import TrainSettings
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 from calibrant.trl.config import OWN_FIELDS
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WAIT = timedelta(hours=12)  # the other processes wait while the first one evaluates
 
@@ -40,34 +47,50 @@ class Stopped(Exception):
     """Training was asked to stop and has left a checkpoint."""
 
 
+class Prepared(NamedTuple):
+    """What a run reads, checked before anything is written."""
+
+    settings: TrainSettings
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    training: list[Row]
+    evaluation: list[Row]
+    """The same for every seed of training; empty without an evaluation."""
+
+
 def start(settings: TrainSettings, path: Path) -> Run:
     """Trains a new run in a directory that holds nothing yet.
 
     Raises:
-        CalibrantError: bad settings, found before anything is written, or a failing reward.
+        CalibrantError: bad settings, data or model, found before anything is written, or a failing reward.
         Stopped: after Ctrl-C.
     """
-    check(settings)
-    state = processes()
-    if state.is_main_process:
-        create(path, settings)
-    state.wait_for_everyone()
-    return finish(Run(path), settings)
+    prepared = prepare(settings)
+    with owned(path):
+        return finish(on_main(lambda: create(path, settings)), prepared)
 
 
 def resume(run: Run, settings: TrainSettings) -> Run:
-    """Goes on from the last complete checkpoint of a run, or from the start where there is none.
+    """Adds what a run lacks, and says so if that is nothing; training goes on from the last whole checkpoint.
 
     On one machine the parameters end bit-equal to those of a run that was never interrupted.
 
     Raises:
-        CalibrantError: the run has ended already, or its checkpoint is of another method.
+        CalibrantError: no checkpoint is whole, or the last one is of another method.
         Stopped: after Ctrl-C.
     """
-    if run.model.exists() and run.evaluations().keys() >= ({"after"} if settings.evaluation else set()):
-        raise CalibrantError(f"the run '{run.path}' has ended after {settings.steps} steps; start a new one with --out")
-    check(settings)
-    return finish(run, settings)
+    with owned(run.path):
+        lacking = on_main(lambda: missing(run, settings))
+        if not lacking:
+            log.warning("the run '%s' has ended after %d steps and lacks nothing", run.path, settings.steps)
+            return run
+        return finish(run, prepare(settings) if lacking != [run.report.name] else None)
+
+
+def missing(run: Run, settings: TrainSettings) -> list[str]:
+    """What is left to do of a run: parts of its evaluation, its model and its report, in this order."""
+    evaluations = [when for when in ("before", "after") if settings.evaluation and when not in run.evaluations()]
+    return evaluations + [path.name for path in (run.model, run.report) if not path.exists()]
 
 
 def processes() -> PartialState:
@@ -75,8 +98,34 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
-def part() -> None:
-    """Ends the talk between processes, once all of them are here.
+def on_main(work: Callable[[], T]) -> T:
+    """What `work` returns in the main process, in all of them; where it fails, the others exit with status 2."""
+    outcome: list[Any] = [False, None]
+    error = None
+    if processes().is_main_process:
+        try:
+            outcome = [True, work()]
+        except Exception as caught:  # the others wait to hear of it
+            error = caught
+    broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    if not outcome[0]:
+        raise SystemExit(2)
+    result: T = outcome[1]
+    return result
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Context manager: the main process holds the lock of a run directory."""
+    with contextlib.ExitStack() as stack:
+        on_main(lambda: stack.enter_context(locked(path)))
+        yield
+
+
+def shutdown_processes() -> None:
+    """Barrier, then destroys the process group.
 
     Without it PyTorch's own threads may outlive the interpreter and abort a process that has done its work.
     """
@@ -85,14 +134,18 @@ def part() -> None:
     state.destroy_process_group()
 
 
-def check(settings: TrainSettings) -> None:
-    """Raises CalibrantError for what could only fail later: before anything is written or computed."""
+def prepare(settings: TrainSettings) -> Prepared:
+    """Reads what a run needs, except weights.
+
+    Raises:
+        CalibrantError: for what could only fail later, before anything is written or computed.
+    """
     quiet_loading()
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)
     dry_run(method, options_of(method, settings))
-    load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
-    check_policy(settings.model, trust_remote_code=settings.trust_remote_code)
+    tokenizer = check_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    on_main(lambda: check_weights(settings.model))
     named = set(named_inputs(method))
     if "embeddings" in named:
         Embedder(settings.embedding_model)
@@ -102,64 +155,87 @@ def check(settings: TrainSettings) -> None:
         raise CalibrantError(
             f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
         )
-    if settings.evaluation:
-        evaluation_rows(settings, task)
-    if (rows := len(training_rows(settings, task))) < settings.prompts_per_step:
+    evaluation, training = _rows(settings, task, tokenizer)
+    if len(training) < settings.prompts_per_step:
         raise CalibrantError(
-            f"there are {rows} questions to train on, fewer than the {settings.prompts_per_step} of a step; lower "
-            "--prompts-per-step, or give more"
+            f"there are {len(training)} questions to train on, fewer than the {settings.prompts_per_step} of a step; "
+            "lower --prompts-per-step, or give more"
         )
+    return Prepared(settings, task, tokenizer, training, evaluation)
 
 
-def finish(run: Run, settings: TrainSettings) -> Run:
-    """Does what is left of a run: evaluation, training, evaluation, report."""
-    task = resolve_task(settings.task)
+def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[Row]]:
+    """Questions to evaluate on and to train on, whose prompts leave room for an answer."""
+    source, folder = training_task(task), Path(settings.data_dir) if settings.data_dir else None
+    rows = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
+    length = settings.max_completion_length or task.max_completion_length
+    evaluation = fit_to(rows, tokenizer, settings.max_prompt_length, length) if rows else []
+    rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
+    return evaluation, fit_to(rows, tokenizer, settings.max_prompt_length, length)
+
+
+def finish(run: Run, prepared: Prepared | None) -> Run:
+    """Does what is left of a run: evaluation, training, evaluation, report; the report alone without `prepared`."""
     main = processes().is_main_process
-    if main and settings.evaluation and "before" not in run.evaluations():
-        policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
-        evaluate_into(run, "before", policy, settings, task)
-    if not run.model.exists():
-        train(run, settings, task)
-    if main and settings.evaluation and "after" not in run.evaluations():
-        evaluate_into(run, "after", load_policy(str(run.model)), settings, task)
+    if prepared is not None:
+        settings = prepared.settings
+        if main and settings.evaluation and "before" not in run.evaluations():
+            policy = load_policy(settings.model, trust_remote_code=settings.trust_remote_code)
+            evaluate_into(run, "before", policy, prepared)
+        if not run.model.exists():
+            train(run, prepared)
+        if main and settings.evaluation and "after" not in run.evaluations():
+            evaluate_into(run, "after", load_policy(str(run.model)), prepared)
     if main:
         write_report(run.path)
     return run
 
 
-def train(run: Run, settings: TrainSettings, task: Task) -> None:
-    """Trains from the last complete checkpoint and puts the policy in `model/`, whole or not at all."""
-    checkpoint, state = last_checkpoint(run, settings.method), processes()
-    if state.is_main_process:
+def train(run: Run, prepared: Prepared) -> None:
+    """Trains from the last whole checkpoint and puts the policy in `model/`, whole or not at all.
+
+    Raises:
+        CalibrantError: no checkpoint is whole, or the last one is of another method.
+        Stopped: after Ctrl-C.
+    """
+    steps, method = prepared.settings.steps, prepared.settings.method
+
+    def begin() -> Path | None:
+        checkpoint = last_checkpoint(run, method)
         rewind(run, checkpoint)
-    state.wait_for_everyone()
-    if checkpoint is None or step_of(checkpoint) < settings.steps:
-        _train_from(checkpoint, run, settings, task)
-    checkpoint = last_checkpoint(run, settings.method)
-    if state.is_main_process and checkpoint:
+        count, now = len(list(checkpoint.glob("rng_state*.pth"))) if checkpoint else 0, processes().num_processes
+        if checkpoint and count != now:
+            log.warning("'%s' was written by %d processes, not %d: random numbers start anew", checkpoint, count, now)
+        return checkpoint
+
+    def end() -> None:
+        checkpoint = last_checkpoint(run, method)
+        if checkpoint is None or step_of(checkpoint) < steps:
+            raise CalibrantError(f"the last checkpoint is not whole; go on with: calibrant train --resume {run.path}")
         publish(checkpoint, run.model)
-    state.wait_for_everyone()
+
+    checkpoint = on_main(begin)
+    if checkpoint is None or step_of(checkpoint) < steps:
+        with GracefulStop() as stop:
+            trainer = build_trainer(run, prepared, extra_callbacks=[stop])
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if (step := trainer.state.global_step) < steps:
+            raise Stopped(f"stopped at step {step} of {steps}; go on with: calibrant train --resume {run.path}")
+    on_main(end)
 
 
-def _train_from(checkpoint: Path | None, run: Run, settings: TrainSettings, task: Task) -> None:
-    with GracefulStop() as stop:
-        trainer = build_trainer(run, settings, task, extra_callbacks=[stop])
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    step = trainer.state.global_step
-    if step < settings.steps:
-        raise Stopped(f"stopped at step {step} of {settings.steps}; go on with: calibrant train --resume {run.path}")
-
-
-def build_trainer(
-    run: Run, settings: TrainSettings, task: Task, *, extra_callbacks: Sequence[Any] = ()
-) -> CalibratedGRPOTrainer:
+def build_trainer(run: Run, prepared: Prepared, *, extra_callbacks: Sequence[Any] = ()) -> CalibratedGRPOTrainer:
     """The trainer of a run, with its data, rewards and callbacks."""
-    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    settings, task, tokenizer = prepared.settings, prepared.task, prepared.tokenizer
+    columns = [
+        {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"]}
+        for row in prepared.training
+    ]
     trainer = CalibratedGRPOTrainer(
         locate(settings.model),
         reward_function(task),
         training_arguments(run, settings, task),
-        training_data(settings, task, tokenizer),
+        Dataset.from_list(columns),
         processing_class=tokenizer,
         extract_answer=task.extract,
         cluster=task.clusters,
@@ -169,39 +245,6 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
     return trainer
-
-
-def training_data(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The training split as TRL reads it: prompt, references, prompt_id."""
-    columns = [
-        {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"]}
-        for row in fitted(training_rows(settings, task), tokenizer, settings, task)
-    ]
-    return Dataset.from_list(columns)
-
-
-@lru_cache(maxsize=2)
-def load_rows(task: str, split: str, size: int | None, seed: int, data_dir: str | None) -> list[Row]:
-    """Rows of a task, read once: what checks them and what uses them get the same list."""
-    return resolve_task(task).load(split, size, seed, data_dir=Path(data_dir) if data_dir else None)
-
-
-def fitted(rows: list[Row], tokenizer: PreTrainedTokenizerBase, settings: TrainSettings, task: Task) -> list[Row]:
-    """Rows whose prompts are no longer than allowed, and leave room for an answer; says how many were cut."""
-    return fit_to(
-        rows, tokenizer, settings.max_prompt_length, settings.max_completion_length or task.max_completion_length
-    )
-
-
-def training_rows(settings: TrainSettings, task: Task) -> list[Row]:
-    """The questions that train a policy for a task."""
-    source = training_task(task)
-    return load_rows(source.name, source.splits[0], settings.train_rows, settings.seed, settings.data_dir)
-
-
-def evaluation_rows(settings: TrainSettings, task: Task) -> list[Row]:
-    """The questions of an evaluation: the same for every seed of training."""
-    return load_rows(task.name, task.splits[-1], settings.eval_prompts, 0, settings.data_dir)
 
 
 def reward_function(task: Task) -> Any:
@@ -216,6 +259,7 @@ def reward_function(task: Task) -> Any:
 
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
     """Settings as TRL's configuration."""
+    between = settings.num_iterations  # a checkpoint never falls between two passes over the same rollouts
     micro, passes = batches(settings, processes().num_processes)
     shared = {f.name: getattr(settings, f.name) for f in OWN_FIELDS if hasattr(settings, f.name)}
     shared["meaning"] = settings.meaning or task.meaning
@@ -240,7 +284,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         bf16=settings.bf16,
         use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,
-        save_steps=_aligned(settings),
+        save_steps=-(-settings.save_every // between) * between,
         save_total_limit=2,
         logging_steps=1,
         disable_tqdm=True,
@@ -268,17 +312,11 @@ def batches(settings: TrainSettings, count: int) -> tuple[int, int]:
     return micro, share // micro
 
 
-def _aligned(settings: TrainSettings) -> int:
-    """`save_every`, rounded up so that a checkpoint never falls between two passes over the same rollouts."""
-    return -(-settings.save_every // settings.num_iterations) * settings.num_iterations
-
-
-def evaluate_into(run: Run, when: str, policy: PreTrainedModel, settings: TrainSettings, task: Task) -> None:
+def evaluate_into(run: Run, when: str, policy: PreTrainedModel, prepared: Prepared) -> None:
     """Evaluates a policy on the unseen split into `evaluation.json` and a rollout file."""
-    tokenizer = load_tokenizer(settings.model, trust_remote_code=settings.trust_remote_code)
+    settings, task = prepared.settings, prepared.task
     results, rows = evaluate(
-        policy, tokenizer, task, fitted(evaluation_rows(settings, task), tokenizer, settings, task),
-        samples=settings.eval_samples,
+        policy, prepared.tokenizer, task, prepared.evaluation, samples=settings.eval_samples,
         temperature=settings.temperature, max_completion_length=settings.max_completion_length,
     )  # fmt: skip
     write_rollouts(run.rollouts / f"evaluation-{when}.parquet", rows)
