@@ -28,8 +28,8 @@ class Seeing(Keeping):
 
     seen: ClassVar[list] = []
 
-    def _remember(self, output, scored, standardised, total):
-        self.seen.append(scored.groups.inputs["head_gram"])
+    def _remember(self, output, groups, bases):
+        self.seen.append(groups.inputs["head_gram"])
 
 
 @pytest.fixture(autouse=True)
@@ -122,9 +122,9 @@ def test_tokens_of_tools_do_not_count(policy, questions, tmp_path):
     prompt = torch.tensor([[5, 6, 7]]).expand(4, 3)
     output = {"prompt_ids": prompt, "prompt_mask": torch.ones_like(prompt)}
     output |= {"completion_ids": torch.arange(8, 24).view(4, 4), "completion_mask": torch.ones(4, 4).long()}
-    whole = trainer._policy_inputs(output)["head_gram"]
+    whole = trainer._policy_inputs(trainer.model, output, [""] * 4, 4)["head_gram"]
     output["tool_mask"] = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]])
-    some = trainer._policy_inputs(output)["head_gram"]
+    some = trainer._policy_inputs(trainer.model, output, [""] * 4, 4)["head_gram"]
     assert (some[2] == 0).all() and (some[:, 2] == 0).all() and some[1, 1] != whole[1, 1]
     torch.testing.assert_close(some[0, 3], whole[0, 3])
 
@@ -133,8 +133,8 @@ def test_weights_of_training_are_those_of_the_method(policy, questions, tmp_path
     trained_rows = []
 
     class Recording(CalibratedGRPOTrainer):
-        def _remember(self, output, scored, standardised, total):
-            trained_rows.append(METHODS["gradient_snr"](scored.groups.rewards, scored.groups.inputs["head_gram"], None))
+        def _remember(self, output, groups, bases):
+            trained_rows.append(METHODS["gradient_snr"](groups.rewards, groups.inputs["head_gram"], None))
 
     args = arguments(tmp_path, method="gradient_snr", num_generations=8, per_device_train_batch_size=16, max_steps=2)
     train(policy, questions, args, kind=Recording)
@@ -169,7 +169,7 @@ def test_images_are_refused(policy, questions, tmp_path):
     trainer = CalibratedGRPOTrainer(policy, f1_reward, arguments(tmp_path, method="gcpo_grad"), questions)
     mask = torch.ones(4, 2)
     with pytest.raises(CalibrantError, match="not computed for prompts with images"):
-        trainer._policy_inputs.head({"completion_ids": mask, "pixel_values": mask}, mask, 4)
+        trainer._policy_inputs.head(trainer.model, {"completion_ids": mask, "pixel_values": mask}, mask, 4)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_logits_that_a_model_scales_scale_the_gradients(policy, questions, tmp_p
     )
     generator = torch.Generator().manual_seed(0)
     states, ids = torch.randn(4, 3, 192, generator=generator), torch.arange(12).view(4, 3)
-    plain = trainer._policy_inputs.head._gram(states, ids, torch.ones(4, 3).long(), 4)
+    plain = trainer._policy_inputs.head._gram(trainer.model, states, ids, torch.ones(4, 3).long(), 4)
     head = readable_head(trainer.model)
     monkeypatch.setattr(head_gradients, "readable_head", lambda model: head._replace(scale=0.5))
-    scaled = trainer._policy_inputs.head._gram(2 * states, ids, torch.ones(4, 3).long(), 4)
+    scaled = trainer._policy_inputs.head._gram(trainer.model, 2 * states, ids, torch.ones(4, 3).long(), 4)
     torch.testing.assert_close(scaled, plain)

@@ -11,7 +11,8 @@ from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, tra
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.trl import trainer as trainer_module
-from calibrant.trl.batches import along_groups, contributing, spread
+from calibrant.trl.batches import along_groups, contributing, in_order
+from calibrant.trl.passes import Pass, merged
 
 
 def micro_batches(rows, size):
@@ -49,7 +50,10 @@ def test_each_window_keeps_its_rows_and_groups_stand_together(rows, size, window
     for part in after:
         assert part["names"] == [str(i) for i in part["number"].tolist()]
         assert [rows[i][1] for i in part["number"].tolist()] == part["completion_mask"].sum(1).tolist()
-        assert part["num_items_in_batch"] == 9 and part["nothing"] is None
+        assert part["num_items_in_batch"] == 9 and part["nothing"] is None and part["window"] == window
+    for start in range(0, len(after), window):
+        again = [part["number"].tolist() for part in in_order(after[start : start + window])]
+        assert again == [part["number"].tolist() for part in before[start : start + window]]
 
 
 def test_rows_that_contribute():
@@ -60,12 +64,12 @@ def test_rows_that_contribute():
     assert contributing(torch.tensor([torch.nan, 0.0, 0.0]), lengths).tolist() == [0]  # what is wrong is not hidden
 
 
-def test_values_among_others_keep_their_gradient_alone():
+def test_a_merged_pass_keeps_the_gradient_of_some_rows_alone():
     some = torch.tensor([[2.0, 3.0]], requires_grad=True)
-    others = torch.ones(3, 2, requires_grad=True)
-    both = spread(some, torch.tensor([1]), others)
-    assert both.tolist() == [[1.0, 1.0], [2.0, 3.0], [1.0, 1.0]]
-    both.sum().backward()
+    others = torch.ones(2, 2, requires_grad=True)
+    both = merged(torch.tensor([1]), Pass(some, 2 * some), torch.tensor([0, 2]), Pass(others, None))
+    assert both.logps.tolist() == [[1.0, 1.0], [2.0, 3.0], [1.0, 1.0]] and both.entropies is None
+    both.logps.sum().backward()
     assert some.grad.tolist() == [[1.0, 1.0]] and others.grad is None
 
 
@@ -127,12 +131,12 @@ def test_rows_without_advantage_are_left_out_of_the_same_gradient(policy, questi
     assert (len(shares) == 3 and 0 < max(shares) < 1) if kind != "bnpo" else not shares
 
 
-def test_rows_left_out_see_no_pass(policy, questions, tmp_path, monkeypatch):
-    rows = []
+def test_rows_left_out_have_no_backward_pass(policy, questions, tmp_path, monkeypatch):
+    rows = {True: [], False: []}
     original = trainer_module.logps_in_chunks
 
     def counting(model, prompt_ids, *tensors, **options):
-        rows.append(len(prompt_ids))
+        rows[torch.is_grad_enabled()].append(len(prompt_ids))
         return original(model, prompt_ids, *tensors, **options)
 
     monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
@@ -141,8 +145,9 @@ def test_rows_left_out_see_no_pass(policy, questions, tmp_path, monkeypatch):
     )
     trainer = train(policy, questions, args, half_constant)
     shares = [row["batch/left_out"] for row in trainer.state.log_history if "batch/left_out" in row]
-    assert rows[1:] == [round(16 * (1 - share)) for share in shares]  # the first pass is of the old policy
-    assert all(4 <= count < 16 for count in rows[1:])
+    assert rows[True] == [round(16 * (1 - share)) for share in shares]
+    assert all(4 <= count < 16 for count in rows[True])
+    assert rows[False] == [16, *(16 - count for count in rows[True])]  # the first pass is of the old policy
 
 
 @pytest.mark.parametrize("changes", [{"beta": 0.01}, {"beta": 0.0, "share_prefix": False}])

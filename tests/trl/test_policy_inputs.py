@@ -224,13 +224,13 @@ def test_the_weight_of_a_moved_rollout_is_that_of_its_ratio(policy, questions, t
     seen = []
 
     class Watching(CalibratedGRPOTrainer):
-        def _reweigh(self, inputs, logps):
-            before = inputs["advantages"].clone()
-            super()._reweigh(inputs, logps)
+        def _reweighed(self, inputs, logps):
+            before, after = inputs["advantages"], super()._reweighed(inputs, logps)
             ratio = (logps.detach() - inputs["old_per_token_logps"]).exp()
             for row, mask in enumerate(inputs["completion_mask"].bool()):
                 expected = before[row] / (1 + 2.0 * ratio[row][mask].double().var(correction=0))
-                seen.append((inputs["advantages"][row].item(), expected.item()))
+                seen.append((after[row].item(), expected.item()))
+            return after
 
     options = dict(max_steps=2, num_iterations=2, beta=0.0, learning_rate=1e-2, method_options={"penalty": 2.0})
     train(policy, questions, arguments(tmp_path, method="r2vpo", **options), kind=Watching)

@@ -21,16 +21,28 @@ def along_groups(batches: Sequence[Batch], window: int) -> list[Batch]:
         batches: micro-batches, dictionaries of tensors `[B, ...]` and scalars, with `prompt_ids`, `prompt_mask` and
             `completion_mask`.
         window: how many of them make up one step of the optimizer.
+
+    Returns:
+        They hold two more values: `position [B]`, where each row stood in its window, and `window`.
     """
     out: list[Batch] = []
     for start in range(0, len(batches), window):
         part = batches[start : start + window]
-        order = _order({name: torch.cat([batch[name] for batch in part]) for name in _KEYS}).split(
-            [len(batch["prompt_ids"]) for batch in part]
-        )
-        whole = {name: _joined([batch[name] for batch in part]) for name in part[0]}
-        out += [{name: _chosen(value, rows) for name, value in whole.items()} for rows in order]
+        order = _order({name: torch.cat([batch[name] for batch in part]) for name in _KEYS})
+        out += [batch | {"window": window} for batch in _arranged(part, order, position=torch.arange(len(order)))]
     return out
+
+
+def in_order(batches: Sequence[Batch]) -> list[Batch]:
+    """The micro-batches of one window with the rows that each had before `along_groups`."""
+    return _arranged(batches, torch.cat([batch["position"] for batch in batches]).argsort())
+
+
+def _arranged(batches: Sequence[Batch], order: Tensor, **more: Tensor) -> list[Batch]:
+    """Micro-batches of the same sizes with their rows in another order; `more` are further values `[rows]`."""
+    whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]} | more
+    parts = order.split([len(batch["prompt_ids"]) for batch in batches])
+    return [{name: _chosen(value, rows) for name, value in whole.items()} for rows in parts]
 
 
 _KEYS = ("prompt_ids", "prompt_mask", "completion_mask")
@@ -75,8 +87,3 @@ def contributing(advantages: Tensor, lengths: Tensor) -> Tensor:
     moved = advantages.flatten(1).ne(0).any(1) if advantages.ndim > 1 else advantages.ne(0)
     rows = moved.nonzero()[:, 0]
     return rows if len(rows) else lengths.argmin()[None]
-
-
-def spread(values: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """Values of some rows among those of all the others, which have no gradient."""
-    return others.detach().to(values).index_put((rows,), values)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -10,6 +11,8 @@ from calibrant.errors import CalibrantError
 from calibrant.policy import logps_in_chunks
 from calibrant.policy.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
+from calibrant.trl.config import CalibratedGRPOConfig
+from calibrant.trl.passes import local_rows
 
 EXACT_VOCABULARY = 2**15
 """Largest vocabulary of which every column is taken where nothing else is asked for."""
@@ -27,22 +30,27 @@ class HeadGradients:
     The states are those that the head read while sampling, where they are known, else of one more forward pass.
 
     Args:
-        trainer: whose policy it is; temperature, sharing of prompts and rows of a pass are its own.
+        policy: the policy, without wrappers.
+        args: the trainer's configuration.
+        accelerator: the trainer's.
 
     Raises:
         CalibrantError: the policy's head cannot be read (see `readable_head`).
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer, self._sharing = trainer, trainer._sharing
-        readable_head(trainer.model, cast=trainer.args.cast_lm_head_to_fp32)
-        if trainer.args.head_gram_top is not None and trainer.args.head_gram_top < 0:
-            raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {trainer.args.head_gram_top}")
+    def __init__(self, policy: nn.Module, args: CalibratedGRPOConfig, accelerator: Accelerator):
+        self.args, self.accelerator, self._sharing = args, accelerator, args.share_prefix
+        readable_head(policy, cast=args.cast_lm_head_to_fp32)
+        if args.head_gram_top is not None and args.head_gram_top < 0:
+            raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {args.head_gram_top}")
 
-    def __call__(self, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None) -> Tensor:
-        """The rows of the local rollouts: row i holds the inner products with the rollouts of its group.
+    def __call__(
+        self, model: nn.Module, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None
+    ) -> Tensor:
+        """Inner products of each local rollout with the rollouts of its group.
 
         Args:
+            model: the policy that sampled, as the trainer runs it.
             output: as TRL's `_generate_and_score_completions` returns it, on this process.
             mask: `[B, T]`, which tokens the policy wrote.
             size: rollouts of a group; groups are consecutive rows of all processes together.
@@ -56,21 +64,19 @@ class HeadGradients:
         """
         if any(name in output for name in ("pixel_values", "image_grid_thw")):
             raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
-        ids, states = output["completion_ids"], self._states(output) if states is None else states
+        ids, states = output["completion_ids"], self._states(model, output) if states is None else states
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
-            return self._gram(states, ids, mask, size).flatten(0, 1)
+            return self._gram(model, states, ids, mask, size).flatten(0, 1)
         states, ids, every = map(self._gathered, (states, ids, mask))
-        own: Tensor = self.trainer._local(self._gram(states, ids, every, size).flatten(0, 1), len(mask))
-        return own
+        return local_rows(self._gram(model, states, ids, every, size).flatten(0, 1), len(mask), self.accelerator)
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """Of all processes, padded to the longest completion with tokens that do not count."""
-        accelerator = self.trainer.accelerator
-        found: Tensor = accelerator.gather(accelerator.pad_across_processes(rows, dim=1))
+        found: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(rows, dim=1))
         return found
 
-    def _gram(self, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
-        head, given = readable_head(self.trainer.model), self.trainer.args.head_gram_top
+    def _gram(self, model: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
+        head, given = readable_head(model), self.args.head_gram_top
         linear: Any = head.module
         states, ids, mask = (x.view(-1, size, *x.shape[1:]) for x in (states * head.scale, ids, mask))
         top = None if len(linear.weight) <= EXACT_VOCABULARY else TOP
@@ -80,30 +86,29 @@ class HeadGradients:
             ids,
             mask,
             bias=linear.bias,
-            temperature=self.trainer.temperature,
+            temperature=self.args.temperature,
             top=top if given is None else given or None,
         )
 
-    def _states(self, output: dict[str, Any]) -> Tensor:
+    def _states(self, model: nn.Module, output: dict[str, Any]) -> Tensor:
         """The last hidden states that predict each completion token, `[B, T, D]`, with shared prompts if it can."""
         if self._sharing:
             try:
-                return self._forward(output, None)
+                return self._forward(model, output, None)
             except CalibrantError:
                 self._sharing = False
-        return self._forward(output, torch.arange(len(output["prompt_ids"]), device=output["prompt_ids"].device))
+        return self._forward(model, output, torch.arange(len(output["prompt_ids"]), device=output["prompt_ids"].device))
 
     @torch.no_grad()
-    def _forward(self, output: dict[str, Any], prefix_index: Tensor | None) -> Tensor:
-        trainer = self.trainer
+    def _forward(self, model: nn.Module, output: dict[str, Any], prefix_index: Tensor | None) -> Tensor:
         with (
-            trainer.accelerator.autocast(),
-            disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs),
+            self.accelerator.autocast(),
+            disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs),
         ):
             found = logps_in_chunks(
-                trainer.model,
+                model,
                 *(output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")),
-                rows_per_chunk=trainer.args.per_device_train_batch_size,
+                rows_per_chunk=self.args.per_device_train_batch_size,
                 hidden_states=True,
                 prefix_index=prefix_index,
             )

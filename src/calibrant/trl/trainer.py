@@ -6,6 +6,7 @@ has its KL gradient.
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import disk_full, write_text
 from calibrant.groups import Groups, assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve
-from calibrant.policy import SharedPrefix, logps_in_chunks
+from calibrant.policy import logps_in_chunks
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.rollouts import write_rollouts
@@ -29,7 +30,7 @@ from calibrant.scorer import Scored, Scorer, dry_run, named_inputs, options_of, 
 from calibrant.text.inputs import Judge, TextGroups
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
-from calibrant.trl.batches import along_groups, contributing, spread
+from calibrant.trl.batches import along_groups, contributing, in_order
 from calibrant.trl.columns import DataRow, check_data, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import (
@@ -43,7 +44,17 @@ from calibrant.trl.functions import (
 )
 from calibrant.trl.messages import as_text
 from calibrant.trl.model_card import with_method
-from calibrant.trl.policy_inputs import MULTIMODAL, PolicyInputs, completion_mask
+from calibrant.trl.passes import (
+    MULTIMODAL,
+    Pass,
+    complement,
+    completion_mask,
+    local_rows,
+    merged,
+    model_inputs,
+    of_rows,
+)
+from calibrant.trl.policy_inputs import Follow, PolicyInputs
 from calibrant.trl.rewards import checked_rewards, unrewarded
 
 ROLLOUTS = "_rollouts"
@@ -51,12 +62,13 @@ ROLLOUTS = "_rollouts"
 
 
 class CalibratedGRPOTrainer(GRPOTrainer):
-    """TRL's `GRPOTrainer` whose updates are as strong as a method says.
+    """TRL's `GRPOTrainer` with updates scaled by a method of `calibrant.methods`.
 
-    `A~_i = A_i * w_i`: `A_i` is TRL's advantage, to the bit; `w_i` comes from the method. A group without reward
-    spread has advantage exactly 0, where TRL leaves a few 1e-3 of float residue. `method="grpo"` changes nothing:
-    the same seed gives TRL's losses and parameters bit for bit, that residue included. A method with another base
-    advantage (`Outcome.base`), or with advantages of its own, is taken at its word.
+    The advantage is `A~_i = A_i * w_i`, with TRL's advantage `A_i` and the method's weight `w_i`; a method may name
+    another base advantage (`Outcome.base`) or give its own. A group without reward spread has an advantage of exactly
+    0, where TRL leaves up to 4e-3 of rounding. `method="grpo"` keeps TRL's advantages, rounding included: with
+    `share_prefix=False` the same seed gives TRL's losses and parameters bit for bit, with `share_prefix=True` (the
+    default) parameters agree to about 1e-6 in float32.
 
     What a method names is supplied, and nothing else is computed: embeddings, clusters, entailment, correctness from
     the texts; log-probabilities of the sampling policy and of the reference, token entropies, the likelihood of the
@@ -109,8 +121,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._last_rollouts: tuple[int, int] = (-1, 0)
         self._warned_of_range = self._warned_of_writing = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
-        self._reweighing: dict[str, Any] | None = None
-        self._contributing: Tensor | None = None
+        self._pass: Pass | None = None  # what TRL's `_compute_loss` is given in place of a forward pass
+        self._window: list[dict[str, Any]] = []  # micro-batches of this optimizer step that have been computed
         self._label_free = (
             not reward_funcs and keywords.get("environment_factory") is None and "rewards" not in self._named
         )
@@ -120,7 +132,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         check_data(self.eval_dataset)
         self._taken = set(self.reward_func_names)  # names that reward functions log under
         self._task_reward = self._find_task_reward()
-        self._policy_inputs = PolicyInputs(self, self._named)
+        self._policy_inputs = PolicyInputs(
+            self.accelerator.unwrap_model(self.model),
+            self.args,
+            self.accelerator,
+            named=self._named,
+            tokenizer=self.processing_class,
+            per_token=self._get_per_token_logps_and_entropies,
+        )
+        if self._policy_inputs.slow is not None:
+            self.add_callback(Follow(self._policy_inputs.slow, self.accelerator))
         self._adding_up = self._rows_add_up()
 
     def _rows_add_up(self) -> bool:
@@ -156,10 +177,10 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         )
         columns = {name: [row[name] for row in gathered] for name in gathered[0]}
         failed = count_unextracted(self._extractor, columns.pop("problem"))
-        self._metrics[mode]["batch/unextracted"].append(float(failed))
+        self._metrics[mode][self._free("batch/unextracted")].append(float(failed))
         if self._judge and ("correct" in self._named or (mode == "train" and self.args.rollouts_dir != "")):
-            answers, references = self._local(columns["answer"], len(rows)), [row.references for row in rows]
-            columns["correct"] = gather_object(verdicts(self._judge, answers, references))
+            answers = local_rows(columns["answer"], len(rows), self.accelerator)
+            columns["correct"] = gather_object(verdicts(self._judge, answers, [row.references for row in rows]))
         return columns
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,8 +190,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         size = self.num_generations if mode == "train" else self.num_generations_eval
         columns = self._gather_columns(rows, mode)
         assert_integrity(columns.pop("key"), size)
-        answers = self._local(columns["answer"], len(rows))
-        given = {name: self.accelerator.gather(x) for name, x in self._policy_inputs(output, answers).items()}
+        answers = local_rows(columns["answer"], len(rows), self.accelerator)
+        read = self._policy_inputs(self.model, output, answers, size)
+        given = {name: self.accelerator.gather(x) for name, x in read.items()}
         per_function = self._rewards.view(-1, size, len(self.reward_funcs))
         total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
@@ -187,7 +209,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         base, advantages = scored.outcome.base, scored.outcome.advantages
         if self.method is METHODS["grpo"]:  # TRL to the bit, with what its rounding leaves in groups without spread
             base = advantages = standardised
-        output["advantages"] = self._local(advantages.flatten(), len(inputs))
+        output["advantages"] = local_rows(advantages.flatten(), len(inputs), self.accelerator)
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
@@ -206,16 +228,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             return inputs
         window = min(self.args.gradient_accumulation_steps, len(new))
         if window > 1 and max(self.args.gradient_accumulation_steps, len(new)) % window == 0:
-            self._buffered_inputs = along_groups(new, window)
+            self._buffered_inputs, self._window = along_groups(new, window), []
         return self._buffered_inputs[self._step % len(new)]
 
     def _free_to_arrange(self, inputs: dict[str, Any]) -> bool:
         """Whether rows may be ordered and left out: not on TRL's own path, which images take too."""
         return self._sharing and self._adding_up and not any(name in inputs for name in MULTIMODAL)
-
-    def _local(self, gathered: Any, count: int) -> Any:
-        start = self.accelerator.process_index * count
-        return gathered[start : start + count]
 
     def _log_completion_extra(self, column: str, values: list[Any]) -> None:
         self._taken.add(column)
@@ -261,27 +279,63 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if "ratio_variance" in self._named:
             count = len(output["advantages"])
             everywhere = torch.arange(groups.rewards.numel(), device=groups.rewards.device)
-            output["rollout_index"] = self._local(everywhere, count)
+            output["rollout_index"] = local_rows(everywhere, count, self.accelerator)
             self._batch = (groups, bases)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        moving = self.model.training and "rollout_index" in inputs and "old_per_token_logps" in inputs
-        if moving:
-            self._reweighing = inputs = dict(inputs)
-        elif self.model.training and self.beta == 0.0 and self._free_to_arrange(inputs):
-            self._leave_out(inputs)
-        try:
+        """TRL's loss, with the log-probabilities computed first; its metrics are means over TRL's own micro-batches."""
+        moved = "rollout_index" in inputs and "old_per_token_logps" in inputs
+        if not self.model.training or not (moved or "position" in inputs or self._free_to_arrange(inputs)):
             return super()._compute_loss(model, inputs)
-        finally:
-            self._reweighing = self._contributing = None
+        if moved:
+            computed = self._computed(model, model_inputs(inputs))
+            inputs = inputs | {"advantages": self._reweighed(inputs, computed.logps)}
+        else:
+            computed = self._forward(model, inputs)
+        if "position" not in inputs:
+            return self._loss(model, inputs, computed)
+        self._window.append(inputs | computed.detached())
+        metrics, self._metrics["train"] = self._metrics["train"], defaultdict(list)
+        loss = self._loss(model, inputs, computed)
+        self._metrics["train"] = metrics
+        if len(self._window) == inputs["window"]:
+            self._log_window(model)
+        return loss
 
-    def _leave_out(self, inputs: dict[str, Any]) -> None:
-        """Rows with an advantage of 0 have no gradient, and need no pass; denominators count them as before."""
+    def _loss(self, model: Any, inputs: dict[str, Any], computed: Pass) -> Tensor:
+        """TRL's loss of a micro-batch whose log-probabilities are known."""
+        self._pass = computed
+        try:
+            loss: Tensor = super()._compute_loss(model, inputs)
+        finally:
+            self._pass = None
+        return loss
+
+    @torch.no_grad()
+    def _log_window(self, model: Any) -> None:
+        """Logs the metrics of an optimizer step as TRL does: of the micro-batches before their rows were ordered."""
+        for batch in in_order(self._window):
+            self._loss(model, batch, Pass(batch["logps"], batch["entropies"]))
+        self._window = []
+
+    def _forward(self, model: Any, inputs: dict[str, Any]) -> Pass:
+        """Computes a micro-batch; rows with an advantage of 0 without a gradient, if no other term gives them one."""
+        arguments, count = model_inputs(inputs), len(inputs["advantages"])
+        alike = self.is_fsdp_enabled or self.is_deepspeed_enabled  # processes have to run equally many passes
+        if self.beta != 0.0 or alike or not self._free_to_arrange(inputs):
+            return self._computed(model, arguments)
         rows = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
-        count = len(inputs["advantages"])
-        self._metrics["train"]["batch/left_out"].append(1 - len(rows) / count)
-        self._contributing = rows if len(rows) < count else None
-        self._left_out = inputs.get("old_per_token_logps", torch.zeros_like(inputs["completion_mask"]))
+        self._metrics["train"][self._free("batch/left_out")].append(1 - len(rows) / count)
+        if len(rows) == count:
+            return self._computed(model, arguments)
+        with torch.no_grad():
+            others = complement(rows, count)
+            constant = self._computed(model, of_rows(arguments, others))
+        return merged(rows, self._computed(model, of_rows(arguments, rows)), others, constant)
+
+    def _computed(self, model: Any, arguments: dict[str, Any]) -> Pass:
+        options = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
+        return Pass(*self._get_per_token_logps_and_entropies(model, **arguments, **options))
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -294,13 +348,13 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **keywords: Any,
     ) -> Any:
+        if self._pass is not None:
+            return self._pass
         plain = not self._sharing or compute_aux_loss or any(x is not None for x in keywords.values())
         arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
         found = None if plain else self._share_prompts(*arguments)
         if found is None:
             found = super()._get_per_token_logps_and_entropies(*arguments, compute_aux_loss, **keywords)
-        if self._reweighing is not None:
-            self._reweigh(self._reweighing, found[0])
         return found
 
     def _share_prompts(
@@ -313,9 +367,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         compute_entropy: bool,
     ) -> tuple[Tensor, Tensor | None, None] | None:
         """Log-probabilities with each prompt computed once; None, and never again, for a model that cannot."""
-        rows = slice(None) if self._contributing is None else self._contributing
-        both = (input_ids[rows], attention_mask[rows])
-        parts = (x.split([x.shape[1] - logits_to_keep, logits_to_keep], dim=1) for x in both)
+        widths = [input_ids.shape[1] - logits_to_keep, logits_to_keep]
+        parts = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
         (prompt_ids, completion_ids), (prompt_mask, completion_mask) = parts
         try:
             with self.accelerator.autocast():
@@ -333,24 +386,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._sharing = False
             warnings.warn(f"prompts are not shared, TRL's own path is taken: {reason}", stacklevel=2)
             return None
-        if self._contributing is None:
-            return found.logps, found.entropies, None
-        return *self._among_all(found, completion_mask), None
+        return found.logps, found.entropies, None
 
-    def _among_all(self, found: SharedPrefix, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What was computed of some rows, among all: others have a ratio of 1 and, for the log, the mean entropy."""
-        assert self._contributing is not None
-        logps = spread(found.logps, self._contributing, self._left_out)
-        if found.entropies is None:
-            return logps, None
-        mean = found.entropies.detach().sum() / mask.sum().clamp(min=1)
-        return logps, spread(found.entropies, self._contributing, mean.expand(logps.shape))
+    def _reweighed(self, inputs: dict[str, Any], logps: Tensor) -> Tensor:
+        """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]`.
 
-    def _reweigh(self, inputs: dict[str, Any], logps: Tensor) -> None:
-        """Applies the method again, now that the policy has moved away from the one that sampled.
-
-        TRL reads the advantages of its inputs after it has computed the log-probabilities. Ratios are known for the
-        rows of this micro-batch; the others have moved for nobody, and no weight of a row depends on them.
+        The ratios of other rows are taken to be 1: no weight of a row depends on them.
         """
         groups, bases = self._batch
         rows = inputs["rollout_index"]
@@ -359,10 +400,10 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         moved[rows] = variance.to(moved)
         given = {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)}
         outcome = apply(self.method, Groups(groups.rewards, given), self._memory, bases=bases, **self._scorer.options)
-        inputs["advantages"] = outcome.advantages.flatten()[rows]
         for name, values in (("ratio_variance", variance), ("update_weight", outcome.weights.flatten()[rows])):
             mean = self.accelerator.gather(values.nanmean()).nanmean().item()
-            self._metrics["train"][f"batch/{name}/mean"].append(mean)
+            self._metrics["train"][self._free(f"batch/{name}/mean")].append(mean)
+        return outcome.advantages.flatten()[rows]
 
     def _write_rollouts(self, scored: Scored, columns: dict[str, list[Any]]) -> None:
         """Writes the rollouts of a step; a failure is warned of once and ends no training, unless the disk is full."""
