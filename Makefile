@@ -2,13 +2,14 @@
 #   make demo   installs and runs the main job: train the embedded policy, evaluate it, draw the report
 #   make test   installs and runs the tests
 # Further: make docs (builds the documentation site into build/site)
+#          make test-versions (tests of the trainer with the oldest and the newest TRL and transformers)
 
 PYTHON ?= python3
 VENV := .venv
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-versions docs clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/calibrant train $(ARGS)
@@ -18,6 +19,9 @@ test: $(VENV)/test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pytest -n 2 $(ARGS)
+
+test-versions:
+	$(PYTHON) scripts/test_versions.py $(ARGS)
 
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
@@ -37,4 +41,4 @@ $(VENV)/docs: $(VENV)/demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) .venv-versions build dist src/*.egg-info

@@ -12,7 +12,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-LINK = re.compile(r"\]\(((?:\.\./)+)((?:examples|benchmarks|scripts|src|tests|README\.md|CITATION\.cff)[^)#]*)([^)]*)\)")
+LINK = re.compile(
+    r"\]\(((?:\.\./)+)((?:examples|benchmarks|scripts|src|tests|README\.md|CITATION\.cff)[^)#]*)([^)]*)\)"
+)
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:

@@ -11,7 +11,7 @@ Rules of ours (c), since no source states any:
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from calibrant.report.formats import decimal, rho_text
@@ -122,12 +122,9 @@ def chosen_method(signal: Mapping[str, Any], table: Mapping[str, Any], methods: 
     behind = None if reads == signal["name"] else table["differences"][signal["name"]][reads][:3]
     beside = [name for name in following if name != reads and table["differences"][reads][name][1] <= 0]
     kept = {key: rows[reads][key] for key in ("rho", "low", "high")}
-    return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": _methods(beside, methods)}
-
-
-def _methods(signals: Sequence[str], methods: Collection[str]) -> list[str]:
-    """The first method that reads each signal."""
-    return [next(route.method for route in ROUTES[name] if route.method in methods) for name in signals]
+    others = [next(route.method for route in ROUTES[name] if route.method in methods) for name in beside]
+    others = [name for name in dict.fromkeys(others) if name != route.method]  # several signals can lead to one method
+    return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": others}
 
 
 def strength(method: Mapping[str, Any], found: Evidence) -> dict[str, Any] | None:
@@ -218,7 +215,7 @@ def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | N
         by = f"{decimal(d)} [{decimal(low)}, {decimal(high)}]"
         said += f" No method weighs groups by the best signal; this one is {by} behind."
     if method["beside"]:
-        said += f" By this measure the data do not tell it from {', '.join(dict.fromkeys(method['beside']))}."
+        said += f" By this measure the data do not tell it from {', '.join(method['beside'])}."
     return [said, *_about_alpha(alpha)]
 
 
