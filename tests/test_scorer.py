@@ -3,7 +3,7 @@ import torch
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Outcome
-from calibrant.scorer import Scorer, dry_run, summary
+from calibrant.scorer import Scorer, batch_statistics, dry_run
 from calibrant.tasks.places import extract
 from calibrant.text.inputs import Readers, by_key
 
@@ -46,7 +46,7 @@ def test_the_text_with_the_meaning_is_embedded_and_clustered(meaning, seen):
 
 def test_the_summary_names_every_statistic_by_its_scope():
     scored = Scorer(METHODS["rd_only"], {"alpha": 0.6})(COMPLETIONS, REWARDS)
-    found = summary(scored, (0.0, 1.0))
+    found = batch_statistics(scored, (0.0, 1.0))
     weight = 1 + 0.6 / 0.6931471805599453  # RD = 1 for rewards 2 and 0, alpha_G = 0.6 / ln 2
     assert found["group/weight/max"] == pytest.approx(weight, rel=1e-6)
     assert found["group/weight/min"] == 1.0
@@ -58,7 +58,7 @@ def test_the_summary_names_every_statistic_by_its_scope():
 
 def test_a_batch_without_anything_scorable_has_finite_statistics():
     scored = Scorer(METHODS["rd_only"])(["a", "b"], torch.full((1, 2), float("nan")))
-    assert all(value == value for value in summary(scored, (0.0, 1.0)).values())
+    assert all(value == value for value in batch_statistics(scored, (0.0, 1.0)).values())
 
 
 def needs_more(rewards, logprobs, where, *, alpha=0.1):

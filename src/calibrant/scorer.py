@@ -181,7 +181,7 @@ def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tens
     return bases | {"standardised": torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)}
 
 
-def summary(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
+def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
     """Statistics of a batch of groups, each named by its scope.
 
     Returns:

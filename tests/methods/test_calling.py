@@ -21,7 +21,7 @@ from calibrant.methods import (
     hyperparameters,
     optional_inputs,
     required_inputs,
-    resolve,
+    resolve_method,
     summary,
 )
 from calibrant.methods.inputs import HYPERPARAMETERS
@@ -77,7 +77,7 @@ def test_what_each_method_needs():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_name_a_summary_and_known_inputs(name):
     assert METHODS[name].__name__ == name
-    assert resolve(name) is METHODS[name]
+    assert resolve_method(name) is METHODS[name]
     assert 10 < len(summary(name)) <= 120 and summary(name).endswith(".")
     assert "where" in required_inputs(name)
     assert {*required_inputs(name), *optional_inputs(name)} <= set(SOURCES)
@@ -192,13 +192,13 @@ def test_hyperparameters_that_are_unknown():
 )
 def test_an_unknown_name_gets_the_nearest(name, nearest):
     with pytest.raises(CalibrantError, match=rf"unknown method '{name}' \(did you mean '{nearest}'\?\); known: grpo, "):
-        resolve(name)
+        resolve_method(name)
 
 
 @pytest.mark.parametrize("nothing", ["", 3, None, ["grpo"]])
 def test_what_is_no_name_is_refused(nothing):
     with pytest.raises(CalibrantError, match="unknown method"):
-        resolve(nothing)
+        resolve_method(nothing)
 
 
 def test_a_method_that_names_no_rewards_does_not_need_them():
@@ -294,7 +294,7 @@ def test_an_optional_input_is_passed_if_it_is_there(user_module):
 )
 def test_a_dotted_path_that_leads_nowhere(user_module, path, message):
     with pytest.raises(CalibrantError, match=message):
-        resolve(path)
+        resolve_method(path)
 
 
 @pytest.mark.parametrize(

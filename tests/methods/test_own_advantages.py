@@ -11,7 +11,7 @@ from calibrant.advantages import standardised
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
 from calibrant.methods import METHODS, apply
-from calibrant.methods.verdicts import verdicts
+from calibrant.methods.verdicts import binary_verdicts
 
 capo, egpo, empo, grpo_care = (called(METHODS[name]) for name in ("capo", "egpo", "empo", "grpo_care"))
 
@@ -284,10 +284,10 @@ class TestVerdicts:
 
 def test_equal_rewards_are_read_by_the_range_before_anything_else():
     where = torch.ones(1, 2, dtype=torch.bool)
-    assert verdicts("f", row(0, 0), None, where, (-2.0, 0.0)).tolist() == [[1, 1]]
-    assert verdicts("f", row(1, 1), None, where, (1.0, 2.0)).tolist() == [[0, 0]]
-    assert verdicts("f", row(1, 1), None, where, (0.0, 2.0)).tolist() == [[1, 1]]
-    assert verdicts("f", row(-1, -1), None, where, (0.0, 2.0)).tolist() == [[0, 0]]
+    assert binary_verdicts("f", row(0, 0), None, where, (-2.0, 0.0)).tolist() == [[1, 1]]
+    assert binary_verdicts("f", row(1, 1), None, where, (1.0, 2.0)).tolist() == [[0, 0]]
+    assert binary_verdicts("f", row(1, 1), None, where, (0.0, 2.0)).tolist() == [[1, 1]]
+    assert binary_verdicts("f", row(-1, -1), None, where, (0.0, 2.0)).tolist() == [[0, 0]]
 
 
 def test_capo_offers_the_graded_form():

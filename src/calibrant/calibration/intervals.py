@@ -13,7 +13,7 @@ from torch import Tensor
 from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
-from calibrant.statistics.counted import check_count, check_share
+from calibrant.statistics.counted import check_count, check_fraction
 from calibrant.statistics.resampling import central, resampled_rows
 
 
@@ -68,7 +68,7 @@ def bootstrap_interval(
     (0.8889, 0.0, 1.0)
     """
     check_count("bootstrap_interval", resamples=resamples)
-    check_share("bootstrap_interval", level=level)
+    check_fraction("bootstrap_interval", level=level)
     function, mask = _as_function(statistic, num_prompts, where)
     present = mask.nonzero()[:, 0]
     if not len(present):

@@ -24,11 +24,11 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table or a page, or writes pages."""
     import sys
 
-    from calibrant.methods.pages import page, write
+    from calibrant.methods.pages import page, write_pages
 
     sys.path.insert(0, str(Path.cwd()))
     if options.pages:
-        written = write(Path(options.pages))
+        written = write_pages(Path(options.pages))
         print(f"written: {len(written)} pages in {options.pages}")
     elif options.method:
         print(page(options.method, options.method))

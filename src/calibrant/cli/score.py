@@ -46,13 +46,13 @@ def run(options: argparse.Namespace) -> int:
 def print_scored(file: "ScoredFile") -> None:
     """Prints statistics of each method's weights and of each signal, and why methods were not applied."""
     from calibrant.score.methods import distinct_scores
-    from calibrant.scorer import summary
+    from calibrant.scorer import batch_statistics
 
     where = next(iter(file.scored.values())).groups.where
     print(f"{len(where)} groups, {int(where.sum())} scorable rollouts\n")
     print(f"{'method':<12}{'weight: mean':>14}{'lowest':>10}{'highest':>10}{'uninformative groups':>28}")
     for name, scored in file.scored.items():
-        values = summary(scored, file.reward_range)
+        values = batch_statistics(scored, file.reward_range)
         mean, low, high = (values.get(f"group/weight/{kind}", 1.0) for kind in ("mean", "min", "max"))
         print(f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{values['group/uninformative']:>28.1%}")
     print(f"\n{'signal':<44}{'mean':>10}{'lowest':>10}{'highest':>10}")

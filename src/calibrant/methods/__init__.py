@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         name_of,
         optional_inputs,
         required_inputs,
-        resolve,
+        resolve_method,
         summary,
     )
     from calibrant.methods.consensus import empo, grpo_care
@@ -81,7 +81,7 @@ __all__ = [
     "r2vpo",
     "rd_only",
     "required_inputs",
-    "resolve",
+    "resolve_method",
     "rloo",
     "seed_grpo",
     "summary",

@@ -15,7 +15,7 @@ from calibrant.checks import (
 )
 from calibrant.groups import LARGEST_REWARD, NO_SPREAD, like_input, masked, spread_over, valid
 from calibrant.methods.outcome import BASES, Outcome, in_type_of
-from calibrant.methods.verdicts import verdicts
+from calibrant.methods.verdicts import binary_verdicts
 
 
 def egpo(
@@ -90,8 +90,10 @@ def egpo(
     check_option("egpo", ("asymmetric", "symmetric", "reversed"), reading=reading)
     check_option("egpo", ("none", "weight_mean", "l1"), renormalise=renormalise)
     where = valid(rewards, where)
-    blind = reading == "symmetric" and not nsr
-    right = torch.where(where, 1.0, torch.nan) if blind else verdicts("egpo", rewards, correct, where, reward_range)
+    if reading == "symmetric" and not nsr:  # right and wrong are treated alike
+        right = torch.where(where, 1.0, torch.nan)
+    else:
+        right = binary_verdicts("egpo", rewards, correct, where, reward_range)
     ratio, known = _certainty_ratio(mean_logprob, where, eps, reading)
     weights = _clamped(ratio, known, right, low, high, reading)
     base = BASES["standardised"](rewards, where).double()

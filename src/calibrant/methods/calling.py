@@ -16,7 +16,7 @@ from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages
 from calibrant.methods.table import METHODS
 
 
-def resolve(method: str | Method) -> Method:
+def resolve_method(method: str | Method) -> Method:
     """The method of a name in `METHODS` or of a dotted path; a function is returned as it is.
 
     A dotted path imports its module, so it runs the user's code.
@@ -28,7 +28,7 @@ def resolve(method: str | Method) -> Method:
         CalibrantError: an unknown name (it names the nearest known one), a module that cannot be imported, a module
             without that function, or a function whose signature is not a method's.
 
-    >>> resolve("gcpo-bot")  # doctest: +ELLIPSIS
+    >>> resolve_method("gcpo-bot")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     calibrant.errors.CalibrantError: unknown method 'gcpo-bot' (did you mean 'gcpo_bot'?); known: grpo, dr_grpo, ...
     """
@@ -86,7 +86,7 @@ def name_of(method: str | Method) -> str:
     Raises:
         CalibrantError: there is no such method.
     """
-    function = resolve(method)
+    function = resolve_method(method)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
@@ -127,7 +127,7 @@ def optional_inputs(method: str | Method) -> tuple[str, ...]:
 
 
 def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
-    parameters = _parameters(resolve(method)).items()
+    parameters = _parameters(resolve_method(method)).items()
     named = [(name, p) for name, p in parameters if p.kind != p.KEYWORD_ONLY and name != "state"]
     return tuple(name for name, p in named if (p.default is not p.empty) is optional)
 
@@ -147,7 +147,7 @@ def hyperparameters(method: str | Method) -> dict[str, Any]:
     >>> hyperparameters("gcpo_bot")
     {'alpha': 0.6, 'reward_range': (0.0, 2.0), 'mean_one': False}
     """
-    return {name: p.default for name, p in _parameters(resolve(method)).items() if p.kind == p.KEYWORD_ONLY}
+    return {name: p.default for name, p in _parameters(resolve_method(method)).items() if p.kind == p.KEYWORD_ONLY}
 
 
 def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
@@ -182,7 +182,7 @@ def summary(method: str | Method) -> str:
     >>> summary("grpo")
     'Plain GRPO: group-standardised advantages, every weight 1.'
     """
-    return (inspect.getdoc(resolve(method)) or "").partition("\n")[0]
+    return (inspect.getdoc(resolve_method(method)) or "").partition("\n")[0]
 
 
 def apply(
@@ -216,7 +216,7 @@ def apply(
     >>> apply("rd_only", Groups(torch.tensor([[2.0, 0.0]])), alpha=0.0).weights
     tensor([[1., 1.]])
     """
-    function = resolve(method)
+    function = resolve_method(method)
     check_hyperparameters(function, hyper)
     parameters = _parameters(function)
     where = groups.where if "rewards" in parameters else _explicit(groups)

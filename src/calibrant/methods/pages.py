@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrant.methods.calling import hyperparameters, name_of, optional_inputs, required_inputs, resolve, summary
+from calibrant.methods.calling import (
+    hyperparameters,
+    name_of,
+    optional_inputs,
+    required_inputs,
+    resolve_method,
+    summary,
+)
 from calibrant.methods.inputs import HYPERPARAMETERS, SOURCES
 from calibrant.methods.outcome import Method
 from calibrant.methods.recommended import RECOMMENDED, recommended_values
@@ -67,7 +74,7 @@ def card(method: str | Method) -> Card:
     >>> card("dr_grpo").recommended, card("dr_grpo").needs
     ({'loss_type': 'dr_grpo'}, ('rewards',))
     """
-    function = resolve(method)
+    function = resolve_method(method)
     lines = _fields(inspect.getdoc(function) or "")
     return Card(
         name=name_of(function),
@@ -94,7 +101,7 @@ def page(name: str, method: str | Method) -> str:
     >>> page("grpo", "grpo").splitlines()[0]
     '# grpo'
     """
-    about, text = card(method), inspect.getdoc(resolve(method)) or ""
+    about, text = card(method), inspect.getdoc(resolve_method(method)) or ""
     settings = "; ".join(_setting(about.name, option, value) for option, value in about.recommended.items())
     facts = [
         ("Paper", about.paper),
@@ -129,7 +136,7 @@ def index(methods: Mapping[str, Method] = METHODS) -> str:
     return "\n".join([*lines, f"\n{LEVELS}\n", FOR_ALL])
 
 
-def write(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:
+def write_pages(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:
     """Writes the table and the pages into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"README.md": index(methods)} | {f"{name}.md": page(name, method) for name, method in methods.items()}

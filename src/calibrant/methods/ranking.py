@@ -9,7 +9,7 @@ from torch import Tensor
 from calibrant.checks import check_option, check_positive, check_shapes
 from calibrant.groups import LARGEST_REWARD, masked, valid
 from calibrant.methods.outcome import Outcome, replaced
-from calibrant.methods.verdicts import verdicts
+from calibrant.methods.verdicts import binary_verdicts
 
 TIE = 1e-6
 """The largest difference of rewards that counts as none."""
@@ -87,7 +87,7 @@ def capo(
     if graded:
         grades = torch.where(where, masked(rewards, where)[0], torch.nan)
     else:
-        grades = verdicts("capo", rewards, correct, where, reward_range, ", or graded=True")
+        grades = binary_verdicts("capo", rewards, correct, where, reward_range, ", or graded=True")
     known = torch.isfinite(mean_logprob)
     likelihood = torch.where(known, mean_logprob.detach().double(), 0.0).clamp(-LARGEST_REWARD, LARGEST_REWARD)
     grades = torch.where(known, grades, torch.nan)

@@ -58,10 +58,10 @@ def recommended_values(method: "str | Method") -> dict[str, object]:
     if isinstance(method, str) and method in RECOMMENDED:
         return {name: setting.value for name, setting in RECOMMENDED[method].items()}
     from calibrant.errors import CalibrantError
-    from calibrant.methods.calling import name_of, resolve
+    from calibrant.methods.calling import name_of, resolve_method
     from calibrant.methods.table import METHODS
 
-    function = resolve(method)
+    function = resolve_method(method)
     name = name_of(function)
     if METHODS.get(name) is function:
         return recommended_values(name)

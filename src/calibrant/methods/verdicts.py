@@ -14,7 +14,7 @@ BINARY = ((0.0, 1.0), (-1.0, 1.0))
 """Pairs of (wrong, right) that rewards may be, beside the ends of the reward range."""
 
 
-def verdicts(
+def binary_verdicts(
     caller: str,
     rewards: Tensor,
     correct: Tensor | None,
@@ -39,7 +39,7 @@ def verdicts(
         CalibrantError: the rewards are not binary, or `correct` has other numbers than 0 and 1.
 
     >>> rewards = torch.tensor([[2.0, 0.0, torch.nan]])
-    >>> verdicts("f", rewards, None, torch.isfinite(rewards), (0.0, 2.0))
+    >>> binary_verdicts("f", rewards, None, torch.isfinite(rewards), (0.0, 2.0))
     tensor([[1., 0., nan]], dtype=torch.float64)
     """
     low, high = check_reward_range(caller, reward_range)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, Method, resolve
+from calibrant.methods import METHODS, Method, resolve_method
 from calibrant.policy.models import quiet_loading
 from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
 from calibrant.score.methods import score, score_all, with_scores
@@ -45,7 +45,7 @@ def score_file(settings: ScoreSettings) -> ScoredFile:
     """
     check(settings)
     quiet_loading()
-    methods = {settings.method: resolve(settings.method)} if settings.method else METHODS
+    methods = {settings.method: resolve_method(settings.method)} if settings.method else METHODS
     task = resolve_task(settings.task) if settings.task else None
     meaning = settings.meaning or (task.meaning if task else "answer")
     reward_range = settings.reward_range or (task.reward_range if task else (0.0, 2.0))

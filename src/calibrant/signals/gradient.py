@@ -26,7 +26,7 @@ from calibrant.groups import like_input, masked
 from calibrant.signals import moments
 from calibrant.signals.confidence import as_token_mask
 from calibrant.signals.grams import widened
-from calibrant.signals.heads import Columns, Head, head_products
+from calibrant.signals.heads import Columns, HeadTokens, head_products
 
 
 def head_gram(
@@ -233,7 +233,7 @@ def _grams(
         def logits(columns: Columns, n: int = n, kept: Tensor = kept, hidden: Tensor = hidden) -> Tensor:
             return read(n, kept, hidden, columns) / options.temperature
 
-        head = Head(hidden, ids[n][:, kept], counted[n][:, kept], logits, vocabulary)
+        head = HeadTokens(hidden, ids[n][:, kept], counted[n][:, kept], logits, vocabulary)
         found[n] = head_products(head, options.top)
     return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
 

@@ -15,7 +15,7 @@ from calibrant.signals.grams import chunk_width, matrix_gram
 Columns = slice | Tensor
 
 
-class Head(NamedTuple):
+class HeadTokens(NamedTuple):
     """The tokens of one group before an output head."""
 
     hidden: Tensor  # [G, T, D], finite
@@ -25,7 +25,7 @@ class Head(NamedTuple):
     vocabulary: int
 
 
-def head_products(head: Head, top: int | None) -> Tensor:
+def head_products(head: HeadTokens, top: int | None) -> Tensor:
     """`<g_i, g_j>` for the gradients at temperature 1, `[G, G]` in float64; from all columns without `top`."""
     normaliser, best = _survey(head, top or 0)
     finite = (torch.isfinite(normaliser) | ~head.counted).all(-1, keepdim=True)
@@ -37,13 +37,13 @@ def head_products(head: Head, top: int | None) -> Tensor:
     return matrix_gram(head.hidden, every, head.vocabulary)
 
 
-def _slices(head: Head) -> Iterator[slice]:
+def _slices(head: HeadTokens) -> Iterator[slice]:
     width = chunk_width(head.hidden.shape, head.vocabulary, device=head.hidden.device)
     for start in range(0, head.vocabulary, width):
         yield slice(start, min(start + width, head.vocabulary))
 
 
-def _survey(head: Head, top: int) -> tuple[Tensor, Tensor]:
+def _survey(head: HeadTokens, top: int) -> tuple[Tensor, Tensor]:
     """Log of the sum of exponentials of each token, `[G, T]`, and its `top` most probable columns, `[G, T, top]`."""
     total = head.hidden.new_full(head.tokens.shape, -torch.inf)
     values, best = head.hidden.new_zeros(*head.tokens.shape, 0), head.tokens.new_zeros(*head.tokens.shape, 0)
@@ -59,7 +59,7 @@ def _survey(head: Head, top: int) -> tuple[Tensor, Tensor]:
     return total, best
 
 
-def _residual(head: Head, normaliser: Tensor, columns: Columns) -> Tensor:
+def _residual(head: HeadTokens, normaliser: Tensor, columns: Columns) -> Tensor:
     """`onehot(y) - p` in some columns, `[G, T, c]`, 0 for tokens that do not count."""
     probabilities = (head.logits(columns) - normaliser[..., None]).exp()
     ids = torch.arange(head.vocabulary, device=head.tokens.device)[columns]
@@ -67,7 +67,7 @@ def _residual(head: Head, normaliser: Tensor, columns: Columns) -> Tensor:
     return torch.where(head.counted[..., None], sampled - probabilities, 0.0)
 
 
-def _with_rest(head: Head, normaliser: Tensor, columns: Tensor) -> Iterator[Tensor]:
+def _with_rest(head: HeadTokens, normaliser: Tensor, columns: Tensor) -> Iterator[Tensor]:
     """The residual in the columns, then one column for all others: the rest, spread evenly.
 
     A residual sums to 0 over the vocabulary, so the rest is minus the sum. Spread over m columns, two of them have the

@@ -10,7 +10,7 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError, nearest
 from calibrant.groups import like_input
 from calibrant.statistics.correlation import rank_correlation
-from calibrant.statistics.counted import as_labels, check_count, check_share, counted
+from calibrant.statistics.counted import as_labels, check_count, check_fraction, counted
 from calibrant.statistics.resampling import central, resampled_rows, sign_p
 from calibrant.statistics.retrieval import pair_share, top_overlap
 
@@ -99,7 +99,7 @@ def paired_bootstrap(
     """
     function = _checked(signals, target, statistic, where)
     check_count("paired_bootstrap", resamples=resamples)
-    check_share("paired_bootstrap", level=level)
+    check_fraction("paired_bootstrap", level=level)
     mask = counted("paired_bootstrap", where, signals=signals, target=target).all(0)
     x, y = signals.detach()[:, mask], target.detach()[mask]
     if not len(y):

@@ -39,10 +39,10 @@ def counted(caller: str, where: Tensor | None, **values: Tensor) -> Tensor:
     return mask
 
 
-def check_share(caller: str, **numbers: float) -> None:
+def check_fraction(caller: str, **numbers: float) -> None:
     """Raises unless each number is in (0, 1).
 
-    >>> check_share("f", level=95)
+    >>> check_fraction("f", level=95)
     Traceback (most recent call last):
     calibrant.errors.CalibrantError: f: level has to be a number between 0 and 1, got 95
     """

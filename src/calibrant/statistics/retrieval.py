@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from calibrant.groups import like_input
-from calibrant.statistics.counted import as_labels, check_share, counted, size_of_share
+from calibrant.statistics.counted import as_labels, check_fraction, counted, size_of_share
 from calibrant.statistics.ranks import sort_counted, tie_blocks, with_mask, won_pairs
 
 
@@ -57,7 +57,7 @@ def top_labels(values: Tensor, share: float = 0.1, where: Tensor | None = None) 
     >>> top_labels(torch.tensor([0.0, 3.0, 1.0, 0.0, 0.0]), share=0.4)
     tensor([False,  True,  True, False, False])
     """
-    check_share("top_labels", share=share)
+    check_fraction("top_labels", share=share)
     mask = counted("top_labels", where, values=values)
     first, end = _blocks_from_the_top(values, mask)
     size = size_of_share(share, mask.sum(-1, keepdim=True))
@@ -86,7 +86,7 @@ def precision_at(score: Tensor, target: Tensor, share: float = 0.1, where: Tenso
     >>> precision_at(torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([1.0, 4.0, 2.0, 3.0]), share=0.5)
     tensor(0.5000)
     """
-    check_share("precision_at", share=share)
+    check_fraction("precision_at", share=share)
     mask = counted("precision_at", where, score=score, target=target)
     return like_input(top_overlap(score, target, mask, share), score)
 

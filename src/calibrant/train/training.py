@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.evaluation import evaluate
 from calibrant.files import locked, write_json
-from calibrant.methods import resolve as resolve_method
+from calibrant.methods import resolve_method
 from calibrant.policy.models import check_model, check_weights, load_policy, locate, quiet_loading
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts

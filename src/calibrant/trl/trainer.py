@@ -21,12 +21,21 @@ from calibrant.advantages import total_rewards
 from calibrant.errors import CalibrantError
 from calibrant.files import disk_full, write_text
 from calibrant.groups import Groups, assert_integrity
-from calibrant.methods import METHODS, Method, apply, resolve
+from calibrant.methods import METHODS, Method, apply, resolve_method
 from calibrant.policy import logps_in_chunks
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.rollouts import write_rollouts
-from calibrant.scorer import Scored, Scorer, dry_run, named_inputs, options_of, rollout_rows, summary, trainer_bases
+from calibrant.scorer import (
+    Scored,
+    Scorer,
+    batch_statistics,
+    dry_run,
+    named_inputs,
+    options_of,
+    rollout_rows,
+    trainer_bases,
+)
 from calibrant.text.inputs import Judge, TextGroups
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
@@ -109,7 +118,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     ):
         args = args or CalibratedGRPOConfig(f"{_model_name(model)}-CalibratedGRPO")
         complete(args)
-        self.method: Method = resolve(args.method)
+        self.method: Method = resolve_method(args.method)
         self._named = named_inputs(self.method)
         options = options_of(self.method, args)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
@@ -248,7 +257,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         return f"calibrant_{name}" if name in self._taken else name
 
     def _log_scores(self, mode: str, scored: Any, advantages: Tensor) -> None:
-        statistics = summary(scored, self.args.reward_range)
+        statistics = batch_statistics(scored, self.args.reward_range)
         for name, value in statistics.items():
             self._metrics[mode][self._free(name)].append(value)
         self._logs["extra"][self._free("weight")].extend(scored.outcome.weights.flatten().tolist())
