@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 from warm_start import Document, build
 
-from calibrant.tasks.arithmetic import prompt_of
+from calibrant.tasks.arithmetic import problem_prompt
 from calibrant.tasks.problems import noisy_solution, problems
 
 
 def documents(rng: random.Random) -> Iterator[Document]:
     """Endless problems of the training side, each with a faulty solution."""
     for problem in problems("train", rng):
-        yield [(prompt_of(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
+        yield [(problem_prompt(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
 
 
 if __name__ == "__main__":

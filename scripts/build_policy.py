@@ -16,9 +16,9 @@ from calibrant.tasks.places import (
     QUESTIONS,
     Facts,
     countries,
+    enumeration,
     facts_of,
     invented,
-    listed,
     prompt_of,
     question_of,
     sheet_of,
@@ -51,7 +51,7 @@ def partly(value: str, facts: Facts, rng: random.Random) -> str:
     """Half of a list, or the value with something beside it that does not belong."""
     names = value.replace(" and ", ", ").split(", ")
     if len(names) > 1 and rng.random() < 0.6:
-        return listed(rng.sample(names, rng.randint(1, len(names) - 1)))
+        return enumeration(rng.sample(names, rng.randint(1, len(names) - 1)))
     return f"{value} and {facts[rng.choice(['capital', 'continent', 'name'])]}"
 
 

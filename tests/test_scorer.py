@@ -4,7 +4,7 @@ import torch
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Outcome
 from calibrant.scorer import Scorer, batch_statistics, dry_run
-from calibrant.tasks.places import extract
+from calibrant.text.extract import first_line
 from calibrant.text.inputs import Readers, by_key
 
 
@@ -22,7 +22,7 @@ def test_only_what_a_method_names_is_computed():
     def fail(_texts):
         pytest.fail("nobody asked for embeddings")
 
-    scored = Scorer(METHODS["rd_only"], readers=Readers(embed=fail), extract=extract)(COMPLETIONS, REWARDS)
+    scored = Scorer(METHODS["rd_only"], readers=Readers(embed=fail), extract=first_line)(COMPLETIONS, REWARDS)
     assert scored.answers == ["Paris", "Rome", "", "Rome"]
     assert scored.groups.inputs == {}
 
@@ -36,7 +36,7 @@ def test_the_text_with_the_meaning_is_embedded_and_clustered(meaning, seen):
             embed=lambda texts: embedded.extend(texts) or letters(texts),
             cluster=by_key(lambda text: keyed.append(text) or text),
         ),
-        extract=extract,
+        extract=first_line,
         meaning=meaning,
     )
     scored = scorer(COMPLETIONS, REWARDS)

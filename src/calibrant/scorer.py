@@ -22,7 +22,7 @@ from calibrant.methods import (
 )
 from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
-from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read
+from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read_input
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
 """The inputs of methods that only models can give, or a file that holds what they gave."""
@@ -106,7 +106,7 @@ class Scorer:
         known = [gold for gold in (references or [])[::size] if gold is not None]
         gold = known if len(known) == len(rewards) else None
         groups = _in_groups(texts, size), _in_groups(answers, size)
-        found = {name: read(name, self.readers, *groups, gold) for name in wanted}
+        found = {name: read_input(name, self.readers, *groups, gold) for name in wanted}
         return {name: tensor.to(rewards.device) for name, tensor in found.items() if tensor is not None}
 
 

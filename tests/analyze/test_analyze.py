@@ -17,13 +17,20 @@ from refusals import refused
 
 from calibrant.advantages import standardised
 from calibrant.analyze import collect as collecting
-from calibrant.analyze.collect import instruments
+from calibrant.analyze.collect import measure_context
 from calibrant.analyze.groups import given_group, group_seed, groups_of_file, sampled_group
-from calibrant.analyze.measure import measured
+from calibrant.analyze.measure import measure_group
 from calibrant.analyze.recommendation import ENOUGH, Evidence, paper_order, recommend, strength
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.analyze.store import default_path
-from calibrant.analyze.tables import columns, counts, outliers, subsets, table, tables
+from calibrant.analyze.tables import (
+    association_table,
+    association_tables,
+    outcome_counts,
+    outliers,
+    read_columns,
+    subsets,
+)
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
 from calibrant.files import keep_lines
@@ -60,7 +67,7 @@ def whole(tmp_path_factory, fewer_resamples) -> Path:
 
 @pytest.fixture(scope="module")
 def tools(one_thread):
-    return instruments(AnalyzeSettings(), TASK, load_policy("demo"))
+    return measure_context(AnalyzeSettings(), TASK, load_policy("demo"))
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +149,10 @@ def test_an_entailment_model_makes_the_clusters(whole, tools, tokenizer):
     group = given_group(frame, tokenizer, 2048, torch.device("cpu"))
     letters = [row["answer"][:1] for row in group.rows]
     judged = replace(tools, entailment=SimpleNamespace(matrix=matrix), entailment_threshold=0.4)
-    line, rows = measured(0, group, judged)
+    line, rows = measure_group(0, group, judged)
     assert [row["cluster"] for row in rows] == [list(dict.fromkeys(letters)).index(letter) for letter in letters]
     assert line["clusters"] == len(set(letters))
-    strict, _ = measured(0, group, replace(judged, entailment_threshold=0.6))
+    strict, _ = measure_group(0, group, replace(judged, entailment_threshold=0.6))
     assert strict["clusters"] == len(letters)
     assert strict["signals"]["kernel_language_entropy"] == line["signals"]["kernel_language_entropy"]
     assert strict["truth"]["variance_intra"] == pytest.approx(0.0, abs=1e-9 * strict["truth"]["gradient_variance"])
@@ -156,7 +163,7 @@ def test_without_a_linear_head_the_rest_is_measured(whole, tools, tokenizer, mon
     capped = find_head(tools.model)._replace(softcap=30.0)
     monkeypatch.setattr("calibrant.analyze.measure.find_head", lambda _: capped)
     frame = groups_of_file(str(whole / "rollouts.jsonl"))[0]
-    line, _ = measured(0, given_group(frame, tokenizer, 2048, torch.device("cpu")), tools)
+    line, _ = measure_group(0, given_group(frame, tokenizer, 2048, torch.device("cpu")), tools)
     missing = {name for name, x in line["signals"].items() if x is None}
     assert missing == {
         "head_gradient_variance", "head_score_variance", "head_gradient_dispersion", "gradient_snr_weight",
@@ -173,9 +180,9 @@ def interrupt_after(monkeypatch, groups: int) -> None:
         done += 1
         if done > groups:
             raise KeyboardInterrupt
-        return measured(*arguments)
+        return measure_group(*arguments)
 
-    monkeypatch.setattr(collecting, "measured", stopping)
+    monkeypatch.setattr(collecting, "measure_group", stopping)
 
 
 def test_an_interruption_loses_at_most_one_group_and_changes_nothing(whole, tmp_path, monkeypatch, capsys):
@@ -190,7 +197,7 @@ def test_an_interruption_loses_at_most_one_group_and_changes_nothing(whole, tmp_
     with open(path / "rollouts.jsonl", "a") as file:  # the rollouts of a group come before its line
         file.write(json.dumps(rollouts_of(whole)[12]) + '\n{"prompt_id": "tra')
     measuring = []
-    monkeypatch.setattr(collecting, "measured", lambda *a: measuring.append(a[0]) or measured(*a))
+    monkeypatch.setattr(collecting, "measure_group", lambda *a: measuring.append(a[0]) or measure_group(*a))
     assert main([*SMALL, "--out", str(path)]) == 0
     assert measuring == [3, 4, 5]
     for name in KEPT:
@@ -200,7 +207,7 @@ def test_an_interruption_loses_at_most_one_group_and_changes_nothing(whole, tmp_
 def test_a_finished_analysis_measures_nothing_again(whole, tmp_path, monkeypatch):
     path = tmp_path / "analysis"
     shutil.copytree(whole, path)
-    monkeypatch.setattr(collecting, "measured", None)
+    monkeypatch.setattr(collecting, "measure_group", None)
     assert main([*SMALL, "--out", str(path)]) == 0
     for name in KEPT:
         assert (path / name).read_bytes() == (whole / name).read_bytes(), name
@@ -227,7 +234,7 @@ def test_a_group_depends_on_its_number_alone(tools, tokenizer):
     assert torch.equal(before, torch.get_rng_state())
     other = sampled_group(tools.model, tokenizer, TASK, row, **sample, seed=group_seed(0, 3))
     assert first.rows == again.rows != other.rows
-    assert measured(2, first, tools) == measured(2, again, tools)
+    assert measure_group(2, first, tools) == measure_group(2, again, tools)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -248,7 +255,7 @@ def test_texts_alone_give_the_same_up_to_how_they_are_split(whole, tmp_path, too
     source = write_rollouts(tmp_path / "texts.jsonl", rows)
     for index, frame in enumerate(groups_of_file(str(source))[:2]):
         group = given_group(frame, tokenizer, 2048, torch.device("cpu"))
-        line, expected = measured(index, group, tools)[0], lines_of(whole)[index]
+        line, expected = measure_group(index, group, tools)[0], lines_of(whole)[index]
         assert line["signals"]["barycentric_transport"] == expected["signals"]["barycentric_transport"]
         assert line["success_rate"] == expected["success_rate"]
         assert line["truth"]["gradient_variance"] == pytest.approx(expected["truth"]["gradient_variance"], rel=0.05)
@@ -272,11 +279,11 @@ def test_a_conversation_comes_back_from_a_file(tmp_path, tools, tokenizer, endin
     turns = [{"role": "system", "content": "Be brief, don't guess"}, {"role": "user", "content": "Where?"}]
     row = {"prompt_id": "a", "prompt": "Where?", "references": ["Rome"], "messages": turns}
     first = sampled_group(tools.model, chat, TASK, row, samples=3, temperature=0.9, length=8, seed=1)
-    lines = measured(0, first, tools)
+    lines = measure_group(0, first, tools)
     (frame,) = groups_of_file(str(write_rollouts(tmp_path / f"r.{ending}", lines[1])))
     again = given_group(frame, chat, 100, torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(first.tokens, again.tokens, strict=True))
-    assert measured(0, again, tools)[0] == lines[0]
+    assert measure_group(0, again, tools)[0] == lines[0]
     broken = frame.assign(messages="not a conversation")
     with pytest.raises(CalibrantError, match="holds no conversation"):
         given_group(broken, chat, 100, torch.device("cpu"))
@@ -390,10 +397,10 @@ def test_score_reads_the_rollouts(whole, capsys):
         (["--parameters", "model.layer.*"], "no parameter is named 'model.layer.*'"),
         (["--embedding-model", "/nowhere"], "embedding model '/nowhere'"),
         (["--entailment-model", "/nowhere"], "/nowhere"),
-        (["--cluster-rule", "greedi"], "invalid choice: 'greedi'"),
+        (["--cluster-rule", "greedi"], "'cluster_rule' is 'greedi' (did you mean 'greedy'?)"),
         (["--from-rollouts", "/nowhere.jsonl"], "no rollout file at '/nowhere.jsonl'"),
         (["--max-prompt-length", "5"], "take"),
-        (["--data-dir", "somewhere"], "leave --data-dir away"),
+        (["--data-dir", "somewhere"], "leave out --data-dir"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(capsys, tmp_path, monkeypatch, arguments, said):
@@ -515,8 +522,8 @@ def made_up(count: int, *, idle: int = 0) -> Iterator[dict]:
 
 
 def test_tables_find_what_was_put_in():
-    found = columns(made_up(120, idle=40))
-    assert counts(found) == {
+    found = read_columns(made_up(120, idle=40))
+    assert outcome_counts(found) == {
         "groups": 120, "informative": 80, "all_right": 0, "all_wrong": 40, "equal": 0, "unscorable": 0,
     }  # fmt: skip
     chosen = subsets(found)
@@ -525,7 +532,7 @@ def test_tables_find_what_was_put_in():
     }  # fmt: skip
     largest = found.targets["gradient_variance"].topk(2).indices
     assert not chosen["without_outliers"][largest].any()
-    made = tables(found)
+    made = association_tables(found)
     assert set(made["success_rate"]) == {"all", "informative"}
     row = made["gradient_variance"]["informative"]["rows"]["cosine_dispersion"]
     assert (row["rho"], row["low"], row["high"], row["auc"], row["precision"]) == (1.0, 1.0, 1.0, 1.0, 1.0)
@@ -535,21 +542,21 @@ def test_tables_find_what_was_put_in():
     difference = made["gradient_variance"]["informative"]["differences"]["cosine_dispersion"]["token_entropy"]
     assert difference[0] == pytest.approx(1 - made["gradient_variance"]["informative"]["rows"]["token_entropy"]["rho"])
     assert difference[1] > 0
-    assert table(found, "gradient_variance", chosen["all"]) == made["gradient_variance"]["all"]
+    assert association_table(found, "gradient_variance", chosen["all"]) == made["gradient_variance"]["all"]
 
 
-def test_confidences_are_turned_round_and_missing_numbers_are_out():
+def test_confidences_are_negated_and_missing_numbers_are_out():
     lines = list(made_up(40))
     for i, line in enumerate(lines):
         line["signals"]["self_consistency"] = -line["truth"]["gradient_variance"]
         line["signals"]["head_gradient_variance"] = None
         line["signals"]["token_entropy"] = None if i < 3 else line["signals"]["token_entropy"]
-    found = columns(lines)
-    result = table(found, "gradient_variance", subsets(found)["all"])
+    found = read_columns(lines)
+    result = association_table(found, "gradient_variance", subsets(found)["all"])
     assert result["rows"]["self_consistency"]["rho"] == 1.0
     assert result["left_out"] == ["head_gradient_variance"]
     assert result["groups"] == 37
-    assert table(found, "gradient_variance", torch.arange(40) < 4) is None
+    assert association_table(found, "gradient_variance", torch.arange(40) < 4) is None
 
 
 def test_how_many_outliers():
@@ -591,7 +598,7 @@ def test_the_best_signal_and_its_method():
     alone = advice(v_table(cosine_dispersion=around(0.6), token_entropy=around(0.2)))
     assert "It leads every other signal." in alone["words"][0]
     assert alone["method"]["name"] == "gcpo_cd" and alone["method"]["beside"] == []
-    assert "Every group has reward spread, so every group teaches something." in alone["words"]
+    assert "Every group has reward spread." in alone["words"]
 
 
 def test_a_signal_that_no_method_reads():
@@ -665,14 +672,14 @@ def test_the_bound_on_alpha_is_that_of_the_methods_weights():
     [
         ({"all_right": 120, "all_wrong": 20}, "too easy"),
         ({"all_right": 20, "all_wrong": 120}, "too hard"),
-        ({"unscorable": 140}, "repair the reward"),
+        ({"unscorable": 140}, "fix the reward function"),
         ({"all_right": 40, "all_wrong": 20}, None),
     ],
 )
 def test_groups_that_teach_nothing(shares, said):
     counted = {**ALL_SPREAD, **shares, "informative": 200 - sum(shares.values())}
     found = advice(v_table(cosine_dispersion=around(0.6)), shares=counted)
-    idle = next(words for words in found["words"] if words.startswith("Groups that teach nothing"))
+    idle = next(words for words in found["words"] if words.startswith("Groups without reward spread"))
     assert f"{sum(shares.values()) / 200:.1%}" in idle
     more = [words for words in found["words"] if words.startswith("Most groups")]
     assert [said in words for words in more] == ([True] if said else [])
@@ -688,9 +695,9 @@ def test_the_order_of_the_paper():
     assert not turned["holds"] and next(iter(turned["found"])) == "token_entropy"
     assert paper_order(v_table(token_entropy=around(0.5))) is None
     words = advice(v_table(**{name: around(1 - r) for name, r in rho.items()}))["words"][-1]
-    assert "is not found here, and one step of it is clearly the other way: token entropy 0.90, semantic" in words
+    assert "is not found here, and one step is significantly reversed: token entropy 0.90, semantic" in words
     words = advice(v_table(**{name: around(0.5 - r / 10) for name, r in rho.items()}))["words"][-1]
-    assert "is not found here, but nothing is clear against it: token entropy 0.49" in words
+    assert "is not found here, but no step is significantly reversed: token entropy 0.49" in words
 
 
 def test_a_page_without_a_finished_analysis_is_refused(tmp_path):

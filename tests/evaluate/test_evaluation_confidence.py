@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import sacrebleu
 import torch
 from sklearn.metrics import roc_auc_score
 
@@ -15,7 +16,7 @@ from calibrant.policy.generation import written
 from calibrant.rollouts import write_rollouts
 from calibrant.tasks import TASKS
 from calibrant.tasks.places import TASK
-from calibrant.text.bleu import corpus_bleu, mean_sentence_bleu
+from calibrant.text.bleu import sentence_bleu
 
 
 def rows(count=30, samples=8, seed=0):
@@ -119,8 +120,9 @@ def test_bleu_of_a_corpus_is_pooled_over_all_answers():
     results, judged = evaluate_rollouts(pd.DataFrame(answers), READING)
     found = results["sampled"]
     texts, golds = [row["answer"] for row in judged], [row["references"] for row in judged]
-    assert found["corpus_bleu"]["mean"] == pytest.approx(corpus_bleu(texts, golds) / 100)
-    assert found["sentence_bleu"]["mean"] == pytest.approx(mean_sentence_bleu(texts, golds) / 100)
+    corpus = sacrebleu.corpus_bleu(texts, [list(stream) for stream in zip(*golds, strict=True)]).score
+    assert found["corpus_bleu"]["mean"] == pytest.approx(corpus / 100)
+    assert found["sentence_bleu"]["mean"] == pytest.approx(sum(map(sentence_bleu, texts, golds)) / len(texts))
     assert found["corpus_bleu"]["low"] < found["corpus_bleu"]["mean"] < found["corpus_bleu"]["high"]
     same = differences(READING, judged, judged)
     assert same["corpus_bleu"] == {"mean": 0.0, "low": 0.0, "high": 0.0}

@@ -28,7 +28,7 @@ from calibrant.tasks.arithmetic import TASK as ARITHMETIC
 from calibrant.tasks.files import records
 from calibrant.tasks.olympiadbench import divide
 from calibrant.tasks.prompts import fit, fit_all, prompt_for, prompt_tokens
-from calibrant.tasks.sources import Item, read
+from calibrant.tasks.sources import Item, read_items
 
 FROM_FILES = [name for name, task in TASKS.items() if task.source]
 EMBEDDED = [name for name, task in TASKS.items() if not task.source]
@@ -93,7 +93,7 @@ def test_narrativeqa_csv(tmp_path, caplog):
     )
     assert rows["d1"]["messages"] == [{"role": "user", "content": rows["d1"]["prompt"].removesuffix("\nAnswer:")}]
     assert list(loaded("narrativeqa", "validation", folder)) == ["d2"]
-    with pytest.raises(CalibrantError, match=r"left out: 1 without a text \(d3\): there is nothing"):
+    with pytest.raises(CalibrantError, match=r"left out: 1 without a text \(d3\): no question is left"):
         loaded("narrativeqa", "test", folder)
 
 
@@ -238,8 +238,8 @@ def test_references_stand_on_one_line(tmp_path):
 
 
 def test_the_answer_of_a_solution():
-    assert maths.answer_of("so $x = \\boxed 9$.") == "9"
-    assert maths.answer_of("\\boxed{}") == maths.answer_of("") == ""
+    assert maths.boxed_answer("so $x = \\boxed 9$.") == "9"
+    assert maths.boxed_answer("\\boxed{}") == maths.boxed_answer("") == ""
 
 
 MATH = {
@@ -443,7 +443,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, caplog):
         {"id": "bare", "question": "How?", "answers": ["so"]},
     ]
     folder = lines(tmp_path / "test.jsonl", rows)
-    items, report = read("qasper", TASKS["qasper"].source, "test", folder)
+    items, report = read_items("qasper", TASKS["qasper"].source, "test", folder)
     assert [item.id for item in items] == ["good"]
     assert report.rows == 1
     assert report.left_out == {
@@ -489,7 +489,7 @@ def test_missing_files_say_what_where_and_from_where(tmp_path, name):
 )
 def test_another_schema_is_named_with_its_record(tmp_path, name, record):
     split = TASKS[name].splits[-1]
-    with pytest.raises(CalibrantError, match=r"record 1 of '.*jsonl' is of another schema .*; it takes"):
+    with pytest.raises(CalibrantError, match=r"record 1 of '.*jsonl' is of another schema .*; expected"):
         loaded(name, split, lines(tmp_path / f"{split}.jsonl", [record]))
 
 
@@ -499,7 +499,7 @@ def test_another_schema_is_named_with_its_record(tmp_path, name, record):
         (b'{"question": "a"\n', "line 1"),
         (b'{"question": "a", "answers": ["b"]}\n[1]\n', "line 2 is a list"),
         (b"\xff\xfe", "decode"),
-        (b"", "nothing to work with"),
+        (b"", "no question is left"),
     ],
 )
 def test_broken_files(tmp_path, content, said):
@@ -523,7 +523,7 @@ def test_broken_archives_tables_and_other_files(tmp_path):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_tasks_refuse_a_folder(tmp_path, name):
-    with pytest.raises(CalibrantError, match=f"'{name}' come with the package; leave --data-dir away"):
+    with pytest.raises(CalibrantError, match=f"'{name}' come with the package; leave out --data-dir"):
         TASKS[name].load("train", 1, 0, data_dir=tmp_path)
 
 
@@ -554,7 +554,7 @@ def test_the_hub_is_asked_for_files_alone(monkeypatch):
 def test_a_hub_out_of_reach_is_said_at_once(monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda: False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    with pytest.raises(CalibrantError, match=r"math-ai/amc23 .*out of reach; give --data-dir .*amc23"):
+    with pytest.raises(CalibrantError, match=r"math-ai/amc23 .*cannot be reached; give --data-dir .*amc23"):
         TASKS["amc23"].load("test", None, 0)
     assert datasets.config.HF_HUB_OFFLINE
 
@@ -566,7 +566,7 @@ def test_a_hub_that_refuses_says_why(monkeypatch):
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(
-        CalibrantError, match=r"could not be had \(Dataset scripts are no longer supported\); give --data"
+        CalibrantError, match=r"could not be loaded \(Dataset scripts are no longer supported\); give --data"
     ):
         TASKS["qasper"].load("test", None, 0)
 
@@ -651,11 +651,11 @@ def test_questions_that_cannot_fit_are_left_out_and_named(tokenizer, caplog):
 
 def test_a_model_without_a_chat_template_is_named_once(tokenizer, chat, caplog):
     turns = {"prompt_id": "p", "prompt": "Why?", "references": [], "messages": [{"role": "user", "content": "Why?"}]}
-    prompts._say.cache_clear()
+    prompts._warn_once.cache_clear()
     for _ in range(2):
         prompts.fit_to([turns], tokenizer, 50, 10)
     assert caplog.text.count("no chat template: its prompts are plain text") == 1
-    prompts._say.cache_clear()
+    prompts._warn_once.cache_clear()
     caplog.clear()
     prompts.fit_to([turns], chat, 100, 10)
     prompts.fit_to([{"prompt_id": "p", "prompt": "Why?", "references": []}], tokenizer, 50, 10)
@@ -663,7 +663,7 @@ def test_a_model_without_a_chat_template_is_named_once(tokenizer, chat, caplog):
 
 
 def test_a_question_that_cannot_fit(tokenizer):
-    with pytest.raises(CalibrantError, match=r"'q' takes \d+ tokens without its text, more than max_prompt_tokens = 5"):
+    with pytest.raises(CalibrantError, match=r"'q' takes \d+ tokens without its context, more than max_prompt_tok"):
         fit(long_row(20), tokenizer, 5)
     with pytest.raises(CalibrantError, match="max_prompt_tokens = 2"):
         fit({"prompt_id": "p", "prompt": "Why on earth is that so?", "references": []}, tokenizer, 2)
@@ -885,7 +885,7 @@ def test_real_narrativeqa_tables(tmp_path):
         asked = [row["document_id"] for row in csv.DictReader(file) if row["set"] == "valid"]
     with open(tmp_path / "summaries.csv", encoding="utf-8", newline="") as file:
         told = {row["document_id"] for row in csv.DictReader(file)}
-    items, report = read("narrativeqa", TASKS["narrativeqa"].source, "validation", tmp_path)
+    items, report = read_items("narrativeqa", TASKS["narrativeqa"].source, "validation", tmp_path)
     assert 0 < len(items) == sum(name in told for name in asked)
     assert sum(map(len, report.left_out.values())) == len(asked) - len(items)
 

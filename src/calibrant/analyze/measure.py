@@ -1,46 +1,50 @@
-"""Everything that is measured of one group: each signal, and the exact gradient variance."""
+"""Measures one group: every signal, and the exact gradient variance.
+
+A group is a batch of one prompt, `[1, G]` and `[1, G, ...]`; `where` `[1, G]` marks the rollouts that count.
+"""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from calibrant import signals
 from calibrant.advantages import standardised
-from calibrant.analyze.groups import Group, texts_shown
+from calibrant.analyze.groups import Group, frequent_answers
 from calibrant.gradients import gradient_variance
 from calibrant.groups import group_mean, has_spread, valid
 from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.generation import Tokens
 from calibrant.policy.head import find_head
 from calibrant.report.names import SIGNALS
+from calibrant.report.reading import JsonObject
 from calibrant.rollouts import RolloutGroups
 from calibrant.signals import moments
 from calibrant.signals.clusters import entailment_clusters
 from calibrant.tasks.base import Task
 from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import FROM_TEXT, Readers, read
+from calibrant.text.inputs import FROM_TEXT, Readers, read_input
 
 
 @dataclass(frozen=True)
-class Instruments:
-    """What a group is measured with.
+class MeasureContext:
+    """The models and options that groups are measured with.
 
     Attributes:
-        model: the policy whose gradients are meant.
-        task: reads answers and says what reward is possible.
-        readers: embeddings and clusters of texts.
-        entailment: the model that says which answers mean the same, or None: equal keys then.
+        model: the policy whose gradients are measured.
+        task: extracts answers and gives the reward range.
+        readers: embeddings, clusters and verdicts of texts.
+        entailment: the entailment model for clusters; clusters of equal keys when None.
         cluster_rule, entailment_threshold: how entailment makes clusters.
-        temperature: of sampling; logits are divided by it, as a trainer does.
-        parameters: those that V(q) is of; all trainable ones when None.
+        temperature: divides the logits, as in training.
+        parameters: the parameters of V(q); all trainable ones when None.
     """
 
-    model: Any
+    model: PreTrainedModel
     task: Task
     readers: Readers
     entailment: EntailmentJudge | None
@@ -50,31 +54,26 @@ class Instruments:
     parameters: tuple[str, ...] | None
 
 
-def measured(index: int, group: Group, tools: Instruments) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measures one group, alone in its batch, so that the numbers do not depend on what was measured beside it.
-
-    Args:
-        index: the number of the group.
-        group: its rollouts.
-        tools: what it is measured with.
+def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[JsonObject, list[JsonObject]]:
+    """Measures one group, alone in its batch, so that its numbers depend on no other group.
 
     Returns:
         A line of `groups.jsonl`, and the rows of the group with log-probabilities, token entropies and clusters.
     """
     frame = pd.DataFrame(group.rows)
-    groups = RolloutGroups(frame, tools.task.extract)
+    groups = RolloutGroups(frame, context.task.extract)
     rewards, where = groups.rewards, valid(groups.rewards)
-    forward = _forward(tools, group.tokens)
-    texts = _from_texts(groups, tools)
+    forward = _forward(context, group.tokens)
+    texts = _from_texts(groups, context)
     correct = torch.where(where, texts["correct"], torch.nan)
     advantages = torch.where(where, standardised(rewards), torch.nan)
-    reward_range = tools.task.reward_range if "reward" in frame else (0.0, 1.0)
-    found = {
-        **_of_likelihoods(forward, group.tokens, texts["clusters"], where),
-        **_of_meanings(texts, where),
+    reward_range = context.task.reward_range if "reward" in frame else (0.0, 1.0)
+    scores = {
+        **_likelihood_signals(forward, group.tokens, texts["clusters"], where),
+        **_meaning_signals(texts, where),
         "reward_dispersion": signals.reward_dispersion(rewards, reward_range),
         "reward_mean": group_mean(rewards) if bool(where.any()) else None,
-        **_of_head(forward, group.tokens, advantages, tools),
+        **_head_signals(forward, group.tokens, advantages, context),
     }
     line = {
         "index": index,
@@ -83,58 +82,58 @@ def measured(index: int, group: Group, tools: Instruments) -> tuple[dict[str, An
         "scorable": int(where.sum()),
         "clusters": int(texts["clusters"][where].unique().numel()),
         "outcome": _outcome(rewards, correct),
-        "success_rate": number(correct.nanmean()),
-        "signals": {name: number(found.get(name)) for name in SIGNALS},
-        "truth": _truth(group.tokens, advantages, texts["clusters"], tools),
+        "success_rate": finite_or_none(correct.nanmean()),
+        "signals": {name: finite_or_none(scores.get(name)) for name in SIGNALS},
+        "truth": _truth(group.tokens, advantages, texts["clusters"], context),
         "prompt_end": str(group.rows[0]["prompt"])[-300:],
-        "answers": list(texts_shown(frame.assign(answer=groups.answers, reward=rewards[0]).to_dict("records"))),
+        "answers": list(frequent_answers(frame.assign(answer=groups.answers, reward=rewards[0]).to_dict("records"))),
     }
     return line, _rows(group, forward, texts)
 
 
-def number(value: Tensor | float | None) -> float | None:
-    """A tensor of one number as JSON has it: None where it is missing or not finite."""
+def finite_or_none(value: Tensor | float | None) -> float | None:
+    """One number for JSON; None if it is missing or not finite."""
     x = math.nan if value is None else float(value)
     return x if math.isfinite(x) else None
 
 
 @torch.no_grad()
-def _forward(tools: Instruments, tokens: Tokens) -> SharedPrefix:
-    """Log-probabilities, entropies and the states before the head, from one pass."""
+def _forward(context: MeasureContext, tokens: Tokens) -> SharedPrefix:
+    """Log-probabilities, entropies and last hidden states from one forward pass."""
     return logps_in_chunks(
-        tools.model,
+        context.model,
         *tokens,
         rows_per_chunk=len(tokens.prompt_ids),
-        temperature=tools.temperature,
+        temperature=context.temperature,
         entropies=True,
         hidden_states=True,
     )
 
 
-def _from_texts(groups: RolloutGroups, tools: Instruments) -> dict[str, Tensor]:
-    """Embeddings, clusters, entailment, which answers are empty, which are correct; a file's own where it has them."""
-    texts = groups.answers if tools.task.meaning == "answer" else groups.completions
+def _from_texts(groups: RolloutGroups, context: MeasureContext) -> dict[str, Tensor]:
+    """The inputs named in `FROM_TEXT`; clusters and correctness are those of a rollout file if it has them."""
+    texts = groups.answers if context.task.meaning == "answer" else groups.completions
     meanings, answers = groups.grouped(texts), groups.grouped(groups.answers)
-    known = {name: x for name, x in groups.given().items() if name in ("correct", "clusters")}
-    readers = tools.readers
-    if tools.entailment is not None:
-        entailment = tools.entailment.matrix(meanings)
-        known |= {"entailment": entailment, "clusters": _clusters(entailment, tools)}
-    elif "clusters" in known:
-        clusters = known["clusters"]
+    given = {name: x for name, x in groups.given().items() if name in ("correct", "clusters")}
+    readers = context.readers
+    if context.entailment is not None:
+        entailment = context.entailment.matrix(meanings)
+        clusters = entailment_clusters(entailment, context.cluster_rule, threshold=context.entailment_threshold)
+        given |= {"entailment": entailment, "clusters": clusters}
+    elif "clusters" in given:
+        clusters = given["clusters"]
         readers = Readers(readers.embed, lambda _: clusters, None, readers.judge)
     gold = groups.references()[0]
-    wanted = [name for name in FROM_TEXT if name not in known]
-    inputs = {name: read(name, readers, meanings, answers, None if gold is None else [gold]) for name in wanted}
+    references = None if gold is None else [gold]
+    missing = [name for name in FROM_TEXT if name not in given]
+    inputs = {name: read_input(name, readers, meanings, answers, references) for name in missing}
     unknown = torch.full(groups.rewards.shape, torch.nan, dtype=torch.float64)
-    return {"correct": unknown, **known, **{name: x for name, x in inputs.items() if x is not None}}
+    return {"correct": unknown, **given, **{name: x for name, x in inputs.items() if x is not None}}
 
 
-def _clusters(entailment: Tensor, tools: Instruments) -> Tensor:
-    return entailment_clusters(entailment, tools.cluster_rule, threshold=tools.entailment_threshold)
-
-
-def _of_likelihoods(forward: SharedPrefix, tokens: Tokens, clusters: Tensor, where: Tensor) -> dict[str, Tensor | None]:
+def _likelihood_signals(
+    forward: SharedPrefix, tokens: Tokens, clusters: Tensor, where: Tensor
+) -> dict[str, Tensor | None]:
     logps, mask = forward.logps.double().cpu()[None], tokens.completion_mask.bool().cpu()[None]
     assert forward.entropies is not None
     entropies = forward.entropies.double().cpu()[None]
@@ -150,7 +149,7 @@ def _of_likelihoods(forward: SharedPrefix, tokens: Tokens, clusters: Tensor, whe
     }
 
 
-def _of_meanings(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, Tensor]:
+def _meaning_signals(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, Tensor]:
     embeddings, clusters = texts["embeddings"].double(), texts["clusters"]
     unit = torch.nn.functional.normalize(embeddings, dim=-1)
     return {
@@ -164,9 +163,11 @@ def _of_meanings(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def _of_head(forward: SharedPrefix, tokens: Tokens, advantages: Tensor, tools: Instruments) -> dict[str, Tensor | None]:
-    """What the gradients of the output head say; nothing for a head whose logits are capped or that is not linear."""
-    head = find_head(tools.model)
+def _head_signals(
+    forward: SharedPrefix, tokens: Tokens, advantages: Tensor, context: MeasureContext
+) -> dict[str, Tensor | None]:
+    """Signals from the gradient of the output head; none for a head that is not linear or whose logits are capped."""
+    head = find_head(context.model)
     if head.softcap is not None or not isinstance(head.module, nn.Linear) or forward.hidden_states is None:
         return {}
     gram = signals.head_gram_from_weight(
@@ -175,7 +176,7 @@ def _of_head(forward: SharedPrefix, tokens: Tokens, advantages: Tensor, tools: I
         tokens.completion_ids[None],
         tokens.completion_mask[None],
         bias=head.module.bias,
-        temperature=tools.temperature / head.scale,
+        temperature=context.temperature / head.scale,
     ).cpu()
     where = ~advantages.isnan()
     return {
@@ -186,12 +187,12 @@ def _of_head(forward: SharedPrefix, tokens: Tokens, advantages: Tensor, tools: I
     }
 
 
-def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, tools: Instruments) -> dict[str, float | None]:
-    """V(q) of the parameters, exactly, its value without advantages, and their shares within and between clusters."""
+def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, context: MeasureContext) -> dict[str, float | None]:
+    """V(q) of the parameters, with and without advantages, and their parts within and between clusters."""
     scorable = ~advantages.isnan()
     if int(scorable.sum()) < 2:
         return {}
-    gram, finite = _gram(tokens, tools)
+    gram, finite = _gram(tokens, context)
     where = scorable & finite
     update = _spread(gram, advantages, where, clusters)
     score = _spread(gram, torch.ones_like(advantages), where, clusters)
@@ -206,25 +207,25 @@ def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, tools: Instrume
     }
 
 
-def _gram(tokens: Tokens, tools: Instruments) -> tuple[Tensor, Tensor]:
+def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
     """Inner products of the rollouts' gradients, `[1, G, G]` float64, and which are finite, `[1, G]`.
 
-    Equal completions of one prompt have one gradient: each distinct one goes through the model once.
+    Equal completions have equal gradients: each distinct one passes through the model once.
     """
-    written = torch.where(tokens.completion_mask.bool(), tokens.completion_ids, -1).cpu()
-    _, which = written.unique(dim=0, return_inverse=True)
+    completions = torch.where(tokens.completion_mask.bool(), tokens.completion_ids, -1).cpu()
+    _, which = completions.unique(dim=0, return_inverse=True)
     first = torch.stack([(which == i).nonzero()[0, 0] for i in range(int(which.max()) + 1)])
     batch = {name: x[first.to(x.device)] for name, x in tokens._asdict().items()}
-    found = gradient_variance(
-        tools.model,
+    products = gradient_variance(
+        context.model,
         batch,
         torch.ones(1, len(first), dtype=torch.float64),
-        parameters=tools.parameters,
+        parameters=context.parameters,
         gram=True,
-        temperature=tools.temperature,
+        temperature=context.temperature,
     )
-    assert found.gram is not None
-    return found.gram[:, which][:, :, which], found.where[:, which]
+    assert products.gram is not None
+    return products.gram[:, which][:, :, which], products.where[:, which]
 
 
 def _spread(gram: Tensor, weights: Tensor, where: Tensor, clusters: Tensor) -> dict[str, float | None]:
@@ -234,24 +235,24 @@ def _spread(gram: Tensor, weights: Tensor, where: Tensor, clusters: Tensor) -> d
     total = moments.gram_variance(products, n)
     between = moments.between_clusters(products, clusters, where)
     return {
-        "variance": number(total),
-        "intra": number((total - between).clamp(min=0.0)),
-        "inter": number(between),
-        "norm": number((products.sum((-2, -1)) / n**2).clamp(min=0.0)),
+        "variance": finite_or_none(total),
+        "intra": finite_or_none((total - between).clamp(min=0.0)),
+        "inter": finite_or_none(between),
+        "norm": finite_or_none((products.sum((-2, -1)) / n**2).clamp(min=0.0)),
     }
 
 
 def _outcome(rewards: Tensor, correct: Tensor) -> str:
     if bool(has_spread(rewards)):
         return "informative"
-    known = correct[~correct.isnan()]
-    if len(known) and bool((known == known[0]).all()):
-        return "all_right" if bool(known[0]) else "all_wrong"
+    verdicts = correct[~correct.isnan()]
+    if len(verdicts) and bool((verdicts == verdicts[0]).all()):
+        return "all_right" if bool(verdicts[0]) else "all_wrong"
     return "equal"
 
 
-def _rows(group: Group, forward: SharedPrefix, texts: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """The rows of a rollout file with what the model said of them."""
+def _rows(group: Group, forward: SharedPrefix, texts: Mapping[str, Tensor]) -> list[JsonObject]:
+    """The rows for a rollout file, with log-probabilities, token entropies and clusters."""
     mask = group.tokens.completion_mask.cpu()
     assert forward.entropies is not None
     logps, entropies = forward.logps.double().cpu().sum(-1), forward.entropies.double().cpu().sum(-1)

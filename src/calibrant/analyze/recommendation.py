@@ -1,31 +1,32 @@
-"""What an analysis suggests: which signal, which method, how strong, and whether the data teach anything at all.
+"""The recommendation of an analysis: signal, method, alpha, and the share of groups without reward spread.
 
-Rules of ours (c), since no source states any:
+The rules are ours (c), since no source states any:
 
-* Signals are compared on groups with reward spread. Elsewhere every advantage is 0, and a weight multiplies nothing.
+* Signals are compared on groups with reward spread. Elsewhere every advantage is 0, so that a weight has no effect.
 * A signal follows V(q) where the interval of its rank correlation lies above 0, and leads another one where the
   paired interval of their difference does.
-* A method is named for the best signal that one reads. Without a signal that follows V(q), it is plain GRPO.
-* alpha may be as strong as leaves the weights of 99% of groups at least `LEAST` and at most `MOST`.
+* The method is one that reads the best signal that any method reads; without a signal that follows V(q), plain GRPO.
+* alpha is at most the value that keeps the weights of 99% of groups between `LEAST` and `MOST`.
 """
 
 import itertools
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from calibrant.report.formats import decimal, rho_text
+from calibrant.report.formats import decimal, interval_text, rho_text
 from calibrant.report.names import PAPER_ORDER, label
+from calibrant.report.reading import JsonObject
 
 LEAST, MOST = 0.25, 2.0
-"""Weights below a quarter all but drop a group; above 2 they double its learning rate."""
+"""A weight below a quarter nearly drops a group; one above 2 more than doubles its learning rate."""
 
 ENOUGH = 30
 """Groups with spread that a comparison of signals needs: with fewer an interval of rho is wider than 0.7."""
 
 
 class Route(NamedTuple):
-    """A method that reads a signal: how its weight comes of it, and the alpha that it has by default."""
+    """A method that reads a signal, how its weight depends on it, and its default alpha."""
 
     method: str
     damps: str | None  # the signal u in 1 - alpha_G u^2, or None
@@ -44,53 +45,50 @@ ROUTES: dict[str, tuple[Route, ...]] = {
     "head_gradient_variance": (Route("gradient_snr", None, None, None),),
     "gradient_snr_weight": (Route("gradient_snr", None, None, None),),
 }
-"""Signal -> the methods that read it, best first; one that is not installed is passed over."""
+"""Signal -> the methods that read it, best first; those missing in METHODS are skipped."""
 
 ENTROPIES = ("semantic_entropy_discrete", "kernel_language_entropy")
-"""Signals that a method divides by ln G before it weighs (as a bound: the kernel's scale is a little finer)."""
+"""Signals that a method divides by ln G (as a bound: the kernel's scale is a little finer)."""
 
 NO_SIGNAL = ("reward_mean",)
-"""What is in the tables and no candidate: a mean reward is no uncertainty."""
+"""Columns of the tables that are no candidates: a mean reward is no uncertainty."""
 
 
 class Evidence(NamedTuple):
-    """What the recommendation is made from.
+    """The input of the recommendation.
 
     Attributes:
-        counts: as of `tables.counts`.
+        counts: from `tables.outcome_counts`.
         tables: of V(q): subset -> table.
         high: signal -> its 99th percentile over groups with spread.
         rollouts: G.
-        methods: the names of the methods that there are.
+        methods: the names of the available methods.
     """
 
     counts: Mapping[str, int]
-    tables: Mapping[str, Mapping[str, Any]]
+    tables: Mapping[str, JsonObject]
     high: Mapping[str, float]
     rollouts: int
     methods: Collection[str]
 
 
-def recommend(found: Evidence) -> dict[str, Any]:
-    """The recommendation: numbers, and `words`, the sentences that say them.
-
-    Args:
-        found: the evidence.
+def recommend(evidence: Evidence) -> JsonObject:
+    """The recommendation.
 
     Returns:
-        `signal` (best, rho, its interval, which signals it does not lead), `method` (name, the signal it reads, how
-        far that is behind), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, `words`; a part is
-        None where the data do not carry it.
+        `signal` (best, rho, its interval, the signals it does not lead), `method` (name, the signal it reads, how far
+        that is behind the best), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, and `words`, the
+        same in sentences; a part is None where the data do not support it.
     """
-    groups = group_shares(found.counts)
-    table = found.tables.get("informative")
+    groups = group_shares(evidence.counts)
+    table = evidence.tables.get("informative")
     enough = table is not None and table["groups"] >= ENOUGH
     signal = best_signal(table) if enough and table else None
-    method = chosen_method(signal, table, found.methods) if signal and table else None
-    alpha = strength(method, found) if method else None
-    order = paper_order(found.tables.get("without_outliers") or found.tables.get("all"))
+    method = chosen_method(signal, table, evidence.methods) if signal and table else None
+    alpha = strength(method, evidence) if method else None
+    order = paper_order(evidence.tables.get("without_outliers") or evidence.tables.get("all"))
     words = [
-        *_about_signal(signal, table, found.counts),
+        *_about_signal(signal, table, evidence.counts),
         *_about_method(method, alpha),
         *_about_groups(groups),
         *_about_order(order),
@@ -98,8 +96,8 @@ def recommend(found: Evidence) -> dict[str, Any]:
     return {"signal": signal, "method": method, "alpha": alpha, "groups": groups, "paper_order": order, "words": words}
 
 
-def best_signal(table: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The signal with the largest rank correlation, and those that it does not lead for certain."""
+def best_signal(table: JsonObject) -> JsonObject | None:
+    """The signal with the largest rank correlation, and those whose difference to it may be 0."""
     rows = {name: row for name, row in table["rows"].items() if name not in NO_SIGNAL}
     if not rows:
         return None
@@ -110,8 +108,8 @@ def best_signal(table: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"name": best, **kept, "follows": rows[best]["low"] > 0, "not_led": beside}
 
 
-def chosen_method(signal: Mapping[str, Any], table: Mapping[str, Any], methods: Collection[str]) -> dict[str, Any]:
-    """The method that reads the best signal that one reads; plain GRPO where no such signal follows V(q)."""
+def chosen_method(signal: JsonObject, table: JsonObject, methods: Collection[str]) -> JsonObject:
+    """The method for the best signal that any method reads; plain GRPO if none of these follows V(q)."""
     rows = table["rows"]
     readable = [name for name in rows if any(route.method in methods for route in ROUTES.get(name, ()))]
     following = [name for name in readable if rows[name]["low"] > 0]
@@ -127,36 +125,36 @@ def chosen_method(signal: Mapping[str, Any], table: Mapping[str, Any], methods: 
     return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": others}
 
 
-def strength(method: Mapping[str, Any], found: Evidence) -> dict[str, Any] | None:
-    """How strong alpha may be: `alpha_G u^2 <= 1 - LEAST` and `alpha_G u <= MOST - 1` at the 99th percentile of u.
+def strength(method: JsonObject, evidence: Evidence) -> JsonObject | None:
+    """The largest alpha with `alpha_G u^2 <= 1 - LEAST` and `alpha_G u <= MOST - 1` at the 99th percentile of u.
 
     `alpha_G = alpha / ln G`. None for a method whose weight has another form.
     """
     route = next((r for r in ROUTES.get(str(method["reads"]), ()) if r.method == method["name"]), None)
     if route is None or route.alpha is None:
         return None
-    log = math.log(found.rollouts)
+    log = math.log(evidence.rollouts)
     bounds = []
-    if route.damps and (u := _high(found, route.damps)) > 0:
+    if route.damps and (u := _high(evidence, route.damps)) > 0:
         bounds.append((1 - LEAST) * log / u**2)
-    if route.boosts and (u := _high(found, route.boosts)) > 0:
+    if route.boosts and (u := _high(evidence, route.boosts)) > 0:
         bounds.append((MOST - 1) * log / u)
     if not bounds:
         return None
     most = min(bounds)
     suggested = min(route.alpha, most)
-    return {"default": route.alpha, "most": most, "suggested": suggested, **_weights(route, suggested / log, found)}
+    return {"default": route.alpha, "most": most, "suggested": suggested, **_weights(route, suggested / log, evidence)}
 
 
-def _weights(route: Route, alpha: float, found: Evidence) -> dict[str, float]:
-    """The lowest damping and the highest boost at the 99th percentiles."""
-    damped = 1 - alpha * _high(found, route.damps) ** 2 if route.damps else 1.0
-    return {"lowest": damped, "highest": 1 + alpha * _high(found, route.boosts) if route.boosts else 1.0}
+def _weights(route: Route, alpha: float, evidence: Evidence) -> dict[str, float]:
+    """The lowest damping factor and the highest boost at the 99th percentiles."""
+    damped = 1 - alpha * _high(evidence, route.damps) ** 2 if route.damps else 1.0
+    return {"lowest": damped, "highest": 1 + alpha * _high(evidence, route.boosts) if route.boosts else 1.0}
 
 
-def _high(found: Evidence, signal: str) -> float:
-    u = found.high.get(signal, 0.0)
-    return min(1.0, u / math.log(found.rollouts)) if signal in ENTROPIES else u
+def _high(evidence: Evidence, signal: str) -> float:
+    u = evidence.high.get(signal, 0.0)
+    return min(1.0, u / math.log(evidence.rollouts)) if signal in ENTROPIES else u
 
 
 def group_shares(counts: Mapping[str, int]) -> dict[str, float] | None:
@@ -165,12 +163,12 @@ def group_shares(counts: Mapping[str, int]) -> dict[str, float] | None:
     return {name: count / total for name, count in counts.items() if name != "groups"} if total else None
 
 
-def paper_order(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def paper_order(table: JsonObject | None) -> JsonObject | None:
     """Whether BoT, CD, semantic entropy and token entropy follow V(q) in the order of the paper.
 
     Returns:
         `found`, the four by rho; `holds`; `clear`, whether each difference between neighbours of the paper's order has
-        an interval above 0, and `contradicted`, whether one has it below 0. None where one of them is missing.
+        an interval above 0; `contradicted`, whether one has an interval below 0. None where one of the four is missing.
     """
     if table is None or any(name not in table["rows"] for name in PAPER_ORDER):
         return None
@@ -185,47 +183,44 @@ def paper_order(table: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-def _about_signal(
-    signal: Mapping[str, Any] | None, table: Mapping[str, Any] | None, counts: Mapping[str, int]
-) -> list[str]:
+def _about_signal(signal: JsonObject | None, table: JsonObject | None, counts: Mapping[str, int]) -> list[str]:
     if signal is None or table is None:
         return [
             f"Too few groups to say which signal follows the gradient variance: {counts['informative']} of "
             f"{counts['groups']} have reward spread, and {ENOUGH} are needed. Give more --queries."
         ]
-    said = f"{label(signal['name'])}: rank correlation {rho_text(signal)} with V(q) over {table['groups']} groups"
+    result = f"{label(signal['name'])}: rank correlation {rho_text(signal)} with V(q) over {table['groups']} groups"
     if not signal["follows"]:
-        return [f"No signal follows the gradient variance here. The closest is {said}, and its interval reaches 0."]
+        return [f"No signal follows the gradient variance here. The closest is {result}, and its interval reaches 0."]
     beside = signal["not_led"]
     if not beside:
-        return [f"Signal: {said}. It leads every other signal."]
+        return [f"Signal: {result}. It leads every other signal."]
     listed = ", ".join(f"{label(n)} ({decimal(table['rows'][n]['rho'])})" for n in beside[:4])
     more = f" and {len(beside) - 4} more" if len(beside) > 4 else ""
-    return [f"Signal: {said}. The data do not tell it from {listed}{more}."]
+    return [f"Signal: {result}. The data do not tell it from {listed}{more}."]
 
 
-def _about_method(method: Mapping[str, Any] | None, alpha: Mapping[str, Any] | None) -> list[str]:
+def _about_method(method: JsonObject | None, alpha: JsonObject | None) -> list[str]:
     if method is None:
         return []
     if method["reads"] is None:
-        return ["Method: grpo. No signal by which a method weighs groups follows V(q), so a weight would be noise."]
-    said = f"Method: {method['name']}, which reads {label(method['reads'])} ({rho_text(method)})."
+        return ["Method: grpo. No signal that a method reads follows V(q), so that a weight would be noise."]
+    text = f"Method: {method['name']}, which reads {label(method['reads'])} ({rho_text(method)})."
     if method["behind"]:
-        d, low, high = method["behind"]
-        by = f"{decimal(d)} [{decimal(low)}, {decimal(high)}]"
-        said += f" No method weighs groups by the best signal; this one is {by} behind."
+        by = interval_text(*method["behind"])
+        text += f" No method reads the best signal; this one is {by} behind."
     if method["beside"]:
-        said += f" By this measure the data do not tell it from {', '.join(method['beside'])}."
-    return [said, *_about_alpha(alpha)]
+        text += f" By this measure the data do not tell it from {', '.join(method['beside'])}."
+    return [text, *_about_alpha(alpha)]
 
 
-def _about_alpha(alpha: Mapping[str, Any] | None) -> list[str]:
+def _about_alpha(alpha: JsonObject | None) -> list[str]:
     if alpha is None:
         return []
-    reach = f"then 99% of its factors lie within {alpha['lowest']:.2f} and {alpha['highest']:.2f}"
+    reach = f"then 99% of its factors lie between {alpha['lowest']:.2f} and {alpha['highest']:.2f}"
     if alpha["suggested"] < alpha["default"]:
         return [
-            f"Alpha: at most {alpha['most']:.2g}, less than the default of {alpha['default']:g}; {reach}. Give --alpha "
+            f"Alpha: at most {alpha['most']:.2g}, less than the default of {alpha['default']:g}; {reach}. Pass --alpha "
             f"{math.floor(alpha['suggested'] * 100) / 100:g}."
         ]
     return [
@@ -239,37 +234,37 @@ def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
         return []
     idle = 1 - groups["informative"]
     if idle == 0:
-        return ["Every group has reward spread, so every group teaches something."]
-    said = (
-        f"Groups that teach nothing: {idle:.1%} (all right {groups['all_right']:.1%}, all wrong "
+        return ["Every group has reward spread."]
+    text = (
+        f"Groups without reward spread: {idle:.1%} (all right {groups['all_right']:.1%}, all wrong "
         f"{groups['all_wrong']:.1%}, otherwise equal {groups['equal']:.1%}, unscorable {groups['unscorable']:.1%})."
     )
-    return [said, *_advice(groups)] if idle > 0.5 else [said]
+    return [text, *_advice(groups)] if idle > 0.5 else [text]
 
 
 def _advice(groups: Mapping[str, float]) -> list[str]:
-    """What to do where most groups have no reward spread: no weight can change that."""
+    """Advice for data where most groups have no reward spread."""
     if groups["unscorable"] > max(groups["all_right"], groups["all_wrong"], groups["equal"]):
-        return ["Most groups teach nothing, and no weight changes that: repair the reward, which scores few answers."]
+        return ["Most groups have no gradient, whatever their weight: fix the reward function, which scores few."]
     if groups["all_right"] > groups["all_wrong"]:
         return [
-            "Most groups teach nothing, and no weight changes that: the task is too easy for this model. Take harder "
+            "Most groups have no gradient, whatever their weight: the task is too easy for this model. Use harder "
             "prompts, or leave out those that it always solves."
         ]
     return [
-        "Most groups teach nothing, and no weight changes that: the task is too hard for this model, or its reward too "
-        "coarse. Take easier prompts, a supervised warm start, more rollouts, or a reward with partial credit."
+        "Most groups have no gradient, whatever their weight: the task is too hard for this model, or its reward too "
+        "coarse. Use easier prompts, a supervised warm start, more rollouts, or a reward with partial credit."
     ]
 
 
-def _about_order(order: Mapping[str, Any] | None) -> list[str]:
+def _about_order(order: JsonObject | None) -> list[str]:
     if order is None:
         return []
     listed = ", ".join(f"{label(name)} {decimal(rho)}" for name, rho in order["found"].items())
     if order["holds"]:
-        clear = "and every step of it is clear" if order["clear"] else "but not every step of it is clear"
+        clear = "and every step is significant" if order["clear"] else "but not every step is significant"
         return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is found here, {clear}: {listed}."]
     clear = (
-        "and one step of it is clearly the other way" if order["contradicted"] else "but nothing is clear against it"
+        "and one step is significantly reversed" if order["contradicted"] else "but no step is significantly reversed"
     )
     return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is not found here, {clear}: {listed}."]

@@ -1,70 +1,73 @@
 """From measured groups to `analysis.json`: counts, tables and the recommendation."""
 
-import math
-from typing import Any
-
 import torch
 
 from calibrant.analyze.recommendation import Evidence, recommend
-from calibrant.analyze.tables import Columns, columns, counts, outliers, shares, subsets, tables
+from calibrant.analyze.tables import (
+    Columns,
+    association_tables,
+    between_shares,
+    outcome_counts,
+    outliers,
+    read_columns,
+    subsets,
+)
 from calibrant.errors import CalibrantError
 from calibrant.files import write_json
 from calibrant.methods import METHODS
 from calibrant.report.analysis_files import Analysis
 from calibrant.report.names import SIGNALS
+from calibrant.report.reading import JsonObject
 
 
-def write_results(analysis: Analysis) -> dict[str, Any]:
-    """Computes every table and the recommendation, and writes `analysis.json`.
+def write_results(analysis: Analysis) -> JsonObject:
+    """Computes every table and the recommendation, writes them to `analysis.json` and returns them.
 
     Raises:
         CalibrantError: no group is measured.
     """
     settings = analysis.options()["settings"]
     queries = settings["queries"]
-    found = columns(analysis.lines(queries))
-    if not found.outcomes:
+    columns = read_columns(analysis.lines(queries))
+    if not columns.outcomes:
         raise CalibrantError(f"'{analysis.path}' holds no group yet")
-    made = tables(found)
-    size = max(line["rollouts"] for line in analysis.lines(queries))
+    tables, counts = association_tables(columns), outcome_counts(columns)
+    rollouts = max(line["rollouts"] for line in analysis.lines(queries))
+    evidence = Evidence(counts, tables["gradient_variance"], high_percentiles(columns), rollouts, METHODS)
     results = {
         "task": settings["task"],
         "model": settings["model"],
-        "rollouts": size,
-        "counts": counts(found),
-        "outliers": outliers(int(subsets(found)["all"].sum())),
-        "between_clusters": shares(analysis.lines(queries)),
-        "signals": described(found),
-        "tables": made,
+        "rollouts": rollouts,
+        "counts": counts,
+        "outliers": outliers(int(subsets(columns)["all"].sum())),
+        "between_clusters": between_shares(analysis.lines(queries)),
+        "signals": distributions(columns),
+        "tables": tables,
+        "recommendation": recommend(evidence),
     }
-    evidence = Evidence(counts(found), made["gradient_variance"], high(found), size, METHODS)
-    results["recommendation"] = recommend(evidence)
     write_json(analysis.results, results)
     return results
 
 
-def described(found: Columns) -> dict[str, dict[str, float]]:
-    """Mean, spread and quantiles of each signal as it is, over the groups that have it."""
+def distributions(columns: Columns) -> dict[str, dict[str, float]]:
+    """Signal -> mean, standard deviation and quantiles as measured, over the groups that have it."""
     result = {}
-    for name, values in zip(found.names, found.signals, strict=True):
-        known = values[~values.isnan()] * SIGNALS[name].sign
-        if len(known):
-            middle = torch.quantile(known, torch.tensor([0.01, 0.5, 0.99], dtype=known.dtype)).tolist()
+    for name, values in zip(columns.names, columns.signals, strict=True):
+        measured = values[~values.isnan()] * SIGNALS[name].sign
+        if len(measured):
+            quantiles = torch.quantile(measured, torch.tensor([0.01, 0.5, 0.99], dtype=measured.dtype)).tolist()
             result[name] = {
-                "mean": known.mean().item(),
-                "std": known.std(correction=0).item(),
-                **dict(zip(("q01", "median", "q99"), middle, strict=True)),
+                "mean": measured.mean().item(),
+                "std": measured.std(correction=0).item(),
+                **dict(zip(("q01", "median", "q99"), quantiles, strict=True)),
             }
     return result
 
 
-def high(found: Columns) -> dict[str, float]:
-    """The 99th percentile of each signal that grows with doubt, over groups with spread."""
-    where = subsets(found)["informative"]
-    result = {}
-    for name, values in zip(found.names, found.signals, strict=True):
-        known = values[where & ~values.isnan()]
-        x = torch.quantile(known, 0.99).item() if len(known) else math.nan
-        if math.isfinite(x):
-            result[name] = x
-    return result
+def high_percentiles(columns: Columns) -> dict[str, float]:
+    """Signal -> its 99th percentile, confidences negated, over groups with reward spread."""
+    where = subsets(columns)["informative"]
+    measured = {
+        name: values[where & values.isfinite()] for name, values in zip(columns.names, columns.signals, strict=True)
+    }
+    return {name: torch.quantile(values, 0.99).item() for name, values in measured.items() if len(values)}

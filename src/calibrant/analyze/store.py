@@ -1,4 +1,4 @@
-"""The directory of an analysis: one line a group, appended; what an interrupted run has left is read again."""
+"""The directory of an analysis: one appended line per group, so that an interrupted analysis can resume."""
 
 import hashlib
 from dataclasses import asdict
@@ -13,13 +13,13 @@ from calibrant.files import keep_lines, versions, write_yaml
 from calibrant.report.analysis_files import Analysis
 
 MAY_CHANGE = ("queries", "data_dir", "trust_remote_code")
-"""Options that may differ when an analysis goes on: groups that are there stay as they are."""
+"""Options that may differ when an analysis resumes: measured groups do not depend on them."""
 
 
 def default_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
-    """`runs/analyze-TASK-MODEL-seedN`, or the name of the file of rollouts for the seed.
+    """`runs/analyze-TASK-MODEL-seedN`, with the name of the rollout file in place of the seed if there is one.
 
-    The same for the same options, so that they find what they have begun.
+    Equal options give equal paths, so that the same command resumes its analysis.
 
     >>> default_path(AnalyzeSettings(model="Qwen/Qwen2.5-1.5B")).as_posix()
     'runs/analyze-places-Qwen2.5-1.5B-seed0'
@@ -30,7 +30,7 @@ def default_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
 
 
 def check_path(path: Path, settings: AnalyzeSettings) -> None:
-    """Raises unless a directory is free or holds an analysis with the same options.
+    """Checks that a directory is new, empty or holds an analysis with the same options.
 
     Raises:
         CalibrantError: it holds something else, or an analysis with other options.
@@ -48,15 +48,15 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
 
 
 def begin(path: Path, settings: AnalyzeSettings, identity: dict[str, str]) -> Analysis:
-    """Makes the directory of an analysis, or takes it up where it was left.
+    """Creates the directory of an analysis, or resumes the one that it holds.
 
     Args:
         path: the directory.
         settings: the options.
-        identity: fingerprints of what decides the numbers beside the options.
+        identity: fingerprints of the model and the rollouts.
 
     Raises:
-        CalibrantError: as `check_path`, or the model or the rollouts are not those that it was begun with.
+        CalibrantError: as in `check_path`, or the model or the rollouts have changed.
     """
     check_path(path, settings)
     analysis = Analysis(path)
@@ -70,11 +70,7 @@ def begin(path: Path, settings: AnalyzeSettings, identity: dict[str, str]) -> An
 
 
 def repair(analysis: Analysis) -> int:
-    """Cuts off what an interrupted run has left behind its last whole group.
-
-    Returns:
-        How many groups are there.
-    """
+    """Removes incomplete lines after the last whole group and returns the number of groups."""
     keep_lines(analysis.groups)
     groups = rollouts = 0
     for line in analysis.lines():
@@ -85,12 +81,12 @@ def repair(analysis: Analysis) -> int:
 
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of names, shapes and the first numbers of all parameters: another checkpoint has another one."""
-    found = hashlib.sha256()
+    """SHA-256 of names, shapes and the first 64 numbers of all parameters."""
+    digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        some = parameter.detach().flatten()[:64].double().cpu().numpy().tobytes()
-        found.update(f"{name} {tuple(parameter.shape)} ".encode() + some)
-    return found.hexdigest()
+        first = parameter.detach().flatten()[:64].double().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(parameter.shape)} ".encode() + first)
+    return digest.hexdigest()
 
 
 def _plain(settings: AnalyzeSettings) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """The statistics of an analysis: how closely each signal follows each target, on which groups."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from calibrant.report.names import OUTCOMES, SIGNALS, SUBSETS, TARGETS
+from calibrant.report.reading import JsonObject
 from calibrant.statistics import Association, association, without_outliers
 
 OUTLIERS = 20
@@ -18,14 +19,12 @@ PAPER_SHARE = 0.02
 
 FOLDS = 5
 RESAMPLES = 1000
-KNOWN = 0.9
-"""A signal that more groups than one in ten lack is left out; groups that lack one of the others are."""
-
-Table = dict[str, Any]
+COVERAGE = 0.9
+"""Smallest share of groups that have a signal; one with less is left out, and so are groups that lack another."""
 
 
 class Columns(NamedTuple):
-    """An analysis as columns: signals `[S, N]`, turned so that they grow with doubt, and targets, each `[N]`."""
+    """An analysis as columns: signals `[S, N]`, confidences negated, and targets, each `[N]`."""
 
     names: list[str]
     signals: Tensor
@@ -33,14 +32,14 @@ class Columns(NamedTuple):
     outcomes: list[str]
 
 
-def columns(lines: Iterable[Mapping[str, Any]]) -> Columns:
-    """Lines of `groups.jsonl` as columns; NaN where a number is missing. Only numbers are kept of a line."""
+def read_columns(lines: Iterable[JsonObject]) -> Columns:
+    """Lines of `groups.jsonl` as columns; NaN where a number is missing."""
     values: list[list[float]] = []
     outcomes: list[str] = []
     for line in lines:
-        known = {**line["truth"], "success_rate": line["success_rate"]}
-        found = [line["signals"].get(name) for name in SIGNALS] + [known.get(name) for name in TARGETS]
-        values.append([math.nan if x is None else float(x) for x in found])
+        targets = {**line["truth"], "success_rate": line["success_rate"]}
+        row = [line["signals"].get(name) for name in SIGNALS] + [targets.get(name) for name in TARGETS]
+        values.append([math.nan if x is None else float(x) for x in row])
         outcomes.append(line["outcome"] if line["scorable"] > 1 else "unscorable")
     table = torch.tensor(values, dtype=torch.float64).reshape(len(values), len(SIGNALS) + len(TARGETS)).T
     signs = torch.tensor([signal.sign for signal in SIGNALS.values()], dtype=torch.float64)
@@ -48,14 +47,14 @@ def columns(lines: Iterable[Mapping[str, Any]]) -> Columns:
     return Columns(list(SIGNALS), signals, dict(zip(TARGETS, table[len(SIGNALS) :], strict=True)), outcomes)
 
 
-def counts(found: Columns) -> dict[str, int]:
-    """How many groups there are of each outcome."""
+def outcome_counts(columns: Columns) -> dict[str, int]:
+    """Number of groups, in all and per outcome."""
     kinds = (*OUTCOMES, "unscorable")
-    return {"groups": len(found.outcomes), **{kind: found.outcomes.count(kind) for kind in kinds}}
+    return {"groups": len(columns.outcomes), **{kind: columns.outcomes.count(kind) for kind in kinds}}
 
 
 def outliers(groups: int) -> int:
-    """How many of the largest V(q) the second table leaves out.
+    """Number of the largest V(q) that the second table leaves out.
 
     >>> outliers(1000), outliers(200), outliers(100), outliers(20)
     (20, 20, 2, 0)
@@ -63,57 +62,49 @@ def outliers(groups: int) -> int:
     return OUTLIERS if groups >= 10 * OUTLIERS else int(PAPER_SHARE * groups)
 
 
-def subsets(found: Columns) -> dict[str, Tensor]:
-    """Which groups a table is of, `[N]` boolean each; see `names.SUBSETS`. Of few groups none is an outlier."""
-    variance = found.targets["gradient_variance"]
-    known = ~variance.isnan()
-    spread = torch.tensor([outcome == "informative" for outcome in found.outcomes], dtype=torch.bool)
-    chosen = {"all": known, "informative": known & spread}
-    count = outliers(int(known.sum()))
-    return chosen | ({"without_outliers": without_outliers(variance, count, known)} if count else {})
+def subsets(columns: Columns) -> dict[str, Tensor]:
+    """Subset of `names.SUBSETS` -> its groups, `[N]` boolean. Among few groups none is an outlier."""
+    variance = columns.targets["gradient_variance"]
+    measured = ~variance.isnan()
+    spread = torch.tensor([outcome == "informative" for outcome in columns.outcomes], dtype=torch.bool)
+    chosen = {"all": measured, "informative": measured & spread}
+    count = outliers(int(measured.sum()))
+    return chosen | ({"without_outliers": without_outliers(variance, count, measured)} if count else {})
 
 
-def tables(found: Columns) -> dict[str, dict[str, Table]]:
-    """Every table: target -> subset -> table. V(q) has all three subsets, the others two.
-
-    Returns:
-        Each table as of `table`; one with too few groups is left out.
-    """
-    chosen = subsets(found)
-    result: dict[str, dict[str, Table]] = {}
+def association_tables(columns: Columns) -> dict[str, dict[str, JsonObject]]:
+    """Target -> subset -> `association_table`, where it has enough groups. Only V(q) has a table without outliers."""
+    result: dict[str, dict[str, JsonObject]] = {target: {} for target in TARGETS}
+    chosen = subsets(columns)
     for target in TARGETS:
-        some = [k for k in SUBSETS if k in chosen and (target == "gradient_variance" or k != "without_outliers")]
-        made = {subset: table(found, target, chosen[subset]) for subset in some}
-        result[target] = {subset: each for subset, each in made.items() if each is not None}
+        for subset in SUBSETS:
+            if subset in chosen and (target == "gradient_variance" or subset != "without_outliers"):
+                table = association_table(columns, target, chosen[subset])
+                result[target] |= {subset: table} if table is not None else {}
     return result
 
 
-def table(found: Columns, target: str, where: Tensor) -> Table | None:
-    """How closely each signal follows a target on some groups.
-
-    Args:
-        found: the analysis.
-        target: a name of `TARGETS`.
-        where: `[N]`, boolean.
+def association_table(columns: Columns, target: str, where: Tensor) -> JsonObject | None:
+    """How closely each signal follows a target of `TARGETS` on the groups `where` `[N]`.
 
     Returns:
-        `groups`, how many the figures are of; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap
+        `groups`, the number of groups used; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap
         interval `low` and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on
         held-out folds); `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper
-        end, p; `left_out`, the signals that too many groups lack. None with fewer groups than folds.
+        end, p; `left_out`, the signals that too many groups lack. None for fewer groups than folds.
     """
-    y = found.targets[target]
+    y = columns.targets[target]
     where = where & ~y.isnan()
     if int(where.sum()) < FOLDS:
         return None
-    shares = (~found.signals[:, where].isnan()).double().mean(1)
-    kept = [i for i, share in enumerate(shares.tolist()) if share >= KNOWN]
-    where = where & ~found.signals[kept].isnan().any(0)
+    shares = (~columns.signals[:, where].isnan()).double().mean(1)
+    kept = [i for i, share in enumerate(shares.tolist()) if share >= COVERAGE]
+    where = where & ~columns.signals[kept].isnan().any(0)
     if not kept or int(where.sum()) < FOLDS:
         return None
-    names = [found.names[i] for i in kept]
+    names = [columns.names[i] for i in kept]
     result = association(
-        found.signals[kept], y, where=where, outliers=0, folds=FOLDS, resamples=RESAMPLES,
+        columns.signals[kept], y, where=where, outliers=0, folds=FOLDS, resamples=RESAMPLES,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     return {
@@ -121,7 +112,7 @@ def table(found: Columns, target: str, where: Tensor) -> Table | None:
         "baseline_mae": result.fit.baseline_mae.item(),
         "rows": {name: _row(result, i) for i, name in enumerate(names)},
         "differences": _differences(result, names) if target == "gradient_variance" else {},
-        "left_out": [name for name in found.names if name not in names],
+        "left_out": [name for name in columns.names if name not in names],
     }
 
 
@@ -142,7 +133,7 @@ def _row(result: Association, i: int) -> dict[str, float]:
 
 
 def _differences(result: Association, names: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Of rho: signal -> other signal -> difference, lower end, upper end, p."""
+    """Signal -> other signal -> difference of rho, lower end, upper end, p."""
     rank = result.spearman_bootstrap
     parts = (rank.difference, rank.difference_low, rank.difference_high, rank.p)
     return {
@@ -151,8 +142,8 @@ def _differences(result: Association, names: list[str]) -> dict[str, dict[str, l
     }
 
 
-def shares(lines: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Which part of the variance, with advantages and without, lies between clusters; over all groups together."""
+def between_shares(lines: Iterable[JsonObject]) -> dict[str, float | None]:
+    """Share of the variance between clusters, with and without advantages, over all groups; None without variance."""
     sums = dict.fromkeys(("variance_intra", "variance_inter", "score_variance_intra", "score_variance_inter"), 0.0)
     for line in lines:
         for name in sums:

@@ -37,13 +37,13 @@ def resolve(name: str) -> Task:
     """The task of a name.
 
     Raises:
-        CalibrantError: an unknown name; it gives the nearest and all known ones.
+        CalibrantError: the name is unknown.
     """
     if name not in TASKS:
-        raise CalibrantError(f"unknown task '{name}'{nearest(name, TASKS)}; there are: {', '.join(TASKS)}")
+        raise CalibrantError(f"unknown task '{name}'{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def training_task(task: Task) -> Task:
-    """The task whose first split trains a policy for a task: its own, or that of `train_task`."""
+    """The task whose training split trains a policy for `task`: itself, or its `train_task`."""
     return resolve(task.train_task) if task.train_task else task

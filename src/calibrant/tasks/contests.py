@@ -1,32 +1,24 @@
 """AIME 2024 and 2025 (30 problems each), AMC 2023 (40) and Minerva (272; Lewkowycz et al., 2022): no training sets.
 
-AIME 2024 is trained on OlympiadBench (GCPO, appendix E.3). What the others are trained on is an interpretation (c):
-AIME 2025 like AIME 2024, the rest on MATH.
+The training task of AIME 2024 is OlympiadBench (GCPO, appendix E.3); for the others it is our choice (c): the same for
+AIME 2025, MATH for the rest.
 """
 
 from calibrant.tasks.base import Task
-from calibrant.tasks.maths import maths_task, parse
+from calibrant.tasks.maths import maths_task, parse_problem
 from calibrant.tasks.sources import Hub, Source
 
 AMC23_REVISION = "80815d37005feb82cd7f8fbc6901d5d3eff43057"
 
 
 def contest(name: str, summary: str, at: Hub, train_task: str, *folders: str) -> Task:
-    """A task with a test split alone.
-
-    Args:
-        name: of the task.
-        summary: what it is.
-        at: where it is on the hub.
-        train_task: the task that trains a policy for it.
-        folders: names of its folder beside the task's own.
-    """
+    """A task with a test split alone; `folders` are further names of its data folder."""
     source = Source(
         hubs={"test": at},
         files={"test": ("test.jsonl", f"data/{at.split}-*.parquet", f"{at.split}-*.parquet")},
         schema="test.jsonl with problem (or question) and answer, or a solution that boxes it",
         url="https://github.com/QwenLM/Qwen2.5-Math, evaluation/data",
-        parse=parse,
+        parse=parse_problem,
         folders=folders,
     )
     return maths_task(

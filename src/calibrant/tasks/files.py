@@ -1,4 +1,4 @@
-"""Records of data files: JSON, JSON Lines, CSV and Parquet. Nothing in a file is executed or unpickled."""
+"""Reads records from JSON, JSON Lines, CSV and Parquet files. Nothing in a file is executed or unpickled."""
 
 import csv
 import gzip
@@ -17,14 +17,14 @@ Record = dict[str, Any]
 
 
 def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
-    """The records of a file, whose name says what it is; `.gz` after it is unpacked.
+    """The records of a file, in the format of its suffix; `.gz` is decompressed.
 
     Args:
         path: `.json` (a list, an object of objects by their id, or one object), `.jsonl`, `.csv` or `.parquet`.
-        columns: those to read of a Parquet file, nested ones with dots; all when empty.
+        columns: those to read from a Parquet file, nested ones with dots; all when empty.
 
     Raises:
-        CalibrantError: another kind of file, or one that cannot be read, with the line where it broke.
+        CalibrantError: another format, or a file that cannot be read.
     """
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind not in READERS and kind != ".parquet":
@@ -40,10 +40,10 @@ def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
         raise CalibrantError(f"cannot read '{path}' ({reason}); fetch it again") from None
 
 
-def listed(value: Any) -> list[Record]:
-    """A list of records, from that or from columns of equal length, as data sets of the hub store lists.
+def record_list(value: list[Record] | dict[str, list[Any]]) -> list[Record]:
+    """A list of records, given as such or as columns of equal length, as data sets of the hub store it.
 
-    >>> listed({"title": ["A", "B"], "sentences": [["a."], ["b."]]})
+    >>> record_list({"title": ["A", "B"], "sentences": [["a."], ["b."]]})
     [{'title': 'A', 'sentences': ['a.']}, {'title': 'B', 'sentences': ['b.']}]
     """
     if not isinstance(value, dict):
@@ -52,19 +52,19 @@ def listed(value: Any) -> list[Record]:
 
 
 def nested(record: Record) -> Record:
-    """Turns names with dots into records in records.
+    """Names with dots as nested records.
 
     >>> nested({"document.id": "d", "document.summary.text": "Once."})
     {'document': {'id': 'd', 'summary': {'text': 'Once.'}}}
     """
-    out: Record = {}
+    result: Record = {}
     for name, value in record.items():
         *path, last = name.split(".")
-        inner = out
+        inner = result
         for part in path:
             inner = inner.setdefault(part, {})
         inner[last] = value
-    return out
+    return result
 
 
 def _opened(path: Path) -> io.TextIOBase:
@@ -91,7 +91,7 @@ def _json_lines(file: io.TextIOBase) -> Iterator[Record]:
             yield _checked(record, f"line {number}")
 
 
-def _checked(record: Any, where: str) -> Record:
+def _checked(record: object, where: str) -> Record:
     if not isinstance(record, dict):
         raise ValueError(f"{where} is a {type(record).__name__} instead of an object")
     return record

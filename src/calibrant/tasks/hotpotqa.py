@@ -1,6 +1,6 @@
 """HotpotQA, distractor setting: questions that need two of ten paragraphs (Yang et al., 2018).
 
-The official test set has no answers: the development set is the evaluation split.
+The official test set has no answers, so that the development set is the evaluation split.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,22 +14,22 @@ FILES = {"train": "hotpot_train_v1.1.json", "validation": "hotpot_dev_distractor
 CLOSED = ("yes", "no", "noanswer")
 
 
-def f1(answer: str, references: Sequence[str]) -> float:
-    """Token F1 with the rule of the official evaluation: beside "yes" or "no" nothing else earns a part.
+def hotpotqa_f1(answer: str, references: Sequence[str]) -> float:
+    """Token F1 with the rule of the official evaluation: no partial credit for or against "yes" and "no".
 
-    >>> f1("no", ["no"]), f1("no, he is not", ["no"]), f1("in Ohio", ["Ohio"])
+    >>> hotpotqa_f1("no", ["no"]), hotpotqa_f1("no, he is not", ["no"]), hotpotqa_f1("in Ohio", ["Ohio"])
     (1.0, 0.0, 0.6666666666666666)
     """
     return max((_f1(answer, reference) for reference in references), default=0.0)
 
 
 def _f1(answer: str, reference: str) -> float:
-    given, gold = normalise_answer(answer), normalise_answer(reference)
-    return 0.0 if given != gold and (given in CLOSED or gold in CLOSED) else token_f1(answer, [reference])
+    predicted, gold = normalise_answer(answer), normalise_answer(reference)
+    return 0.0 if predicted != gold and (predicted in CLOSED or gold in CLOSED) else token_f1(answer, [reference])
 
 
-def parse(record: Record) -> Iterable[Item]:
-    """A question, from the official list of paragraphs or from the hub's columns of titles and sentences."""
+def parse_hotpotqa(record: Record) -> Iterable[Item]:
+    """A question, with paragraphs as in the official list or as in the hub's columns."""
     context = record["context"]
     paragraphs = zip(context["title"], context["sentences"], strict=True) if isinstance(context, dict) else context
     text = "\n\n".join(f"{title}\n{''.join(sentences).strip()}" for title, sentences in paragraphs)
@@ -47,11 +47,11 @@ TASK = reading_task(
         },
         schema="hotpot_train_v1.1.json and hotpot_dev_distractor_v1.json",
         url="https://hotpotqa.github.io",
-        parse=parse,
+        parse=parse_hotpotqa,
         needs_context=True,
     ),
     splits=tuple(FILES),
     instruction="Read the paragraphs and answer the question with a name, a phrase, yes or no.",
     max_completion_length=32,
-    f1=f1,
+    f1=hotpotqa_f1,
 )

@@ -1,28 +1,31 @@
-"""Completions as rows of a rollout file, judged by a task."""
+"""Completions as rows of a rollout file, with rewards and verdicts of a task."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from calibrant.policy.generation import Completion
 from calibrant.tasks.base import Row, Task
+from calibrant.tasks.files import Record
 
 
-def judged_rows(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[Completion]]) -> list[dict[str, Any]]:
-    """Completions as rows of a rollout file, judged by the task in one batch; None where nothing can be said."""
-    out: list[dict[str, Any]] = [
+def judged_rows(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[Completion]]) -> list[Record]:
+    """One row per completion, judged in one batch; reward and verdict are None if unscorable."""
+    result: list[Record] = [
         {
             "prompt_id": row["prompt_id"],
             "prompt": row["prompt"],
             "references": row["references"],
             "rollout": i,
-            "completion": found.text,
-            "answer": task.extract(found.text),
-            "logprob": found.logprob,
-            "num_tokens": found.num_tokens,
+            "completion": completion.text,
+            "answer": task.extract(completion.text),
+            "logprob": completion.logprob,
+            "num_tokens": completion.num_tokens,
         }
         for row, group in zip(rows, completions, strict=True)
-        for i, found in enumerate(group)
+        for i, completion in enumerate(group)
     ]
-    answers, references = [row["answer"] for row in out], [row["references"] for row in out]
+    answers, references = [row["answer"] for row in result], [row["references"] for row in result]
     rewards, verdicts = task.reward_batch(answers, references), task.correct_batch(answers, references)
-    return [row | {"reward": r, "correct": c} for row, r, c in zip(out, rewards, verdicts, strict=True)]
+    return [
+        row | {"reward": reward, "correct": correct}
+        for row, reward, correct in zip(result, rewards, verdicts, strict=True)
+    ]

@@ -1,6 +1,6 @@
-"""MATH-500: 500 test problems of MATH (Hendrycks et al., 2021; Lightman et al., 2023), and its 7,500 for training."""
+"""MATH (Hendrycks et al., 2021): its 7,500 training problems, and MATH-500 (Lightman et al., 2023) for testing."""
 
-from calibrant.tasks.maths import maths_task, parse
+from calibrant.tasks.maths import maths_task, parse_problem
 from calibrant.tasks.sources import Hub, Source
 
 SUBJECTS = (
@@ -25,7 +25,7 @@ TASK = maths_task(
             "for testing the test.jsonl of PRM800K, with problem and answer"
         ),
         url="https://github.com/hendrycks/math and https://github.com/openai/prm800k",
-        parse=parse,
+        parse=parse_problem,
         folders=("MATH", "math"),
     ),
     splits=("train", "test"),

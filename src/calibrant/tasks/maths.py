@@ -1,10 +1,9 @@
-"""What mathematics has in common: prompt, final answer, reward 2 x correct, decided by a verifier a batch at a time."""
+"""Tasks of mathematics: prompt, final answer, and the reward 2 x correct from a verifier, batch by batch."""
 
 import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
 
 from torch import Tensor
 
@@ -29,30 +28,22 @@ def maths_task(
     max_completion_length: int,
     train_task: str | None = None,
 ) -> Task:
-    """A task of mathematics with one final answer.
+    """A task of mathematics with one final answer; the arguments are fields of `Task`.
 
-    The reward is 2 where the final answer equals a reference, else 0 (GCPO, table 5); the whole completion carries
-    the meaning (appendix E.3): it is embedded, and clusters are of solutions with equal final answers (c).
-
-    Args:
-        name: of the task.
-        summary: one line.
-        source: where its rows come from.
-        splits: that it has, training split first, evaluation split last.
-        max_completion_length: tokens that a completion may take.
-        train_task: the task that trains a policy for it, where it has no training split.
+    The reward is 2 if the final answer equals a reference, else 0 (GCPO, table 5). The whole completion is embedded
+    (appendix E.3), and clusters are solutions with equal final answers (c).
     """
     return Task(
         name=name,
         summary=summary,
         splits=splits,
-        load=loader(name, source, splits, row_of),
+        load=loader(name, source, splits, maths_row),
         extract=final_answer,
-        reward=reward,
+        reward=correctness_reward,
         reward_range=(0.0, 2.0),
         metrics={},
         correct=lambda answer, references: judge([answer], [references])[0] is True,
-        key=key,
+        key=answer_key,
         meaning="completion",
         max_completion_length=max_completion_length,
         kind="maths",
@@ -64,7 +55,7 @@ def maths_task(
     )
 
 
-def row_of(item: Item) -> Row:
+def maths_row(item: Item) -> Row:
     """A problem as plain text, and as a system turn with the instruction and a user turn."""
     return {
         "prompt_id": item.id,
@@ -74,28 +65,28 @@ def row_of(item: Item) -> Row:
     }
 
 
-def parse(record: Record) -> Iterable[Item]:
-    """A problem with its answer, or with a solution whose last box holds it."""
+def parse_problem(record: Record) -> Iterable[Item]:
+    """A problem with its answer, or with a solution that boxes it."""
     question = record["problem"] if "problem" in record else record["question"]
-    answer = as_text(record["answer"]) if "answer" in record else answer_of(record["solution"])
+    answer = number_text(record["answer"]) if "answer" in record else boxed_answer(record["solution"])
     name = next((record[field] for field in ("unique_id", "id", "idx") if field in record), None)
-    yield Item(as_text(name), question, [answer])
+    yield Item(number_text(name), question, [answer])
 
 
-def answer_of(solution: str) -> str:
-    r"""What the last box of a written solution holds; two solutions of MATH box a digit without braces.
+def boxed_answer(solution: str) -> str:
+    r"""The content of the last box of a solution; two solutions of MATH box a digit without braces.
 
-    >>> answer_of(r"our answer is $\boxed 2$."), answer_of(r"so \boxed{\frac{1}{2}}."), answer_of("none")
+    >>> boxed_answer(r"our answer is $\boxed 2$."), boxed_answer(r"so \boxed{\frac{1}{2}}."), boxed_answer("none")
     ('2', '\\frac{1}{2}', '')
     """
     unbraced = re.findall(r"\\boxed\s+([^\s{}$]+)", solution)
     return boxed(solution) or (unbraced[-1] if unbraced else "")
 
 
-def as_text(value: Any) -> str:
-    r"""A number or a text as text; a whole number has no decimals.
+def number_text(value: object) -> str:
+    r"""A value as text; whole numbers have no decimals, None is "".
 
-    >>> as_text(27.0), as_text(0.5), as_text("27.0"), as_text(None)
+    >>> number_text(27.0), number_text(0.5), number_text("27.0"), number_text(None)
     ('27', '0.5', '27.0', '')
     """
     if isinstance(value, float) and value.is_integer():
@@ -103,43 +94,43 @@ def as_text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def key(text: str) -> str:
-    r"""The answer that a solution boxes or states, in canonical form; the text itself where it does neither.
+def answer_key(text: str) -> str:
+    r"""The boxed or stated answer of a solution in canonical form; that of the text if it has neither.
 
-    >>> key(r"so x = \boxed{0.5}") == key(r"The answer is $\frac{1}{2}$.") == key("1/2")
+    >>> answer_key(r"so x = \boxed{0.5}") == answer_key(r"The answer is $\frac{1}{2}$.") == answer_key("1/2")
     True
     """
     return number(boxed(text) or stated_answer(text) or text)
 
 
 def clusters(groups: Sequence[Sequence[str]]) -> Tensor:
-    """Clusters `[N, G]` of solutions whose final answers are mathematically equal; one without an answer is alone."""
+    """Clusters `[N, G]` of solutions with mathematically equal final answers; one without an answer is alone."""
     return symbolic_clusters([[final_answer(text) for text in group] for group in groups], verifier())
 
 
 def judge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[bool | None]:
-    """Whether each of B answers equals one of its references; None where the verifier cannot say.
+    """Whether each of B answers equals one of its references; None if unscorable.
 
-    Answers with the key of a reference are correct; the verifier is asked for the others, all at once.
+    Answers with the key of a reference are correct; the verifier decides the others in one call.
     """
     same = [_same_key(answer, group) for answer, group in zip(answers, references, strict=True)]
-    asked = [(answers[i], references[i]) for i, equal in enumerate(same) if not equal]
-    verdicts = iter(verifier().verify(asked)) if asked else iter(())
+    unequal = [(answers[i], references[i]) for i, equal in enumerate(same) if not equal]
+    verdicts = iter(verifier().verify(unequal)) if unequal else iter(())
     return [True if equal else next(verdicts) for equal in same]
 
 
 def _same_key(answer: str, references: Sequence[str]) -> bool:
-    own = number(answer)
-    return bool(own) and own in map(number, references)
+    key = number(answer)
+    return bool(key) and key in map(number, references)
 
 
-def reward(answer: str, references: Sequence[str]) -> float:
-    """2 for a correct answer, 0 for a wrong one, NaN for one that cannot be judged; one at a time, which is slow."""
-    right = judge([answer], [references])[0]
-    return math.nan if right is None else 2.0 * right
+def correctness_reward(answer: str, references: Sequence[str]) -> float:
+    """2 for a correct answer, 0 for a wrong one, NaN for an unscorable one."""
+    verdict = judge([answer], [references])[0]
+    return math.nan if verdict is None else 2.0 * verdict
 
 
 @cache
 def verifier() -> Verifier:
-    """The verifier of this process, started when the first answer is judged."""
+    """The verifier of this process, created on first use."""
     return Verifier()

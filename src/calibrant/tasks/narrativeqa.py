@@ -1,7 +1,7 @@
 """NarrativeQA: questions about books and film scripts, answered from their summaries (Kočiský et al., 2018).
 
-The paper does not say which text its policy reads. That it is the summary is an interpretation (c): a whole story is
-longer than any context of the models that it trains.
+The paper does not say which text its policy reads. We use the summary (c): a whole story exceeds the context of the
+models that it trains.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ SETS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 def with_summaries(path: Path, questions: Iterator[Record], split: str) -> Iterator[Record]:
-    """The questions of a split in `qaps.csv`, with the summaries that lie beside it; other files hold theirs."""
+    """The questions of a split in `qaps.csv`, joined with the summaries beside it; other files contain theirs."""
     if path.name != "qaps.csv":
         yield from questions
         return
@@ -31,7 +31,7 @@ def with_summaries(path: Path, questions: Iterator[Record], split: str) -> Itera
             yield {**row, "summary": summaries.get(row["document_id"], "")}
 
 
-def parse(record: Record) -> Iterable[Item]:
+def parse_narrativeqa(record: Record) -> Iterable[Item]:
     """A question of the CSV files, or of the hub's data set."""
     if "document" in record:
         document, answers = record["document"], [answer["text"] for answer in record["answers"]]
@@ -49,7 +49,7 @@ TASK = reading_task(
         files={split: ("qaps.csv", f"data/{split}-*.parquet", f"{split}-*.parquet") for split in SETS},
         schema="qaps.csv and third_party/wikipedia/summaries.csv",
         url=URL,
-        parse=parse,
+        parse=parse_narrativeqa,
         columns=("document.id", "document.summary.text", "question.text", "answers"),
         join=with_summaries,
         needs_context=True,

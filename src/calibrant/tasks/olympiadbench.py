@@ -1,9 +1,8 @@
 """OlympiadBench: 675 open-ended problems in English, text only (He et al., 2024; the part OE_TO_maths_en_COMP).
 
-It has no training set: the paper trains on a "designed split" (GCPO, appendix E.3) and does not state it. Here 15%
-are for testing, an interpretation (c): the accuracies of the paper's table 2 (36.27, 37.25, 38.24, 33.33) are
-multiples of 1/102, and 15% of 675, or of the hub's 674, are 102. Which ones follows from the SHA-256 of the question,
-so that it depends neither on the order nor on the ids of a copy.
+It has no training set, and the paper does not describe its "designed split" (GCPO, appendix E.3). Here 15% are for
+testing (c): the accuracies of the paper's table 2 (36.27, 37.25, 38.24, 33.33) are multiples of 1/102, and 15% of 675,
+or of the hub's 674, are 102. The SHA-256 of the question decides, so that order and ids of a copy do not matter.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ import math
 from collections.abc import Iterable
 
 from calibrant.tasks.files import Record
-from calibrant.tasks.maths import as_text, maths_task
+from calibrant.tasks.maths import maths_task, number_text
 from calibrant.tasks.sources import Hub, Item, Source
 
 PART = "OE_TO_maths_en_COMP"
@@ -20,11 +19,11 @@ SPLITS = ("train", "test")
 FILES = ("test.jsonl", "test.jsonl.gz", f"{PART}.json", f"{PART}/*.parquet", f"{PART}.parquet")
 
 
-def parse(record: Record) -> Iterable[Item]:
-    """A problem; its final answers are one answer, joined by commas, right with or without its unit."""
+def parse_olympiadbench(record: Record) -> Iterable[Item]:
+    """A problem; its final answers, joined by commas, are right with or without their unit."""
     question = "\n\n".join(part.strip() for part in (record.get("context"), record["question"]) if part)
     answer, unit = ", ".join(record["final_answer"] or []), record.get("unit")
-    yield Item(as_text(record["id"]), question, [answer, f"{answer} {unit}"] if answer and unit else [answer])
+    yield Item(number_text(record["id"]), question, [answer, f"{answer} {unit}"] if answer and unit else [answer])
 
 
 def divide(items: list[Item], split: str) -> list[Item]:
@@ -42,7 +41,7 @@ TASK = maths_task(
         files=dict.fromkeys(SPLITS, FILES),
         schema="one file for both splits, test.jsonl or OE_TO_maths_en_COMP.json, with id, question and final_answer",
         url="https://github.com/OpenBMB/OlympiadBench",
-        parse=parse,
+        parse=parse_olympiadbench,
         divide=divide,
     ),
     splits=SPLITS,

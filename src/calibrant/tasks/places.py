@@ -1,10 +1,10 @@
 """`places`: reading comprehension over fact sheets of countries, made from GeoNames data.
 
 A sheet is a few sentences in random order about one country; a question asks for one of its facts. Answers are free
-text; lists of neighbours or cities earn partial credit by token F1, so that there are near and far misses.
+text; lists of neighbours or cities earn partial credit by token F1.
 
-Splits are by country. Training sheets invent countries from real place names (so that the policy has to read, not to
-recall) or describe real countries of the training side; a test country is named in none of them.
+Splits are by country. Training sheets describe countries invented from real place names, so that the policy has to read
+rather than recall, or real countries of the training side; none of them names a test country.
 """
 
 import random
@@ -16,6 +16,7 @@ from typing import Any
 
 from calibrant.demo import load_places
 from calibrant.tasks.base import Row, Task, check_split, refuse_data_dir
+from calibrant.text.extract import first_line
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
 INVENTED_SHARE = 0.75
@@ -47,20 +48,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 Facts = dict[str, str]
+Country = dict[str, Any]
 
 
-def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
-    """Questions of a split; the same arguments give the same rows.
-
-    Args:
-        split: "train" or "test".
-        size: number of rows, of "test" at most all; when None 4000 for "train", and for "test" all: every question
-            about a test country once.
-        seed: of the generator.
-        data_dir: refused: the data come with the package.
+def load_questions(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
+    """`size` questions of a split; when None 4000 for "train", and every question about a test country for "test".
 
     Raises:
-        CalibrantError: another split, or a folder of data.
+        CalibrantError: another split, or a folder of data: the data come with the package.
     """
     refuse_data_dir("places", data_dir)
     check_split("places", split, ("train", "test"))
@@ -74,16 +69,16 @@ def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = Non
 
 
 def train_item(rng: random.Random) -> tuple[Facts, str]:
-    """The facts of an invented or a real training country, and the kind to ask for."""
+    """The facts of an invented or a real training country, and the fact to ask for."""
     facts = invented(rng) if rng.random() < INVENTED_SHARE else facts_of(rng.choice(countries("train")), rng)
     return facts, rng.choice([kind for kind in QUESTIONS if kind in facts])
 
 
 @cache
-def countries(split: str) -> tuple[dict[str, Any], ...]:
-    """The countries of a split, as GeoNames counts them, territories included.
+def countries(split: str) -> tuple[Country, ...]:
+    """The countries of a split in GeoNames, territories included.
 
-    On the training side every name that holds a name of the test side is left out: South Sudan holds Sudan.
+    The training side has no name that contains a name of the test side, as South Sudan contains Sudan.
     """
     chosen = tuple(c for c in load_places()["countries"] if c["split"] == split)
     if split == "test":
@@ -97,7 +92,7 @@ def countries(split: str) -> tuple[dict[str, Any], ...]:
 
 @cache
 def cities() -> tuple[str, ...]:
-    """Names of cities from which sheets are invented; none holds a name of the test side."""
+    """Names of cities for invented sheets; none contains a name of the test side."""
     return tuple(name for name in load_places()["cities"] if not _names_test_side(name))
 
 
@@ -114,32 +109,27 @@ def _test_names() -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
-def facts_of(country: dict[str, Any], rng: random.Random) -> Facts:
-    """The facts of a country as texts; lists are a few names in random order, and left out where empty."""
+def facts_of(country: Country, rng: random.Random) -> Facts:
+    """The facts of a country as texts; lists are a few names in random order, left out if empty."""
     facts = {key: country[key] for key in ("name", "capital", "currency", "continent")}
     facts["population"] = people(country["population"])
     facts["area"] = f"{country['area']} square kilometres"
     for key in ("neighbours", "cities"):
         names = [name for name in country[key] if name != country["capital"]]
         if names:
-            facts[key] = listed(rng.sample(names, min(len(names), rng.randint(2, LISTED))))
+            facts[key] = enumeration(rng.sample(names, min(len(names), rng.randint(2, LISTED))))
     return facts
 
 
 def invented(rng: random.Random, names: Callable[[], str] | None = None) -> Facts:
-    """Facts of a country that does not exist, from real names of places of the training side.
-
-    Args:
-        rng: the generator.
-        names: draws a name of a place; a known city or training country when None.
-    """
-    own = countries("train")
-    place = names or (lambda: rng.choice(cities()) if rng.random() < 0.8 else rng.choice(own)["name"])
-    several = lambda: listed(list(dict.fromkeys(place() for _ in range(rng.randint(2, LISTED)))))  # noqa: E731
+    """Facts of a country that does not exist; `names` draws place names, by default of the training side."""
+    real = countries("train")
+    place = names or (lambda: rng.choice(cities()) if rng.random() < 0.8 else rng.choice(real)["name"])
+    several = lambda: enumeration(list(dict.fromkeys(place() for _ in range(rng.randint(2, LISTED)))))  # noqa: E731
     return {
         "name": place(),
         "capital": place(),
-        "currency": rng.choice(own)["currency"],
+        "currency": rng.choice(real)["currency"],
         "continent": rng.choice(load_places()["continents"]),
         "population": people(int(10 ** rng.uniform(4.5, 8.5))),
         "area": f"{int(10 ** rng.uniform(2.5, 6.5))} square kilometres",
@@ -160,17 +150,17 @@ def people(number: int) -> str:
     return f"{millions:.1f} million" if millions < 10 else f"{millions:.0f} million"
 
 
-def listed(names: list[str]) -> str:
-    """Names joined as in a sentence.
+def enumeration(names: list[str]) -> str:
+    """Names joined by commas and "and".
 
-    >>> listed(["Lyon", "Nice", "Paris"])
+    >>> enumeration(["Lyon", "Nice", "Paris"])
     'Lyon, Nice and Paris'
     """
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def sheet_of(facts: Facts, kind: str, rng: random.Random, also: Sequence[str] = ()) -> str:
-    """A few sentences in random order, the facts that are asked for among them."""
+    """A few sentences in random order, including the facts `kind` and `also`."""
     asked = [kind, *also]
     others = [key for key in SENTENCES if key in facts and key not in asked]
     shown = [*asked, *rng.sample(others, min(len(others), max(0, rng.randint(*FACTS_BESIDE) - len(also))))]
@@ -184,20 +174,11 @@ def question_of(facts: Facts, kind: str, rng: random.Random) -> str:
 
 
 def prompt_of(sheet: str, question: str) -> str:
-    """The text that a policy continues with its answer."""
+    """The text that a policy completes with its answer."""
     return f"{sheet}\nQuestion: {question}\nAnswer:"
 
 
-def extract(completion: str) -> str:
-    """The first line of a completion.
-
-    >>> extract(" Paris\\nQuestion: ...")
-    'Paris'
-    """
-    return completion.strip().partition("\n")[0].strip()
-
-
-def reward(answer: str, references: Sequence[str]) -> float:
+def twice_f1(answer: str, references: Sequence[str]) -> float:
     """Twice the token F1, in [0, 2] (GCPO, table 5)."""
     return 2.0 * token_f1(answer, references)
 
@@ -211,9 +192,9 @@ TASK = Task(
     name="places",
     summary="questions about fact sheets of countries, from GeoNames",
     splits=("train", "test"),
-    load=load,
-    extract=extract,
-    reward=reward,
+    load=load_questions,
+    extract=first_line,
+    reward=twice_f1,
     reward_range=(0.0, 2.0),
     metrics={"f1": token_f1, "em": exact_match},
     correct=lambda answer, references: token_f1(answer, references) > 0.5,

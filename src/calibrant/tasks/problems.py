@@ -1,7 +1,7 @@
-"""Word problems from templates, with right and with faulty solutions written out step by step.
+"""Word problems from templates, with right and faulty solutions step by step.
 
-A problem opens with two numbers and goes on for up to three more steps. Numbers stay below 100. Which side of the
-split a problem lies on follows from the two numbers that it opens with, whatever their order and its operation.
+A problem opens with two numbers and has up to three more steps. Numbers stay below 100. The split of a problem depends
+on the two numbers that it opens with, whatever their order and operation.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ APPLY: dict[str, Callable[[int, int], int]] = {
 
 
 class Step(NamedTuple):
-    """One step of a problem: its sentence, what is done, and the number that it is done with."""
+    """One step of a problem: its sentence, its operation and the operand."""
 
     sentence: str
     operation: str
@@ -63,7 +63,7 @@ class Step(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A word problem: it starts from a number, and each step makes another number of it."""
+    """A word problem: a start number and the steps that change it."""
 
     start: int
     steps: tuple[Step, ...]
@@ -71,12 +71,12 @@ class Problem(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What is asked."""
+        """The problem as text."""
         return " ".join([*(step.sentence for step in self.steps), self.question])
 
     @property
     def answer(self) -> int:
-        """The right number."""
+        """The right answer."""
         total = self.start
         for step in self.steps:
             total = APPLY[step.operation](total, step.number)
@@ -84,28 +84,28 @@ class Problem(NamedTuple):
 
 
 def problems(split: str, rng: random.Random) -> Iterator[Problem]:
-    """Endless problems of a split, as often of one step as of two, three or four."""
+    """Endless problems of a split, with one to four steps equally often."""
     while True:
         yield problem(split, rng.choice(STEPS), rng)
 
 
 def problem(split: str, steps: int, rng: random.Random) -> Problem:
-    """A problem of a split with so many steps."""
+    """A problem of a split with `steps` steps."""
     pronoun = rng.choice(list(NAMES))
     words = {"name": rng.choice(NAMES[pronoun]), "things": rng.choice(OBJECTS), "Who": pronoun, "who": pronoun.lower()}
     operation, start, number = _opening(split, rng)
     sentence = rng.choice(OPENINGS[operation]).format(a=start, b=number, **words)
-    made, total = [Step(sentence, operation, number)], APPLY[operation](start, number)
-    while len(made) < steps:
+    chain, total = [Step(sentence, operation, number)], APPLY[operation](start, number)
+    while len(chain) < steps:
         operation, number = _following(total, rng)
         sentence = rng.choice(FOLLOWING[operation]).format(b=number, **words)
-        made.append(Step(sentence, operation, number))
+        chain.append(Step(sentence, operation, number))
         total = APPLY[operation](total, number)
-    return Problem(start, tuple(made), QUESTION.format(**words))
+    return Problem(start, tuple(chain), QUESTION.format(**words))
 
 
 def side_of(a: int, b: int) -> str:
-    """The split of problems that open with two numbers, in either order."""
+    """The split of problems that open with `a` and `b`, in either order."""
     digest = hashlib.sha256(f"{min(a, b)} {max(a, b)}".encode()).digest()
     return "test" if digest[0] < 256 * TEST_SHARE else "train"
 
@@ -120,7 +120,7 @@ def _opening(split: str, rng: random.Random) -> tuple[str, int, int]:
 
 
 def _following(total: int, rng: random.Random) -> tuple[str, int]:
-    """A step that leaves a number from 1 to `LARGEST`."""
+    """Operation and operand of a step whose result is from 1 to `LARGEST`."""
     while True:
         operation = rng.choice(list(FOLLOWING))
         number = rng.randint(2, 9 if operation in "*/" else 30)
@@ -130,7 +130,7 @@ def _following(total: int, rng: random.Random) -> tuple[str, int]:
 
 
 def solution(problem: Problem) -> str:
-    """The solution, written out.
+    """The right solution, step by step.
 
     >>> steps = (Step("Tom has 3 boxes of 4 pens.", "*", 4), Step("He gives away 5.", "-", 5))
     >>> solution(Problem(3, steps, "How many pens does Tom have now?"))
@@ -140,16 +140,10 @@ def solution(problem: Problem) -> str:
 
 
 def noisy_solution(problem: Problem, rng: random.Random, slip_rate: float = SLIP_RATE) -> str:
-    """A solution in which each step goes wrong with a probability, as a warm start sees it.
+    """A solution for the warm start in which each step goes wrong with probability `slip_rate`.
 
-    A step that goes wrong has a wrong result, the wrong operation, or is skipped, one as likely as another; what
-    follows is computed from the wrong number.
-
-    Args:
-        problem: to be solved.
-        rng: the generator.
-        slip_rate: probability that a step goes wrong. At the default about half of all problems of one to four steps
-            end right: the mean of `0.75 ** steps` is 0.51.
+    A wrong step has a wrong result, a wrong operation, or is skipped, equally often; later steps use its result. At the
+    default about half of all problems of one to four steps end right: the mean of `0.75 ** steps` is 0.51.
     """
 
     def faulty(step: Step, total: int) -> tuple[str, int] | None:

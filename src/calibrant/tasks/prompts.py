@@ -1,48 +1,51 @@
-"""The form in which a policy gets a question, and texts cut so that it fits."""
+"""Prompts in the form that a policy expects, with contexts truncated to fit."""
 
 import logging
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from calibrant.errors import CalibrantError, shortened
 from calibrant.tasks.base import Row
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
 NAMED = 3
-"""Questions that a warning names."""
+"""Most questions that a warning names."""
 
 
 class TooLong(CalibrantError):
-    """A question takes too many tokens even without its text."""
+    """A question takes too many tokens even without its context."""
 
 
-def prompt_for(row: Row, tokenizer: Any) -> Any:
-    """A question as a policy expects it: turns for a chat template, plain text without one.
+def prompt_for(row: Row, tokenizer: "PreTrainedTokenizerBase") -> Any:
+    """The prompt of a question: turns for a policy with a chat template, else plain text.
 
-    Where the template refuses or leaves out a system turn, its text stands before the first user turn.
+    If the template refuses or drops a system turn, its text is prepended to the first user turn.
     """
     if not tokenizer.chat_template:
         return row["prompt"]
     turns = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
     if turns[0]["role"] != "system" or len(turns) == 1 or _shows_system(turns, tokenizer):
         return turns
-    _say("the model's chat template takes no system turn: its text stands before the question")
+    _warn_once("the model's chat template takes no system turn: its text stands before the question")
     system, user, *rest = turns
     return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
-def _shows_system(turns: list[dict[str, str]], tokenizer: Any) -> bool:
+def _shows_system(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> bool:
     try:
         return turns[0]["content"].strip() in tokenizer.apply_chat_template(turns, tokenize=False)
     except Exception:  # whatever a template raises
         return False
 
 
-def prompt_tokens(row: Row, tokenizer: Any) -> int:
+def prompt_tokens(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
     """The length of a question in tokens, chat template and special tokens counted.
 
     Raises:
@@ -54,7 +57,7 @@ def prompt_tokens(row: Row, tokenizer: Any) -> int:
     return len(tokenizer(_rendered(prompt, tokenizer), add_special_tokens=False)["input_ids"])
 
 
-def _rendered(turns: list[dict[str, str]], tokenizer: Any) -> str:
+def _rendered(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
     try:
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         problem = "" if text.strip() else "renders a prompt to nothing"
@@ -68,22 +71,13 @@ def _rendered(turns: list[dict[str, str]], tokenizer: Any) -> str:
     return text
 
 
-def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
-    """A question whose prompt takes at most so many tokens.
+def fit(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> tuple[Row, bool]:
+    """A copy of a question whose prompt has at most `max_prompt_tokens`, and whether its context was truncated.
 
-    The instruction and the question stay whole. The text that the question is about loses its end, from a border
-    between words on: as much of its beginning stays as fits.
-
-    Args:
-        row: a question; it is not changed.
-        tokenizer: the policy's.
-        max_prompt_tokens: the most that the prompt may take.
-
-    Returns:
-        The question, and whether its text was cut.
+    Instruction and question stay whole; the context loses its end, at a border between words.
 
     Raises:
-        TooLong: it is too long even without its text.
+        TooLong: it is too long even without its context.
     """
     excess = prompt_tokens(row, tokenizer) - max_prompt_tokens
     if excess <= 0:
@@ -97,22 +91,22 @@ def fit(row: Row, tokenizer: Any, max_prompt_tokens: int) -> tuple[Row, bool]:
         excess = prompt_tokens(shorter, tokenizer) - max_prompt_tokens
     if excess > 0:
         raise TooLong(
-            f"the question '{row['prompt_id']}' takes {max_prompt_tokens + excess} tokens without its text, more than "
-            f"max_prompt_tokens = {max_prompt_tokens}; raise that"
+            f"the question '{row['prompt_id']}' takes {max_prompt_tokens + excess} tokens without its context, more "
+            f"than max_prompt_tokens = {max_prompt_tokens}; raise it"
         )
     return shorter, True
 
 
 class Fitted(NamedTuple):
-    """Questions that fit, how many of them were cut, and the ids of those left out: too long without their text."""
+    """Questions that fit, how many of them were truncated, and the ids of those too long without their context."""
 
     rows: list[Row]
     cut: int
     left_out: list[str]
 
 
-def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> Fitted:
-    """`fit` for many questions; one that is too long even without its text is left out."""
+def fit_all(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> Fitted:
+    """`fit` for many questions; those too long even without their context are left out."""
     fitted, cut, left_out = [], 0, []
     for row in tqdm(rows, desc="fitting prompts", delay=2, leave=False):
         try:
@@ -125,17 +119,13 @@ def fit_all(rows: Iterable[Row], tokenizer: Any, max_prompt_tokens: int) -> Fitt
     return Fitted(fitted, cut, left_out)
 
 
-def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_completion_length: int) -> list[Row]:
-    """Questions whose prompts leave room for an answer in what a policy can take.
+def fit_to(
+    rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int, max_completion_length: int
+) -> list[Row]:
+    """Questions whose prompts fit into the policy's context together with an answer.
 
-    Says how many were cut, and how many were left out as too long even without their text, with their names.
-    Says too, once, when a policy without a chat template gets plain text where there are turns.
-
-    Args:
-        rows: questions.
-        tokenizer: the policy's; it knows how many tokens the policy takes.
-        max_prompt_length: the most tokens of a prompt.
-        max_completion_length: the most tokens of an answer.
+    Warns how many were truncated or left out, and once if a policy without a chat template gets plain text in place of
+    turns.
 
     Raises:
         CalibrantError: no room is left for a prompt, no question fits, or the chat template cannot render them.
@@ -144,25 +134,25 @@ def fit_to(rows: Iterable[Row], tokenizer: Any, max_prompt_length: int, max_comp
     if limit < 1:
         raise CalibrantError(
             f"max_completion_length is {max_completion_length}, but the model takes {tokenizer.model_max_length} "
-            "tokens in all; give --max-completion-length less"
+            "tokens in all; lower --max-completion-length"
         )
     rows = list(rows)
     if not tokenizer.chat_template and any("messages" in row for row in rows):
-        _say("the model has no chat template: its prompts are plain text")
+        _warn_once("the model has no chat template: its prompts are plain text")
     _check_template(rows[:2], tokenizer)
     fitted, cut, left_out = fit_all(rows, tokenizer, limit)
     if cut:
         log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
     if left_out:
-        said = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a text to cut"
+        text = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a context to truncate"
         named = shortened(left_out, NAMED)
         if not fitted:
-            raise CalibrantError(f"{said} ({named}); raise --max-prompt-length")
-        log.warning("%s and are left out (%s); --max-prompt-length allows more", said, named)
+            raise CalibrantError(f"{text} ({named}); raise --max-prompt-length")
+        log.warning("%s and are left out (%s); --max-prompt-length allows more", text, named)
     return fitted
 
 
-def _check_template(rows: list[Row], tokenizer: Any) -> None:
+def _check_template(rows: list[Row], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Raises where a chat template renders two questions to the same text."""
     if not tokenizer.chat_template or len({row["prompt"] for row in rows}) < 2:
         return
@@ -174,13 +164,12 @@ def _check_template(rows: list[Row], tokenizer: Any) -> None:
 
 
 @cache
-def _say(message: str) -> None:
-    """Once a process."""
+def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _token_starts(text: str, tokenizer: Any) -> list[int]:
-    """Where each token of a text begins; where words begin, for a tokenizer that cannot say."""
+def _token_starts(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The first character of each token; of each word for a slow tokenizer."""
     if not text:
         return []
     if not tokenizer.is_fast:
@@ -190,7 +179,7 @@ def _token_starts(text: str, tokenizer: Any) -> list[int]:
 
 
 def _whole_words(text: str, end: int) -> str:
-    """The beginning of a text up to a place, without a word that the place divides.
+    """The first `end` characters of a text, without a word that this divides.
 
     >>> _whole_words("born in 1987, he", 10), _whole_words("born in 1987, he", 7)
     ('born in', 'born in')

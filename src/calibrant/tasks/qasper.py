@@ -1,30 +1,30 @@
-"""Qasper: questions about papers of natural language processing (Dasigi et al., 2021).
+"""Qasper: questions about papers on natural language processing (Dasigi et al., 2021).
 
 References follow the official evaluation: extractive spans joined by commas, else the free-form answer, else "Yes" or
-"No"; "Unanswerable" where the annotator found none.
+"No"; "Unanswerable" if the annotator found none.
 """
 
 from collections.abc import Iterable
 
-from calibrant.tasks.files import Record, listed
+from calibrant.tasks.files import Record, record_list
 from calibrant.tasks.reading import reading_task
 from calibrant.tasks.sources import Hub, Item, Source
 
 NAMES = {"train": "train", "validation": "dev", "test": "test"}
 
 
-def parse(record: Record) -> Iterable[Item]:
-    """The questions of a paper, each with the whole paper as its text."""
+def parse_qasper(record: Record) -> Iterable[Item]:
+    """The questions of a paper, each with the whole paper as context."""
     text = paper(record)
-    for asked in listed(record["qas"]):
-        answers = [reference(annotation["answer"]) for annotation in listed(asked["answers"])]
-        yield Item(asked["question_id"], asked["question"], answers, text)
+    for question in record_list(record["qas"]):
+        answers = [reference(annotation["answer"]) for annotation in record_list(question["answers"])]
+        yield Item(question["question_id"], question["question"], answers, text)
 
 
 def paper(record: Record) -> str:
-    """Title, abstract and sections in their order; sections without text are left out."""
+    """Title, abstract and the sections with text, in order."""
     parts = [record["title"], record["abstract"]]
-    for section in listed(record["full_text"]):
+    for section in record_list(record["full_text"]):
         paragraphs = [text.strip() for text in section["paragraphs"] if text and text.strip()]
         if paragraphs:
             parts.append("\n".join([section["section_name"] or "", *paragraphs]))
@@ -57,7 +57,7 @@ TASK = reading_task(
         },
         schema="qasper-train-v0.3.json, qasper-dev-v0.3.json and qasper-test-v0.3.json",
         url="https://allenai.org/data/qasper",
-        parse=parse,
+        parse=parse_qasper,
         needs_context=True,
     ),
     splits=tuple(NAMES),

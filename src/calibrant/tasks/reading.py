@@ -1,4 +1,4 @@
-"""What question answering over a text has in common: prompt, answer, reward 2 x token F1."""
+"""Tasks of question answering over a text: prompt, answer, and the reward 2 x token F1."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,28 +24,23 @@ def reading_task(
     f1: Metric = token_f1,
     bleu: bool = False,
 ) -> Task:
-    """A task of question answering over a text.
+    """A task of question answering over a text; the other arguments are fields of `Task`.
 
     The reward is `2 x F1`, in [0, 2] (GCPO, table 5); an answer is correct at `F1 > 0.5` (section 4.1); the extracted
-    answer carries the meaning (appendix E.3).
+    answer is embedded and clustered (appendix E.3).
 
     Args:
-        name: of the task.
-        summary: one line.
-        source: where its rows come from.
-        splits: that it has, training split first, evaluation split last.
-        instruction: what stands above the text.
-        max_completion_length: tokens that a completion may take.
+        instruction: the text before the context.
         f1: `(answer, references) -> F1`.
-        bleu: whether BLEU is a metric too: of each answer alone, and of all as one corpus.
+        bleu: whether to add sentence BLEU and corpus BLEU to the metrics.
     """
     extra = {"sentence_bleu": sentence_bleu} if bleu else {}
     return Task(
         name=name,
         summary=summary,
         splits=splits,
-        load=loader(name, source, splits, lambda item: row_of(item, instruction)),
-        extract=extract,
+        load=loader(name, source, splits, lambda item: reading_row(item, instruction)),
+        extract=short_answer,
         reward=lambda answer, references: 2.0 * f1(answer, references),
         reward_range=(0.0, 2.0),
         metrics={"f1": f1, "em": exact_match, **extra},
@@ -58,25 +53,22 @@ def reading_task(
     )
 
 
-def row_of(item: Item, instruction: str) -> Row:
-    """A question with its text between instruction and question, as plain text and as one user turn.
-
-    References stand on one line, as the answers do that `extract` finds.
-    """
-    asked = f"{instruction}\n\n{item.context}\n\nQuestion: {item.question}"
+def reading_row(item: Item, instruction: str) -> Row:
+    """Instruction, context and question as plain text and as one user turn; references on one line, as answers are."""
+    text = f"{instruction}\n\n{item.context}\n\nQuestion: {item.question}"
     return {
         "prompt_id": item.id,
-        "prompt": f"{asked}\nAnswer:",
-        "messages": [{"role": "user", "content": asked}],
+        "prompt": f"{text}\nAnswer:",
+        "messages": [{"role": "user", "content": text}],
         "references": [" ".join(answer.split()) for answer in item.answers],
         "context": item.context,
     }
 
 
-def extract(completion: str) -> str:
-    """The first line of a completion, without an "Answer:" before it.
+def short_answer(completion: str) -> str:
+    """The first line of a completion, without "Answer:" in front.
 
-    >>> extract(" Answer: Paris\\n\\nIt is the capital."), extract("")
+    >>> short_answer(" Answer: Paris\\n\\nIt is the capital."), short_answer("")
     ('Paris', '')
     """
     return re.sub(r"^answer:\s*", "", first_line(completion), flags=re.IGNORECASE)

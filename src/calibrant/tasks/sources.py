@@ -1,4 +1,4 @@
-"""Where the rows of a benchmark come from: a data set of the hub, or a folder with its official files."""
+"""Sources of benchmark rows: a data set of the hub, or a folder with its official files."""
 
 import logging
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from calibrant import hub
 from calibrant.errors import CalibrantError, shortened
@@ -19,7 +19,7 @@ OTHER_NAMES = {"validation": ("validation", "valid", "dev")}
 
 
 class Item(NamedTuple):
-    """A question as a source gives it."""
+    """A question from a source."""
 
     id: str
     question: str
@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 class Hub(NamedTuple):
-    """A split of a data set of the hub. Its files are read, its scripts never run."""
+    """A split of a data set of the hub; its scripts are never run."""
 
     repository: str
     split: str
@@ -38,20 +38,19 @@ class Hub(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of a task come from, split by split.
+    """The source of a task's rows, by split.
 
     Attributes:
-        hubs: split -> where it is on the hub.
-        files: split -> patterns of its official files inside a folder; those of the first that matches are read.
+        hubs: split -> its data set on the hub.
+        files: split -> patterns of its official files; the first pattern that matches is read.
         schema: the fields of the official files, in words.
-        url: where the official files are.
-        parse: a record -> its questions. A KeyError or TypeError means a record of another schema.
-        columns: the columns to read where data come in columns, nested ones with dots; all when empty.
-        folders: names, beside the task's own, of a folder inside the data folder.
-        join: `(file, its records, split) -> records`, where one file has the questions of all splits and another the
-            texts.
-        divide: chooses the questions of a split where the source has one file for all; by file when None.
-        needs_context: whether a question without a text is left out.
+        url: of the official files.
+        parse: record -> its questions; a KeyError or TypeError means another schema.
+        columns: columns of Parquet files to read, nested ones with dots; all when empty.
+        folders: further names, beside the task's own, of its folder in the data folder.
+        join: `(file, its records, split) -> records`, if contexts are in another file.
+        divide: chooses the questions of a split, if one file has all splits.
+        needs_context: whether to leave out questions without a context.
     """
 
     hubs: Mapping[str, Hub]
@@ -68,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was read and what was left out."""
+    """Numbers of questions read and left out."""
 
     task: str
     split: str
@@ -83,43 +82,38 @@ class LoadReport:
         )
 
 
-def read(task: str, source: Source, split: str, data_dir: Path | None = None) -> tuple[list[Item], LoadReport]:
-    """All questions of a split in the order of the source, each with an id of its own.
+def read_items(task: str, source: Source, split: str, data_dir: Path | None = None) -> tuple[list[Item], LoadReport]:
+    """The questions of a split that have an answer, with unique ids, in the order of the source, and a report.
 
     Args:
         task: name of the task.
-        source: where it comes from.
+        source: of the task.
         split: one of its splits.
-        data_dir: a folder with the official files, or one that holds such a folder by the task's name; the hub
-            when None.
-
-    Returns:
-        The questions that have an answer, and a report that counts and names the others.
+        data_dir: a folder with the official files, or with such a folder under the task's name; the hub when None.
 
     Raises:
-        CalibrantError: no data there, data of another schema, or no question with an answer.
+        CalibrantError: no data, data of another schema, or no question with an answer.
     """
     if data_dir is None:
-        origin, found = f"{source.hubs[split].repository} (hub)", list(_from_hub(task, source, split))
+        origin, items = f"{source.hubs[split].repository} (hub)", list(_from_hub(task, source, split))
     else:
-        paths = locate(task, source, split, data_dir)
-        origin, found = _origin(paths), [item for path in paths for item in _from_file(source, path, split)]
-    chosen = source.divide(found, split) if source.divide else found
-    kept, left_out = _sorted_out(_named(chosen, f"{task}-{split}"), source.needs_context)
+        paths = source_files(task, source, split, data_dir)
+        origin, items = _origin(paths), [item for path in paths for item in _from_file(source, path, split)]
+    chosen = source.divide(items, split) if source.divide else items
+    kept, left_out = _filtered(_with_ids(chosen, f"{task}-{split}"), source.needs_context)
     report = LoadReport(task, split, origin, len(kept), left_out)
     logger.log(logging.WARNING if left_out else logging.INFO, "%s", report)
     if not kept:
-        raise CalibrantError(f"{report}: there is nothing to work with; it takes {source.schema}, or {PLAIN}")
+        raise CalibrantError(f"{report}: no question is left; expected {source.schema}, or {PLAIN}")
     return kept, report
 
 
-def locate(task: str, source: Source, split: str, data_dir: Path) -> list[Path]:
-    """The files of a split, those of the first pattern that matches.
+def source_files(task: str, source: Source, split: str, data_dir: Path) -> list[Path]:
+    """The files of a split that match its first matching pattern.
 
     Raises:
-        CalibrantError: there are none; it says what was looked for, in which format, and where to get it.
+        CalibrantError: there are none.
     """
-    data_dir = Path(data_dir)
     if not data_dir.is_dir():
         raise CalibrantError(f"--data-dir '{data_dir}' is no folder; give the one that holds the files of {task}")
     plain = [f"{name}{end}" for name in OTHER_NAMES.get(split, (split,)) for end in (".jsonl", ".jsonl.gz")]
@@ -130,13 +124,13 @@ def locate(task: str, source: Source, split: str, data_dir: Path) -> list[Path]:
                 return paths
     raise CalibrantError(
         f"'{data_dir}' holds no file of {task}, split {split}: looked there and in '{task}' for {', '.join(patterns)}. "
-        f"It takes the official files ({source.schema}; from {source.url}), or JSON Lines with {PLAIN}"
+        f"Expected are the official files ({source.schema}; from {source.url}), or JSON Lines with {PLAIN}"
     )
 
 
 def _from_file(source: Source, path: Path, split: str) -> Iterator[Item]:
-    found = records(path, source.columns)
-    return _parsed(source, source.join(path, found, split) if source.join else found, f"'{path}'")
+    rows = records(path, source.columns)
+    return _parsed(source, source.join(path, rows, split) if source.join else rows, f"'{path}'")
 
 
 def _from_hub(task: str, source: Source, split: str) -> Iterator[Item]:
@@ -145,52 +139,52 @@ def _from_hub(task: str, source: Source, split: str) -> Iterator[Item]:
         where = f"{at.repository}{f' ({config})' if config else ''} of the hub"
         try:
             rows = _hub_rows(at, config, list(source.columns))
-        except Exception as error:  # datasets and the hub's library raise anything, from OSError to their own
+        except Exception as error:  # datasets and huggingface_hub raise many types
             raise CalibrantError(_unreachable(task, source, where, error)) from None
         yield from _parsed(source, map(nested, rows), where)
 
 
-def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Any:
+def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Iterable[Record]:
     import datasets
 
     if not hub.reachable():
-        datasets.config.HF_HUB_OFFLINE = True  # it took the setting over when it was imported
+        datasets.config.HF_HUB_OFFLINE = True  # datasets reads the environment on import alone
     rows = datasets.load_dataset(at.repository, config, split=at.split, revision=at.revision)
     return rows.flatten().select_columns(columns) if columns else rows
 
 
 def _unreachable(task: str, source: Source, where: str, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    problem = f"could not be had ({reason})" if hub.reachable() else "is not in the cache, and the hub is out of reach"
+    problem = f"could not be loaded ({reason})" if hub.reachable() else "is not cached, and the hub cannot be reached"
     return f"{where} {problem}; give --data-dir a folder with the files of {task} ({source.schema}; from {source.url})"
 
 
-def _parsed(source: Source, found: Iterator[Record], where: str) -> Iterator[Item]:
+def _parsed(source: Source, rows: Iterator[Record], where: str) -> Iterator[Item]:
     for number in count(1):
         try:
-            record = next(found, None)
+            record = next(rows, None)
             if record is None:
                 return
-            yield from map(_of_texts, [_plain(record)] if is_plain(record) else source.parse(record))
+            yield from map(_texts_only, [_plain(record)] if _is_plain(record) else source.parse(record))
         except CalibrantError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CalibrantError(
                 f"record {number} of {where} is of another schema ({type(error).__name__}: {error}); "
-                f"it takes {source.schema}, or {PLAIN}"
+                f"expected {source.schema}, or {PLAIN}"
             ) from None
 
 
-def _of_texts(item: Item) -> Item:
-    """The question with an empty text for each that is null; raises TypeError where one is something else."""
+def _texts_only(item: Item) -> Item:
+    """The question with null texts as ""; raises TypeError for anything else than text."""
     texts = [text or "" for text in (item.question, item.context, *item.answers)]
     if wrong := next((text for text in texts if not isinstance(text, str)), None):
         raise TypeError(f"{wrong!r} is no text")
     return Item(str(item.id or ""), texts[0], texts[2:], texts[1])
 
 
-def is_plain(record: Record) -> bool:
-    """Whether a record is of the plain schema, which every task reads: a question and a list of answers as texts."""
+def _is_plain(record: Record) -> bool:
+    """Whether a record has the plain schema that every task reads: a question and a list of answers."""
     answers = record.get("answers")
     texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
     return texts and isinstance(record.get("question"), str)
@@ -200,18 +194,18 @@ def _plain(record: Record) -> Item:
     return Item(str(record.get("id") or ""), record["question"], record["answers"], record.get("context") or "")
 
 
-def _named(items: list[Item], prefix: str) -> list[Item]:
-    """Gives each question an id that no other of the split has."""
+def _with_ids(items: list[Item], prefix: str) -> list[Item]:
+    """The questions with unique ids."""
     seen: Counter[str] = Counter()
-    out = []
+    result = []
     for i, item in enumerate(items):
         name = item.id or f"{prefix}-{i}"
         seen[name] += 1
-        out.append(item._replace(id=name if seen[name] == 1 else f"{name}#{seen[name]}"))
-    return out
+        result.append(item._replace(id=name if seen[name] == 1 else f"{name}#{seen[name]}"))
+    return result
 
 
-def _sorted_out(items: list[Item], needs_context: bool) -> tuple[list[Item], dict[str, list[str]]]:
+def _filtered(items: list[Item], needs_context: bool) -> tuple[list[Item], dict[str, list[str]]]:
     kept: list[Item] = []
     left_out: dict[str, list[str]] = {}
     for item in items:

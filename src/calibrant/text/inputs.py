@@ -1,4 +1,4 @@
-"""What methods read from texts: embeddings, clusters, entailment, which answers are empty, which are correct."""
+"""The inputs of methods that are read from texts: embeddings, clusters, entailment, empty and correct answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,47 +10,43 @@ from calibrant.signals.clusters import greedy_clusters
 from calibrant.text.metrics import normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters", "entailment", "empty", "correct")
-"""The inputs of methods that texts give."""
-
 TextGroups = Sequence[Sequence[str]]
-Judge = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[bool | None]]
+VerdictFunction = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[bool | None]]
+"""B answers and their B lists of references -> B verdicts, None where there is none."""
 
 
 @dataclass(frozen=True)
 class Readers:
-    """The functions that read texts; each is called only where a method names what it gives.
+    """The functions that read texts; each is called only for methods that name its input.
 
     Attributes:
         embed: B texts -> L2-normalised embeddings `[B, D]`; needed by methods that name `embeddings`.
         cluster: N groups of G texts -> cluster numbers `[N, G]`; equal SQuAD-normalised texts when None.
         entail: N groups of G texts -> probabilities `[N, G, G, 3]`; `from_clusters` when None.
-        judge: B answers and their B lists of references -> B verdicts, None where there is none.
+        judge: says which answers are correct.
     """
 
     embed: Callable[[Sequence[str]], Tensor] | None = None
     cluster: Callable[[TextGroups], Tensor] | None = None
     entail: Callable[[TextGroups], Tensor] | None = None
-    judge: Judge | None = None
+    judge: VerdictFunction | None = None
 
 
-def read(
+def read_input(
     name: str,
     readers: Readers,
     texts: TextGroups,
     answers: TextGroups,
     references: TextGroups | None,
 ) -> Tensor | None:
-    """One input of a method, from texts.
+    """One input of a method, `[N, G, ...]`; None without an embedder, or without a judge and references.
 
     Args:
         name: one of `FROM_TEXT`.
-        readers: the functions that read.
-        texts: N groups of G texts that carry the meaning.
+        readers: the functions that read texts.
+        texts: N groups of G texts to embed and cluster.
         answers: N groups of G extracted answers.
-        references: the right answers of each prompt, N lists, where they are known.
-
-    Returns:
-        `[N, G, ...]`, or None where nothing supplies it: no embedder, nothing that says what is correct.
+        references: the right answers of each prompt, N lists, or None.
     """
     cluster = readers.cluster or by_key(normalise_answer)
     if name == "clusters":
@@ -63,14 +59,14 @@ def read(
         return readers.embed([text for group in texts for text in group]).unflatten(0, (len(texts), -1))
     if name == "correct" and readers.judge is not None and references is not None:
         flat = [answer for group in answers for answer in group]
-        gold = [known for known, group in zip(references, answers, strict=True) for _ in group]
-        verdicts = [torch.nan if right is None else float(right) for right in readers.judge(flat, gold)]
+        gold = [right for right, group in zip(references, answers, strict=True) for _ in group]
+        verdicts = [torch.nan if verdict is None else float(verdict) for verdict in readers.judge(flat, gold)]
         return torch.tensor(verdicts).unflatten(0, (len(answers), -1))
     return None
 
 
-def one_at_a_time(is_correct: Callable[[str, list[str]], bool]) -> Judge:
-    """A judge of batches from one of single answers.
+def one_at_a_time(is_correct: Callable[[str, list[str]], bool]) -> VerdictFunction:
+    """A verdict function from one that judges a single answer.
 
     >>> one_at_a_time(lambda answer, references: answer in references)(["4", "5"], [["4"], ["4"]])
     [True, False]
@@ -79,7 +75,7 @@ def one_at_a_time(is_correct: Callable[[str, list[str]], bool]) -> Judge:
 
 
 def by_key(key: Callable[[str], str]) -> Callable[[TextGroups], Tensor]:
-    """Clusters of equal keys; each empty key is a cluster of its own.
+    """N groups of G texts -> clusters `[N, G]` of equal keys; each empty key is a cluster of its own.
 
     >>> by_key(str.lower)([["Paris", "paris", ""]])
     tensor([[0, 0, 1]])
@@ -88,15 +84,10 @@ def by_key(key: Callable[[str], str]) -> Callable[[TextGroups], Tensor]:
 
 
 def from_clusters(clusters: Tensor) -> Tensor:
-    """Entailment without an entailment model: answers of one cluster entail each other, others contradict.
+    """One-hot entailment `[N, G, G, 3]` from clusters `[N, G]`: contradiction, neutral, entailment.
 
-    Interpretation (c): two different answers to one question exclude each other.
-
-    Args:
-        clusters: `[N, G]`.
-
-    Returns:
-        `[N, G, G, 3]`, one-hot in the order contradiction, neutral, entailment.
+    Answers of one cluster entail each other, others contradict: two different answers to one question exclude each
+    other (c).
 
     >>> from_clusters(torch.tensor([[0, 0, 1]]))[0, 0].tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]

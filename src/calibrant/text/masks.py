@@ -1,34 +1,31 @@
-"""Which tokens of a completion spell its answer."""
+"""Masks of the tokens that spell the answer of a completion."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from calibrant.text.extract import answer_span, completion_offsets, token_span
+from calibrant.text.extract import Decoder, answer_span, completion_offsets, token_span
 
 
-def answer_masks(tokenizer: Any, ids: Tensor, mask: Tensor, answers: Sequence[str]) -> Tensor:
-    """Which tokens of each completion spell its answer: the last place where the extracted text stands.
+def answer_masks(tokenizer: Decoder, ids: Tensor, mask: Tensor, answers: Sequence[str]) -> Tensor:
+    """Tokens `[B, T]` of the last occurrence of the extracted answer, boolean; all False where it does not occur.
 
-    Interpretation (c): GRPO-CARE marks what stands between answer tags; question answering without tags has none.
+    GRPO-CARE marks the text between answer tags, which answers without tags do not have (c).
 
     Args:
         tokenizer: decodes the completions.
         ids: `[B, T]`.
         mask: `[B, T]`, 0 and 1.
-        answers: the answer that was extracted from each completion.
-
-    Returns:
-        `[B, T]`, boolean; a row is all False where its answer is empty or not there.
+        answers: the extracted answer of each completion.
     """
-    found = torch.zeros_like(mask, dtype=torch.bool)
+    answer_tokens = torch.zeros_like(mask, dtype=torch.bool)
     for row, (tokens, counts, answer) in enumerate(zip(ids.tolist(), mask.bool().tolist(), answers, strict=True)):
         kept = [i for i, keep in enumerate(counts) if keep]
-        own = [tokens[i] for i in kept]
-        text = tokenizer.decode(own, skip_special_tokens=True)
+        completion = [tokens[i] for i in kept]
+        text = tokenizer.decode(completion, skip_special_tokens=True)
         span = answer_span(text, answer)
         if span is not None:
-            found[row, kept] = torch.tensor(token_span(completion_offsets(tokenizer, own), span), device=found.device)
-    return found
+            inside = token_span(completion_offsets(tokenizer, completion), span)
+            answer_tokens[row, kept] = torch.tensor(inside, device=ids.device)
+    return answer_tokens

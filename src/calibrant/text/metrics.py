@@ -21,12 +21,9 @@ def normalise_answer(text: str) -> str:
 
 
 def token_f1(answer: str, references: Sequence[str]) -> float:
-    """Harmonic mean of token precision and recall, the best over the references.
+    """Harmonic mean of token precision and recall in [0, 1], the best over the references; 0 without references.
 
-    `F1 = 2 P R / (P + R)` on the bags of normalised tokens; two empty bags agree (1), one empty bag does not (0).
-
-    Returns:
-        A number in [0, 1]; 0 without references.
+    `F1 = 2 P R / (P + R)` on the bags of normalised tokens; 1 for two empty bags, 0 for one.
 
     >>> token_f1("Paris and Lyon", ["Paris, Lyon, Nice"])
     0.6666666666666666

@@ -1,4 +1,4 @@
-"""What reads texts for methods, as options say: a model is loaded only if a method names what it gives."""
+"""Loads the models that read texts for methods, each only if a method names its input."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -8,11 +8,11 @@ from torch import Tensor
 from calibrant.options import TextOptions
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
-from calibrant.text.inputs import Judge, Readers, TextGroups
+from calibrant.text.inputs import Readers, TextGroups, VerdictFunction
 
 
 def load_readers(
-    named: Collection[str], options: TextOptions, same: Callable[[TextGroups], Tensor], judge: Judge | None
+    named: Collection[str], options: TextOptions, same: Callable[[TextGroups], Tensor], judge: VerdictFunction | None
 ) -> Readers:
     """The readers of the inputs that methods name.
 

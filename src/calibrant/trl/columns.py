@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from calibrant.errors import CalibrantError
-from calibrant.tasks.maths import as_text as number_as_text
+from calibrant.tasks.maths import number_text
 from calibrant.trl.messages import as_text
 
 PLAIN = ("string", "large_string", "int", "uint", "float", "bool", "decimal", "null")
@@ -42,7 +42,7 @@ def text_of(value: Any) -> str | None:
         return None
     if not isinstance(value, (str, Number)):
         raise TypeError(value)
-    return number_as_text(value).encode("utf-8", "replace").decode()
+    return number_text(value).encode("utf-8", "replace").decode()
 
 
 def texts_of(value: Any) -> list[str] | None:

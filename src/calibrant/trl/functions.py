@@ -9,7 +9,7 @@ from torch import Tensor
 from trl.trainer.utils import get_callable_name
 
 from calibrant.errors import CalibrantError
-from calibrant.text.inputs import Judge, TextGroups, by_key
+from calibrant.text.inputs import TextGroups, VerdictFunction, by_key
 from calibrant.text.metrics import normalise_answer
 
 
@@ -91,7 +91,9 @@ def _listed(returned: Any) -> list[Any] | None:
     return None if unordered else list(returned)
 
 
-def guarded_judge(is_correct: Callable[[str, list[str]], bool] | None, judge: Judge | None) -> Judge | None:
+def guarded_judge(
+    is_correct: Callable[[str, list[str]], bool] | None, judge: VerdictFunction | None
+) -> VerdictFunction | None:
     """A judge of batches from the user's `judge` or else `is_correct`; verdicts are True, False or None."""
     if judge is not None:
         whole = Guard(judge, "judge", "return one verdict per answer: True, False, or None where there is none")
@@ -121,7 +123,9 @@ def _verdict(guard: Guard, value: Any, row: int) -> bool | None:
     raise guard.refused(value, _at(row))
 
 
-def verdicts(judge: Judge, answers: Sequence[str], references: Sequence[list[str] | None]) -> list[bool | None]:
+def verdicts(
+    judge: VerdictFunction, answers: Sequence[str], references: Sequence[list[str] | None]
+) -> list[bool | None]:
     """Which answers are correct; None where there is no reference, or no verdict."""
     rows = [i for i, gold in enumerate(references) if gold is not None]
     found: list[bool | None] = [None] * len(answers)

@@ -36,7 +36,7 @@ from calibrant.scorer import (
     rollout_rows,
     trainer_bases,
 )
-from calibrant.text.inputs import Judge, TextGroups
+from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
@@ -113,7 +113,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         answer_key: Callable[[str], str] | None = None,
         cluster: Callable[[TextGroups], Tensor] | None = None,
         is_correct: Callable[[str, list[str]], bool] | None = None,
-        judge: Judge | None = None,
+        judge: VerdictFunction | None = None,
         **keywords: Any,
     ):
         args = args or CalibratedGRPOConfig(f"{_model_name(model)}-CalibratedGRPO")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from calibrant.errors import CalibrantError
-from calibrant.text.maths import judge, workers
+from calibrant.text.maths import worker_script, workers
 from calibrant.text.maths.clusters import symbolic_clusters
 from calibrant.text.maths.verify import Verifier
 from calibrant.text.maths.workers import Pool
@@ -257,7 +257,7 @@ def test_a_hanging_pair_costs_its_time_once_and_close_leaves_no_process():
         assert verifier.unscorable == {
             "more than 1 s": 2,
             "too long": 1,
-            "the reference is no mathematics": 1,
+            "the reference cannot be parsed": 1,
             "empty reference": 1,
         }
         assert verifier.verify([("1+x", "x+1")]) == [True]
@@ -308,7 +308,7 @@ def test_workers_are_out_of_reach_of_the_keyboard(verifier):
 
 def test_the_worker_imports_neither_torch_nor_calibrant():
     program = (
-        f"import runpy, sys; judge = runpy.run_path({judge.__file__!r}); print(judge['equal']('x+1', '1+x'));"
+        f"import runpy, sys; judge = runpy.run_path({worker_script.__file__!r}); print(judge['equal']('x+1', '1+x'));"
         "print(sorted({'torch', 'calibrant', 'numpy', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
@@ -318,7 +318,7 @@ def test_the_worker_imports_neither_torch_nor_calibrant():
 def test_text_is_never_evaluated_as_code(monkeypatch):
     import builtins
 
-    judge.equal("2", "x")  # what is compiled on first use is compiled now
+    worker_script.equal("2", "x")  # what is compiled on first use is compiled now
     from sympy.parsing import sympy_parser
 
     def caught(*_):
@@ -328,13 +328,13 @@ def test_text_is_never_evaluated_as_code(monkeypatch):
     monkeypatch.setattr(builtins, "eval", caught)
     monkeypatch.setattr(builtins, "exec", caught)
     for text in ("2**3", "(1+2)*3", "1/2+1/3", "__import__('os').getpid()", "x.__class__"):
-        judge.equal(text, "x+7")
-        judge.equal("x+7", text)
+        worker_script.equal(text, "x+7")
+        worker_script.equal("x+7", text)
 
 
 def test_the_limit_of_memory_holds_in_a_worker():
     program = (
-        f"import runpy; judge = runpy.run_path({judge.__file__!r}); judge['_limit_memory'](2**29)\n"
+        f"import runpy; judge = runpy.run_path({worker_script.__file__!r}); judge['_limit_memory'](2**29)\n"
         "try: bytearray(2**30); print('unlimited')\n"
         "except MemoryError: print('limited')"
     )
@@ -350,7 +350,7 @@ def test_too_little_memory_to_start_is_an_error():
 
 def test_what_math_verify_swallows_is_raised_again():
     with pytest.raises(RecursionError):
-        judge.equal("|" * 300 + "2" + "|" * 300, "1")
+        worker_script.equal("|" * 300 + "2" + "|" * 300, "1")
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_only_the_workers_that_are_needed_start(script):
 
 def test_workers_that_never_start_are_an_error_not_a_loop(script, pool):
     Path(f"{script}.broken").touch()
-    with pytest.raises(CalibrantError, match="do not start"):
+    with pytest.raises(CalibrantError, match="fail to start"):
         pool.run([1, 2, 3])
     Path(f"{script}.broken").unlink()
     assert [reply["equal"] for reply in pool.run([1, 2, 3])] == [1, 2, 3]
@@ -504,7 +504,7 @@ def test_a_late_start_counts_against_no_task(script, monkeypatch):
     assert pool.run([1]) == [{"equal": 1, "pid": pool.workers[0].process.pid}]
     pool.close()
     monkeypatch.setattr(workers, "STARTUP", 0.2)
-    with pytest.raises(CalibrantError, match=r"0\.2 s passed|do not start"):
+    with pytest.raises(CalibrantError, match=r"0\.2 s passed|fail to start"):
         pool.run([1])
     pool.close()
 

@@ -1,4 +1,4 @@
-"""Mathematical verification of answers that nothing can freeze: no expression, no exception, no dying process."""
+"""Mathematical verification of answers in worker processes, with limits of time and memory."""
 
 import importlib.util
 import logging
@@ -19,36 +19,36 @@ Pair = tuple[str, str | Sequence[str]]
 Question = tuple[str, str, float | None]
 
 DECIMALS = 6
-"""Digits after the point at which decimals are compared: `float_rounding` of math-verify."""
+"""Digits after the point when comparing decimals: `float_rounding` of math-verify."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class Verifier:
-    r"""Verifies predictions against references with math-verify, in processes that are killed when they take too long.
+    r"""Verifies predictions against references with math-verify, in worker processes.
 
-    What needs no mathematics is decided at once: equal texts, empty ones, and pairs of numbers, which are compared
-    exactly, and as decimals at six digits after the point (math-verify's rule) of which three have to be significant
-    (c). The rest goes to worker processes, each pair once. A worker that takes longer than `timeout` seconds of wall
-    clock for a pair is killed and replaced; its pair is unscorable and named in the log, and all others are scored.
-    What was found is kept from call to call, what is unscorable too: a pair that hangs costs its time once.
+    Equal texts, empty ones and pairs of numbers are decided without a worker: numbers are compared exactly, and as
+    decimals at six digits after the point (math-verify's rule) of which three have to be significant (c). Other pairs
+    go to worker processes, each once. A worker that takes longer than `timeout` for a pair is killed and replaced;
+    the pair is unscorable and logged, and all others are scored. Verdicts are cached across calls, unscorable pairs
+    included.
 
-    Several answers ("1, 2 and 3", "x=1 or x=2", `1 \pm \sqrt{2}`) are sets, whose order and repetitions do not
-    matter; in brackets they are tuples or intervals, whose order does. Units after a number are dropped.
+    Several answers ("1, 2 and 3", "x=1 or x=2", `1 \pm \sqrt{2}`) are sets, without order and repetition; in brackets
+    they are tuples or intervals, with order. Units after a number are dropped.
 
-    It works in any thread, calls from several threads take turns, and no signal handler is used. Use it as a context
-    manager, or call `close`.
+    Thread-safe; calls from several threads are serialised, and no signal handler is used. Use it as a context manager,
+    or call `close`.
 
     Args:
-        workers: processes at a time, started when they are needed.
-        timeout: seconds a pair, above 0.
-        cache_size: pairs whose verdict is kept, the latest ones; 0 keeps none.
-        max_length: characters of a prediction or a reference; longer ones are unscorable without being read (the
-            longest reference of MATH500, OlympiadBench and Minerva has 210).
-        memory: GiB of address space a worker (where the system can limit it); what needs more is unscorable.
+        workers: maximum number of processes, started on demand.
+        timeout: seconds of wall clock per pair, above 0.
+        cache_size: number of cached verdicts, the latest ones.
+        max_length: characters of a prediction or a reference; longer ones are unscorable (the longest reference of
+            MATH500, OlympiadBench and Minerva has 210).
+        memory: GiB of address space per worker, where the system can limit it; a pair that needs more is unscorable.
 
     Attributes:
-        unscorable: how many pairs were unscorable, by reason, cached ones not counted again.
+        unscorable: reason -> number of unscorable pairs, without cached ones.
 
     Raises:
         CalibrantError: math-verify is not installed, or an argument is out of its range.
@@ -85,7 +85,7 @@ class Verifier:
         self.close()
 
     def close(self) -> None:
-        """Ends all workers. A later call of `verify` starts new ones."""
+        """Kills all workers; a later call of `verify` starts new ones."""
         with self._lock:
             self._pool.close()
 
@@ -96,37 +96,37 @@ class Verifier:
 
         Args:
             pairs: (prediction, reference) or (prediction, references).
-            tolerance: largest absolute difference of equal numbers, for all pairs or one a pair; None: see the class.
+            tolerance: largest absolute difference of equal numbers, for all pairs or one per pair; None: see the class.
 
         Returns:
-            In order: True if it equals any reference; else None if any comparison was unscorable (too long, too slow,
-            too large, an exception, a worker's death, a reference that is empty or no mathematics), or there is no
-            reference; else False. An empty prediction is False.
+            Per pair, True if it equals any reference; else None if any comparison was unscorable (too long, too slow,
+            too large, an exception, a worker's death, an empty or unparsable reference), or there is no reference;
+            else False. An empty prediction is False.
 
         Raises:
-            CalibrantError: something that is not text, a tolerance that is negative, or workers that do not start.
+            CalibrantError: a value is no text, a tolerance is negative, or workers fail to start.
         """
-        asked = [_questions(*item) for item in zip(pairs, _tolerances(tolerance, len(pairs)), strict=True)]
+        questions = [_questions(*item) for item in zip(pairs, _tolerances(tolerance, len(pairs)), strict=True)]
         with self._lock:
-            verdicts = self._verdicts(list(dict.fromkeys(question for questions in asked for question in questions)))
-        return [_any([verdicts[question] for question in questions]) for questions in asked]
+            verdicts = self._verdicts(list(dict.fromkeys(question for row in questions for question in row)))
+        return [_any([verdicts[question] for question in row]) for row in questions]
 
     def _verdicts(self, questions: Sequence[Question]) -> dict[Question, bool | None]:
-        """The verdict of each question: known, certain, or from the workers."""
+        """The verdict of each question: from the cache, without mathematics, or from the workers."""
         verdicts: dict[Question, bool | None] = {}
         for question in questions:
             if question in self._cache:
                 self._cache.move_to_end(question)
                 verdicts[question] = self._cache[question]
             else:
-                verdicts.update((question, verdict) for verdict in self._certain(*question))
+                verdicts.update((question, verdict) for verdict in self._without_workers(*question))
         hard = [question for question in questions if question not in verdicts]
         for question, reply in zip(hard, self._pool.run(hard), strict=True):
-            verdicts[question] = self._noted(question, reply)
+            verdicts[question] = self._record(question, reply)
         return verdicts
 
-    def _certain(self, prediction: str, gold: str, tolerance: float | None) -> list[bool | None]:
-        """The verdict, where no mathematics is needed for it; else nothing."""
+    def _without_workers(self, prediction: str, gold: str, tolerance: float | None) -> list[bool | None]:
+        """The verdict as a list of one; [] if it needs a worker."""
         if not gold:
             return self._counted("empty reference")
         if not prediction:
@@ -141,11 +141,11 @@ class Verifier:
         self.unscorable[reason] += 1
         return [None]
 
-    def _noted(self, question: Question, reply: dict[str, Any]) -> bool | None:
-        """The verdict of a reply, kept; what is unscorable is counted and named in the log."""
+    def _record(self, question: Question, reply: dict[str, Any]) -> bool | None:
+        """The verdict of a reply, cached; an unscorable pair is counted and logged."""
         verdict = reply["equal"]
         if verdict is None:
-            reason = reply.get("error", "the reference is no mathematics")
+            reason = reply.get("error", "the reference cannot be parsed")
             self.unscorable[reason.partition(":")[0]] += 1
             prediction, gold, _ = map(reprlib.repr, question)
             _LOG.warning("unscorable, %s: prediction %s, reference %s", reason, prediction, gold)
@@ -156,7 +156,7 @@ class Verifier:
 
 
 def _compared(prediction: str, gold: str, tolerance: float | None) -> list[bool | None]:
-    """The verdict on two numbers; nothing if one is none, or a percentage, which may mean its hundredth."""
+    """The verdict on two numbers; [] if one is no number, or a percentage, which may mean its hundredth."""
     ours, theirs = as_number(prediction), as_number(gold)
     if ours is None or theirs is None:
         return []
@@ -171,14 +171,14 @@ def _compared(prediction: str, gold: str, tolerance: float | None) -> list[bool 
 
 
 def _any(verdicts: Sequence[bool | None]) -> bool | None:
-    """True if any is, else None if any is or there is none, else False."""
+    """True if any is True, else None if any is None or there is none, else False."""
     if True in verdicts:
         return True
     return None if None in verdicts or not verdicts else False
 
 
 def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
-    """What a pair asks, one question a reference."""
+    """One question per reference of a pair."""
     prediction, golds = pair
     references = [golds] if isinstance(golds, str) else list(golds)
     for text in (prediction, *references):
@@ -188,14 +188,14 @@ def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
 
 
 def _tolerances(tolerance: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    """One tolerance a pair."""
-    each = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * count
-    if len(each) != count:
-        raise CalibrantError(f"verify: expected one tolerance a pair, {count}, got {len(each)}")
-    for value in each:
+    """One tolerance per pair."""
+    tolerances = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * count
+    if len(tolerances) != count:
+        raise CalibrantError(f"verify: expected one tolerance per pair, {count}, got {len(tolerances)}")
+    for value in tolerances:
         if value is not None:
             check_non_negative("verify", tolerance=value)
-    return each
+    return tolerances
 
 
 def _check(workers: int, timeout: float, cache_size: int, max_length: int, memory: float) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes that are killed when they take too long: tasks in, answers out, whatever a task does."""
+"""A pool of worker processes with a limit of time and memory per task; a worker over its limit is killed."""
 
 import json
 import math
@@ -14,22 +14,22 @@ from typing import Any
 
 from calibrant.errors import CalibrantError
 
-SCRIPT = Path(__file__).with_name("judge.py")
+SCRIPT = Path(__file__).with_name("worker_script.py")
 
 STARTUP = 60.0
-"""Seconds that a worker may take to import its libraries, which count against no task."""
+"""Seconds for the imports of a worker, outside of any task's time limit."""
 
 ATTEMPTS = 3
-"""Workers that may fail to start, one after the other, before that is an error."""
+"""Consecutive failures to start a worker before an error is raised."""
 
 
 class Worker:
-    """A fresh interpreter that runs a script: not a fork, which would inherit the threads' locks of this process.
+    """A fresh interpreter that runs a script; a fork would inherit the locks of this process's threads.
 
     Attributes:
-        task: index of the task that it is at, if any.
-        ready: whether it has imported its libraries.
-        deadline: when its time is over, by the monotonic clock.
+        task: index of its current task, or None.
+        ready: whether its imports are done.
+        deadline: end of its time, by the monotonic clock.
     """
 
     def __init__(self, script: Path, memory: int, timeout: float):
@@ -40,7 +40,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # an interrupt from the keyboard is for this process alone
+            start_new_session=True,  # a keyboard interrupt reaches the parent alone
         )
         self.task: int | None = None
         self.ready = False
@@ -48,12 +48,12 @@ class Worker:
         self._received = b""
 
     def fileno(self) -> int:
-        """The pipe that its replies come from."""
+        """The file descriptor of its replies."""
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
     def send(self, task: int, content: Any, timeout: float) -> bool:
-        """Gives it a task; False if it died before."""
+        """Sends a task; False if the worker has died."""
         assert self.process.stdin is not None
         self.task, self.deadline = task, time.monotonic() + timeout
         message = memoryview(json.dumps(content).encode("ascii") + b"\n")
@@ -65,7 +65,7 @@ class Worker:
         return True
 
     def receive(self) -> dict[str, Any] | None:
-        """Its reply, {} if there is no whole one yet, None if it died."""
+        """The reply; {} while it is incomplete, None if the worker has died."""
         chunk = os.read(self.fileno(), 65536)
         self._received += chunk
         line, newline, self._received = self._received.partition(b"\n")
@@ -75,7 +75,7 @@ class Worker:
         return dict(json.loads(line))
 
     def kill(self) -> None:
-        """Ends the process, whatever it is doing, and waits until it is gone."""
+        """Kills the process and waits for its end."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -84,14 +84,14 @@ class Worker:
 
 
 class Pool:
-    """Up to `size` workers, started when they are needed and replaced when they die.
+    """Up to `size` workers, started on demand and replaced when they die.
 
     Args:
-        size: workers at a time.
-        timeout: seconds of wall clock a task.
-        memory: bytes of address space a worker.
-        script: what the workers run: it gets the memory and a time (seconds) at which to end itself as arguments, says
-            one line of JSON when it is ready, and answers each line of JSON with one.
+        size: maximum number of workers.
+        timeout: seconds of wall clock per task.
+        memory: bytes of address space per worker.
+        script: run by the workers with two arguments, the memory and the seconds after which to end itself; it writes
+            a line of JSON when it is ready, and one for each line that it reads.
     """
 
     def __init__(self, size: int, timeout: float, memory: int, script: Path = SCRIPT):
@@ -100,10 +100,7 @@ class Pool:
         self.failures = 0
 
     def run(self, tasks: Sequence[Any]) -> list[dict[str, Any]]:
-        """Answers all tasks.
-
-        Returns:
-            In order, the worker's reply, or {"equal": None, "error": why} where the worker took too long or died.
+        """Replies to all tasks in order; {"equal": None, "error": why} where a worker took too long or died.
 
         Raises:
             CalibrantError: a worker cannot be started.
@@ -121,11 +118,11 @@ class Pool:
         return replies
 
     def close(self) -> None:
-        """Ends all workers."""
+        """Kills all workers."""
         self._drop(list(self.workers))
 
     def _assign(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
-        """Gives waiting tasks to idle workers, and starts workers for those left over."""
+        """Sends waiting tasks to idle workers, and starts workers for the remaining ones."""
         for worker in [worker for worker in self.workers if worker.ready and worker.task is None]:
             if waiting and not worker.send(waiting[0], tasks[waiting[0]], self.timeout):
                 self._drop([worker])
@@ -136,15 +133,15 @@ class Pool:
             self.workers.append(Worker(self.script, self.memory, self.timeout))
 
     def _awaited(self) -> list[Worker]:
-        """Waits for replies until the first deadline; the workers that have one, died, or are late."""
+        """Waits until the first deadline; the workers that have replied, died or passed their deadline."""
         busy = [worker for worker in self.workers if not worker.ready or worker.task is not None]
         first = min(worker.deadline for worker in busy)
-        heard = wait([worker.fileno() for worker in busy], max(0.0, first - time.monotonic()))
+        readable = wait([worker.fileno() for worker in busy], max(0.0, first - time.monotonic()))
         now = time.monotonic()
-        return [worker for worker in busy if worker.fileno() in heard or worker.deadline <= now]
+        return [worker for worker in busy if worker.fileno() in readable or worker.deadline <= now]
 
     def _collect(self, worker: Worker, replies: list[dict[str, Any]]) -> None:
-        """Notes what became of a worker's task, or of its start."""
+        """Records the reply of a worker, its death or timeout, or its start."""
         reply = worker.receive() if wait([worker.fileno()], 0) else {}
         if reply == {} and time.monotonic() < worker.deadline:
             return
@@ -159,7 +156,7 @@ class Pool:
             self._drop([worker])
 
     def _started(self, worker: Worker, why: str) -> None:
-        """Notes that a worker is ready, or why not; after a few failures there is no use in starting another."""
+        """Records that a worker is ready or failed to start; raises after `ATTEMPTS` failures."""
         worker.ready = not why
         self.failures = 0 if worker.ready else self.failures + 1
         if not worker.ready:
@@ -167,7 +164,7 @@ class Pool:
         if self.failures == ATTEMPTS:
             self.failures = 0
             raise CalibrantError(
-                f"the verifier's workers do not start ({why}); install math-verify, or give each more memory than "
+                f"the verifier's workers fail to start ({why}); install math-verify, or give each more memory than "
                 f"{self.memory / 2**30:g} GiB"
             )
 

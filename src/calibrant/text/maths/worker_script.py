@@ -1,8 +1,7 @@
-"""Whether two answers are mathematically equal, by math-verify: what runs in the worker processes of `workers.py`.
+"""The script of the worker processes of `workers.py`: mathematical equality of two answers, by math-verify.
 
-Run as a script, it answers one line of JSON with one line of JSON. It imports nothing of calibrant, and no torch. No
-text is ever evaluated as code: math-verify's grammar of LaTeX reads it, and its reader of plain expressions, which
-goes through `eval`, is not used.
+It reads and writes one line of JSON per task, and imports neither calibrant nor torch. No text is evaluated as code:
+math-verify's LaTeX grammar parses it, and its parser of plain expressions, which uses `eval`, is off.
 """
 
 import json
@@ -24,17 +23,15 @@ _SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([-+]?[0-9]+)
 
 
 def equal(prediction: str, gold: str, tolerance: float | None = None) -> bool | None:
-    r"""Whether a prediction equals a reference; without any limit of time or memory: `Verifier` sets these.
+    r"""Whether a prediction equals a reference, without limits of time or memory, which `Verifier` sets.
 
     Args:
         prediction: an answer, in LaTeX or plain, with or without dollar signs.
         gold: the reference.
-        tolerance: largest absolute difference of numbers that still are equal; math-verify's own rule, equality at
-            six decimals, when None.
+        tolerance: largest absolute difference of equal numbers; math-verify's rule, six decimals, when None.
 
     Returns:
-        None if the reference cannot be read as mathematics, so that nothing can be compared with it; False for a
-        prediction that cannot.
+        None if the reference cannot be parsed; False if the prediction cannot.
 
     Raises:
         Exception: whatever math-verify and sympy raise.
@@ -57,26 +54,26 @@ def equal(prediction: str, gold: str, tolerance: float | None = None) -> bool | 
 
 
 def _read(text: str) -> list[Any]:
-    """What math-verify reads in an answer: at most one sympy object, and the normalised text."""
+    """What math-verify parses in an answer: at most one sympy object, and the normalised text."""
     from math_verify import LatexExtractionConfig, parse
 
-    found: list[Any] = parse(
+    parsed: list[Any] = parse(
         f"\\boxed{{{_latex(text)}}}",
         extraction_config=[LatexExtractionConfig()],
         parsing_timeout=None,
         raise_on_error=True,
     )
-    if found and not _expressions(found):
-        _raise_what_was_swallowed(found[0])
-    return found
+    if parsed and not _expressions(parsed):
+        _reraise_resource_errors(parsed[0])
+    return parsed
 
 
-def _expressions(found: list[Any]) -> list[Any]:
-    return [expression for expression in found if not isinstance(expression, str)]
+def _expressions(parsed: list[Any]) -> list[Any]:
+    return [expression for expression in parsed if not isinstance(expression, str)]
 
 
-def _raise_what_was_swallowed(latex: str) -> None:
-    """Reads again what math-verify could not: an answer too deep or too large is no wrong answer."""
+def _reraise_resource_errors(latex: str) -> None:
+    """Parses again what math-verify failed on: an answer too deep or too large is unscorable, not wrong."""
     from math_verify.parser import parse_latex_cached
 
     try:
@@ -88,17 +85,17 @@ def _raise_what_was_swallowed(latex: str) -> None:
 
 
 def _latex(text: str) -> str:
-    """LaTeX of what is written without it: signs, powers and numbers of programs."""
+    """LaTeX of Unicode signs, and of powers and numbers in the notation of programs."""
     text = text.translate(_SIGNS).lstrip(" \n\t$").rstrip(" \n\t$.,;").removesuffix("\\")
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     return _PI.sub(r"\\pi ", _POWER.sub(r"^{\1}", text).replace("**", "^"))
 
 
-def _numbers(found: list[Any]) -> tuple[str, list[float]] | None:
-    """The brackets and the numbers of a number, a tuple, an interval, or a set; None if something else is in it."""
+def _numbers(parsed: list[Any]) -> tuple[str, list[float]] | None:
+    """Brackets and numbers of a number, tuple, interval or set; None if an element is no number."""
     from sympy import Equality, FiniteSet, Interval, Tuple
 
-    expression = next(iter(_expressions(found)), None)
+    expression = next(iter(_expressions(parsed)), None)
     if isinstance(expression, Equality):
         expression = expression.rhs
     if expression is None:
@@ -122,29 +119,29 @@ def _close(gold: tuple[str, list[float]], prediction: tuple[str, list[float]], t
 
 
 def serve(tasks: TextIO, replies: TextIO, memory: int, seconds: int) -> None:
-    """Answers tasks until there are no more, within a limit of memory (bytes).
+    """Answers tasks until the input ends, within `memory` bytes.
 
-    The process that asks kills one that takes too long; should it have died itself, the system ends this one.
+    The parent kills a worker that takes too long; if the parent has died, an alarm after `seconds` ends this process.
     """
     _limit_memory(memory)
-    _say(replies, **_judged(r"\frac{1}{2}", "0.5", None))
+    _write(replies, **_reply(r"\frac{1}{2}", "0.5", None))
     for line in tasks:
         if hasattr(signal, "alarm"):
             signal.alarm(seconds)
-        reply = _judged(*json.loads(line))
+        reply = _reply(*json.loads(line))
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-        _say(replies, **reply)
+        _write(replies, **reply)
 
 
-def _judged(prediction: str, gold: str, tolerance: float | None) -> dict[str, Any]:
+def _reply(prediction: str, gold: str, tolerance: float | None) -> dict[str, Any]:
     try:
         return {"equal": equal(prediction, gold, tolerance)}
     except Exception as error:
         return {"equal": None, "error": f"{type(error).__name__}: {error}"[:200]}
 
 
-def _say(replies: TextIO, **reply: Any) -> None:
+def _write(replies: TextIO, **reply: Any) -> None:
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
 
@@ -155,11 +152,11 @@ def _limit_memory(size: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
     except (ImportError, ValueError, OSError):
-        logging.getLogger(__name__).debug("this system sets no limit of memory")
+        logging.getLogger(__name__).debug("this system cannot limit memory")
 
 
 def main() -> None:
-    """Serves on standard input and output; what libraries print goes nowhere."""
+    """Serves on standard input and output; output of libraries is redirected to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
     logging.disable()
