@@ -14,7 +14,7 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
 from calibrant.statistics.counted import check_count, check_fraction
-from calibrant.statistics.resampling import central, resampled_rows
+from calibrant.statistics.resampling import bootstrap_replicates, percentile_interval
 
 
 class Interval(NamedTuple):
@@ -74,10 +74,11 @@ def bootstrap_interval(
     if not len(present):
         raise CalibrantError("bootstrap_interval: there is no prompt to resample")
     value = function(mask.long()[None])[0]
-    drawn = resampled_rows(len(present), resamples, len(mask), mask.device, generator)
-    replicates = torch.cat([function(_times_drawn(present[rows], len(mask))).double() for rows in drawn])
-    low, high = central(replicates, level)
-    ends = (torch.where(x.isnan(), value.double(), x) for x in (low, high))
+    replicates = bootstrap_replicates(
+        lambda rows: function(_times_drawn(present[rows], len(mask))),
+        len(present), resamples, width=len(mask), device=mask.device, generator=generator,
+    )  # fmt: skip
+    ends = percentile_interval(value, replicates, level)
     return Interval(*(like_input(x, value) for x in (value, *ends, _deviation(replicates))))
 
 

@@ -18,7 +18,7 @@ from calibrant.tasks.prompts import prompt_for
 Table = dict[str, dict[str, float]]
 Figure = Callable[[Any], float]
 
-POOLED_RESAMPLES = 1000
+RESAMPLES, POOLED_RESAMPLES = 2000, 1000
 
 
 def evaluate(
@@ -84,7 +84,7 @@ def table(task: Task, answers: Sequence[dict[str, Any]], *, seed: int = 0) -> Ta
         Answers of which correctness is not known are out of the accuracy.
     """
     means, sums = by_prompt(task, answers), _sums(task, answers)
-    pooled = {name: _pooled_interval(each.figure, sums[name], seed=seed) for name, each in task.pooled.items()}
+    pooled = {name: interval(sums[name], each.figure, seed=seed) for name, each in task.pooled.items()}
     return {name: interval(means[name].dropna(), seed=seed) for name in means} | pooled
 
 
@@ -102,7 +102,7 @@ def differences(
     change = (by_prompt(task, after) - by_prompt(task, before)).dropna(how="all")
     old, new = _sums(task, before), _sums(task, after)
     pooled = {
-        name: _pooled_interval(_more(each), pd.concat([old[name], new[name]], axis=1, join="inner"), seed=seed)
+        name: interval(pd.concat([old[name], new[name]], axis=1, join="inner"), _more(each), seed=seed)
         for name, each in task.pooled.items()
     }
     return {name: interval(change[name].dropna(), seed=seed) for name in change} | pooled
@@ -170,17 +170,10 @@ def _judge_what_is_not(rows: list[dict[str, Any]], task: Task) -> None:
         row.setdefault("correct", None)
 
 
-def _pooled_interval(figure: Figure, counts: pd.DataFrame, *, seed: int) -> dict[str, float]:
-    """A figure of sums over prompts, with a 95% percentile interval from resampling prompts."""
-    x = counts.to_numpy(np.float64)
-    draws = np.random.default_rng(seed).integers(len(x), size=(POOLED_RESAMPLES, len(x)))
-    times = np.stack([np.bincount(draw, minlength=len(x)) for draw in draws])
-    low, high = np.quantile([figure(total) for total in times @ x], [0.025, 0.975])
-    return {"mean": float(figure(x.sum(0))), "low": float(low), "high": float(high)}
-
-
-def interval(values: Sequence[Any], *, seed: int = 0, resamples: int = 2000) -> dict[str, float]:
-    """Mean and 95% percentile bootstrap interval of per-prompt values (a cluster bootstrap over prompts).
+def interval(
+    values: Sequence[float] | pd.Series | pd.DataFrame, figure: Figure | None = None, *, seed: int = 0
+) -> dict[str, float]:
+    """Mean of per-prompt values, or a figure of their sums, with a 95% percentile interval from resampling prompts.
 
     >>> interval([0.5, 0.5, 0.5])
     {'mean': 0.5, 'low': 0.5, 'high': 0.5}
@@ -188,6 +181,12 @@ def interval(values: Sequence[Any], *, seed: int = 0, resamples: int = 2000) -> 
     x = np.asarray(values, dtype=np.float64)
     if not len(x):
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+    resamples = RESAMPLES if figure is None else POOLED_RESAMPLES
     draws = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    low, high = np.quantile(x[draws].mean(axis=1), [0.025, 0.975])
-    return {"mean": float(x.mean()), "low": float(low), "high": float(high)}
+    if figure is None:
+        value, replicates = x.mean(), x[draws].mean(axis=1)
+    else:
+        times = np.stack([np.bincount(draw, minlength=len(x)) for draw in draws])
+        value, replicates = figure(x.sum(0)), np.asarray([figure(total) for total in times @ x])
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return {"mean": float(value), "low": float(low), "high": float(high)}

@@ -11,7 +11,7 @@ from calibrant.errors import CalibrantError, nearest
 from calibrant.groups import like_input
 from calibrant.statistics.correlation import rank_correlation
 from calibrant.statistics.counted import as_labels, check_count, check_fraction, counted
-from calibrant.statistics.resampling import central, resampled_rows, sign_p
+from calibrant.statistics.resampling import bootstrap_replicates, percentile_interval, sign_p
 from calibrant.statistics.retrieval import pair_share, top_overlap
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
@@ -106,13 +106,14 @@ def paired_bootstrap(
         raise CalibrantError("paired_bootstrap: no prompt is left; each has a NaN or is excluded by where")
     otherwise = 0.5 if statistic == "auc" else 0.0
     value = function(x, y).double().nan_to_num(otherwise)
-    replicates = _replicates(x, y, function, resamples, generator)
+    replicates = bootstrap_replicates(
+        lambda rows: function(x[:, rows], y[rows]).double().T,
+        len(y), resamples, width=x.numel(), device=x.device, generator=generator,
+    )  # fmt: skip
     difference = value[:, None] - value
     differences = replicates[:, :, None] - replicates[:, None, :]
-    bounds = [*central(replicates, level), *central(differences, level)]
-    low, high, below, above = (
-        torch.where(b.isnan(), v, b) for b, v in zip(bounds, [value, value, difference, difference], strict=True)
-    )
+    low, high = percentile_interval(value, replicates, level)
+    below, above = percentile_interval(difference, differences, level)
     results = (value, low, high, difference, below, above, sign_p(differences))
     return PairedBootstrap(*(like_input(r, signals) for r in results))
 
@@ -130,9 +131,3 @@ def _checked(signals: Tensor, target: Tensor, statistic: str | Statistic, where:
     if statistic == "auc":
         as_labels("paired_bootstrap", "target", target)
     return STATISTICS[statistic]
-
-
-def _replicates(x: Tensor, y: Tensor, function: Statistic, resamples: int, generator: torch.Generator | None) -> Tensor:
-    """The statistic of each signal on each resample, `[R, S]`."""
-    drawn = resampled_rows(len(y), resamples, x.numel(), x.device, generator)
-    return torch.cat([function(x[:, rows], y[rows]).double().T for rows in drawn])

@@ -1,6 +1,6 @@
 """The bootstrap: resampled prompts, and intervals from what a statistic does on them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,16 +14,28 @@ def private_generator(generator: torch.Generator | None, device: torch.device) -
     return torch.Generator(device).manual_seed(0) if generator is None else generator
 
 
-def resampled_rows(
-    num_rows: int, resamples: int, width: int, device: torch.device, generator: torch.Generator | None
-) -> Iterator[Tensor]:
-    """Row numbers `[r, num_rows]`, drawn with replacement, in chunks with r * width numbers at most about `CHUNK`."""
+def bootstrap_replicates(
+    statistic: Callable[[Tensor], Tensor],
+    num_prompts: int,
+    resamples: int,
+    *,
+    width: int,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """A statistic on resampled prompts, `[R, ...]` in float64.
+
+    `statistic` maps numbers of prompts `[r, num_prompts]`, drawn with replacement, to `[r, ...]`; r is such that
+    r * width numbers are about `CHUNK`.
+    """
     source = private_generator(generator, device)
     size = max(1, CHUNK // max(1, width))
+    chunks = []
     for start in range(0, resamples, size):
-        shape = (min(size, resamples - start), num_rows)
-        drawn = torch.randint(0, max(1, num_rows), shape, generator=source, device=source.device)
-        yield drawn.to(device)
+        shape = (min(size, resamples - start), num_prompts)
+        drawn = torch.randint(0, max(1, num_prompts), shape, generator=source, device=source.device)
+        chunks.append(statistic(drawn.to(device)).double())
+    return torch.cat(chunks)
 
 
 def percentiles(values: Tensor, shares: tuple[float, ...]) -> Tensor:
@@ -47,9 +59,10 @@ def percentiles(values: Tensor, shares: tuple[float, ...]) -> Tensor:
     return torch.cat(found)
 
 
-def central(values: Tensor, level: float) -> tuple[Tensor, Tensor]:
-    """The central part of the replicates `[R, ...]`: its lowest and its highest value."""
-    low, high = percentiles(values, ((1 - level) / 2, (1 + level) / 2))
+def percentile_interval(value: Tensor, replicates: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Both ends of the central part of the replicates `[R, ...]`; the value itself where all replicates are NaN."""
+    ends = percentiles(replicates, ((1 - level) / 2, (1 + level) / 2))
+    low, high = torch.where(ends.isnan(), value.double(), ends)
     return low, high
 
 
