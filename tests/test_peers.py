@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_entail import save, some_groups
+from builders_entail import save, some_groups
 
 from calibrant.signals import kernel_language_entropy, semantic_entropy
 from calibrant.signals.clusters import entailment_clusters, greedy_clusters

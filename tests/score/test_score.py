@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_entail import save
+from builders_entail import save
 
 from calibrant.cli.main import main
 from calibrant.methods import METHODS

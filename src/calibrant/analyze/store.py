@@ -16,12 +16,12 @@ MAY_CHANGE = ("queries", "data_dir", "trust_remote_code")
 """Options that may differ when an analysis resumes: measured groups do not depend on them."""
 
 
-def default_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
+def analysis_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
     """`runs/analyze-TASK-MODEL-seedN`, with the name of the rollout file in place of the seed if there is one.
 
     Equal options give equal paths, so that the same command resumes its analysis.
 
-    >>> default_path(AnalyzeSettings(model="Qwen/Qwen2.5-1.5B")).as_posix()
+    >>> analysis_path(AnalyzeSettings(model="Qwen/Qwen2.5-1.5B")).as_posix()
     'runs/analyze-places-Qwen2.5-1.5B-seed0'
     """
     model = Path(settings.model).resolve().name if Path(settings.model).exists() else Path(settings.model).name

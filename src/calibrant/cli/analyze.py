@@ -37,10 +37,10 @@ def run(options: argparse.Namespace) -> int:
     settings = read(AnalyzeSettings, {"model": policy} | given)
     from calibrant.analyze.collect import collect
     from calibrant.analyze.results import write_results
-    from calibrant.analyze.store import default_path
+    from calibrant.analyze.store import analysis_path
     from calibrant.report import write_analysis_report
 
-    path = Path(options.out) if options.out else default_path(settings)
+    path = Path(options.out) if options.out else analysis_path(settings)
     try:
         analysis = collect(settings, path)
     except KeyboardInterrupt:

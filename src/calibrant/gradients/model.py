@@ -44,7 +44,7 @@ class Rows(NamedTuple):
         return Rows(ids[:, columns], attended[:, columns], counted[:, columns])
 
 
-def read_rows(batch: Mapping[str, Tensor], advantages: Tensor) -> Rows:
+def batch_rows(batch: Mapping[str, Tensor], advantages: Tensor) -> Rows:
     """The rows of a batch with TRL's keys.
 
     Raises:

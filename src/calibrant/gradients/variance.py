@@ -17,7 +17,7 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.gradients.hooks import hooks_gram
 from calibrant.gradients.loop import loop_sums
-from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, evaluating, passes, read_rows, select
+from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, batch_rows, evaluating, passes, select
 from calibrant.gradients.plan import Plan, make_plan
 from calibrant.groups import like_input, masked
 from calibrant.signals import moments
@@ -104,7 +104,7 @@ def gradient_variance(
     """
     _check_options(backend, reduction, temperature, rows_per_chunk)
     check_shapes(CALLER, advantages=(advantages, "N G"), clusters=(clusters, "N G"))
-    rows = read_rows(batch, advantages)
+    rows = batch_rows(batch, advantages)
     options = Options(temperature, reduction, rows_per_chunk, gram or clusters is not None)
     with evaluating(model):
         chosen = select(model, parameters)
