@@ -132,5 +132,7 @@ def test_keeping_lines(tmp_path):
 def test_the_default_directory_is_found_again():
     settings = AnalyzeSettings(task="qasper", model="runs/mine", seed=3)
     assert analysis_path(settings).as_posix() == "runs/analyze-qasper-mine-seed3"
-    assert analysis_path(settings) == analysis_path(AnalyzeSettings(task="qasper", model="runs/mine", seed=3, queries=7))
+    assert analysis_path(settings) == analysis_path(
+        AnalyzeSettings(task="qasper", model="runs/mine", seed=3, queries=7)
+    )
     assert analysis_path(AnalyzeSettings(from_rollouts="a/b.parquet")).as_posix() == "runs/analyze-places-demo-b"

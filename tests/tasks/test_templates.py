@@ -11,7 +11,7 @@ from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
 from calibrant.policy.models import load_tokenizer
 from calibrant.tasks import TASKS
-from calibrant.tasks.prompts import _say, fit_to, prompt_for, prompt_tokens
+from calibrant.tasks.prompts import _warn_once, fit_to, prompt_for, prompt_tokens
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}\n{% endfor %}"
 GEMMA = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
@@ -80,7 +80,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("template", [GEMMA, ALTERNATES, DROPS], ids=["refused", "alternating", "left out"])
 def test_a_system_turn_that_a_template_does_not_take_stands_before_the_question(template, caplog):
-    _say.cache_clear()
+    _warn_once.cache_clear()
     tokenizer, question = with_template(template), row(SYSTEM, USER)
     for _ in range(2):
         assert prompt_for(question, tokenizer) == [{"role": "user", "content": "Add. \n\n1 + 1"}]
