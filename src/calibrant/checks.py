@@ -14,13 +14,13 @@ MAY_BE_EMPTY = ("N", "T", "...")
 
 
 def check_shapes(caller: str, **arguments: tuple[Tensor | None, str]) -> None:
-    """Raises unless each tensor has the axes that its letters name, of one length a letter.
+    """Raises unless each tensor has the axes that its letters name, of one length per letter.
 
     Letters are separated by spaces; a leading `...` allows further batch axes. An argument that is None is not
     checked. An argument named `where` has to be boolean.
 
     Args:
-        caller: the function that complains.
+        caller: the function named in errors.
         arguments: name = (tensor, letters).
 
     Raises:

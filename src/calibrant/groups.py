@@ -132,7 +132,7 @@ def assert_integrity(keys: Sequence[Hashable], num_generations: int) -> None:
     Two blocks may have the same key: a prompt may occur twice in a batch.
 
     Args:
-        keys: one key (e.g. the prompt) a row, N * G.
+        keys: one key (e.g. the prompt) per row, N * G.
         num_generations: G.
 
     Raises:
@@ -140,9 +140,9 @@ def assert_integrity(keys: Sequence[Hashable], num_generations: int) -> None:
 
     >>> assert_integrity(["a", "a", "b", "c"], 2)
     Traceback (most recent call last):
-    calibrant.errors.CalibrantError: broken group: row 3 of block 1 (rows 2 to 3, 2 rollouts a prompt) answers another \
-prompt than row 2; rows 2 to 3 are A B with A = 'b', B = 'c'; keep the rollouts of a prompt in consecutive rows \
-(a shuffled or re-chunked batch, or a wrong num_generations?)
+    calibrant.errors.CalibrantError: broken group: row 3 of block 1 (rows 2 to 3, 2 rollouts per prompt) answers \
+another prompt than row 2; rows 2 to 3 are A B with A = 'b', B = 'c'; keep the rollouts of a prompt in consecutive \
+rows (a shuffled or re-chunked batch, or a wrong num_generations?)
     """
     _check_divides(len(keys), num_generations, "assert_integrity")
     for start in range(0, len(keys), num_generations):
@@ -158,7 +158,7 @@ def _broken(block: list[Hashable], start: int, other: int) -> str:
     rows = f"rows {start} to {start + len(block) - 1}"
     legend = ", ".join(f"{names[key]} = {_short(key)}" for key in distinct[:4]) + ", ..." * (len(distinct) > 4)
     return (
-        f"broken group: row {start + other} of block {start // len(block)} ({rows}, {len(block)} rollouts a prompt) "
+        f"broken group: row {start + other} of block {start // len(block)} ({rows}, {len(block)} rollouts per prompt) "
         f"answers another prompt than row {start}; {rows} are {' '.join(names[key] for key in block)} with {legend}; "
         "keep the rollouts of a prompt in consecutive rows (a shuffled or re-chunked batch, or a wrong "
         "num_generations?)"

@@ -30,7 +30,7 @@ FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_conf
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of a batch of groups.
+    """A scored batch of groups.
 
     Attributes:
         groups: rewards and the inputs that were computed, `[N, G, ...]`.
@@ -78,10 +78,10 @@ class Scorer:
         Args:
             completions: N * G texts in group order.
             rewards: `[N, G]`; NaN marks an unscorable rollout.
-            answers: N * G extracted answers, where they are known already.
+            answers: N * G extracted answers; None: extracted from the completions.
             references: N * G lists of right answers; None where they are not known.
-            given: inputs that are there already, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
-            state: the memory of a method that has one.
+            given: inputs that the caller has, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
+            state: what a method with memory returned at the step before.
             bases: base advantages by name, `[N, G]`, where they are not those of `rewards`.
 
         Raises:
@@ -115,7 +115,7 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
 
 
 def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-    """Applies a method to a made-up group, so that what is wrong with it is said before anything is computed.
+    """Applies a method to an artificial group, so that errors in it are raised before anything is computed.
 
     Args:
         method: the method.

@@ -1,4 +1,4 @@
-"""What the metrics of this package read: the answers that count, flat, and how often each prompt counts."""
+"""Inputs of the metrics: the answers that count, flattened, and weights of prompts."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Answering only when sure: precision against coverage, the areas under it, and the same told as risk.
+"""Selective answering: precision against coverage, the areas under the curve, and risk against coverage.
 
 At coverage c the `k = ceil(c n)` answers of highest confidence are kept. Where a tie straddles the border, its members
 are kept with equal probability and the expectation is taken: the order in which equal confidences were stored changes
@@ -173,7 +173,7 @@ def risk_coverage(
     *,
     coverages: Sequence[float] | None = None,
 ) -> RiskCoverage:
-    """Risk of the most confident answers at each coverage: `precision_coverage` by its other name.
+    """Risk of the most confident answers at each coverage: the complement of `precision_coverage`.
 
     `risk = 1 - precision`, `AURC = 1 - area`, `E-AURC = AURC - AURC of the oracle`.
 

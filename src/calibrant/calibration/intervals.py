@@ -43,7 +43,7 @@ def bootstrap_interval(
     part of the replicates (percentiles).
 
     Args:
-        statistic: one value a prompt, `[N]`, of which the mean is the figure (one that is not finite is out); or a
+        statistic: one value per prompt, `[N]`, of which the mean is the figure (one that is not finite is out); or a
             function of prompt weights `[r, N]` (integers, how often each prompt was drawn) to `[r]` or `[r, ...]`.
             The metrics of this package take such weights, so their differences are functions too, and then paired:
             `lambda w: correctness_auc(a, right, prompt_weights=w) - correctness_auc(b, right, prompt_weights=w)`.

@@ -1,4 +1,4 @@
-"""Whether stated probabilities are right as often as they say: Brier score and binned calibration errors."""
+"""Calibration of probabilities: Brier score and binned calibration errors."""
 
 from typing import NamedTuple
 

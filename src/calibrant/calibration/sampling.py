@@ -1,4 +1,4 @@
-"""Fewer samples than there are: subsets of rollouts, and what is true of all subsets."""
+"""Subsampling rollouts, and pass@k."""
 
 import torch
 from torch import Tensor
@@ -91,4 +91,4 @@ def all_avoided(total: Tensor, avoided: Tensor, size: Tensor) -> Tensor:
 def _check_samples(caller: str, name: str, value: int, samples: Tensor) -> None:
     check_count(caller, **{name: value})
     if value > samples.shape[-1]:
-        raise CalibrantError(f"{caller}: {name} is {value} and there are {samples.shape[-1]} samples a prompt")
+        raise CalibrantError(f"{caller}: {name} is {value} and there are {samples.shape[-1]} samples per prompt")

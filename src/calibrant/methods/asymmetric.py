@@ -1,4 +1,4 @@
-"""A method that treats right and wrong rollouts differently: sure and right counts more, unsure and wrong less."""
+"""A method that weighs right and wrong rollouts differently, by the certainty of the policy."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def egpo(
     nsr_share: float = 0.5,
     reward_range: Sequence[float] = (0.0, 2.0),
 ) -> Outcome:
-    """EGPO: sure and right rollouts count more, unsure and wrong ones less, and groups that are all wrong are pushed.
+    """EGPO: certain right rollouts count more, uncertain wrong ones less; groups that are all wrong are pushed down.
 
     With `H_i` the mean negative log-probability of rollout i and `H` its mean over the group,
     `w^_i = H / (H_i + eps)`; `w_i = max(1, clip(w^_i, low, high))` if right, `min(1, clip(w^_i, low, high))` if wrong;

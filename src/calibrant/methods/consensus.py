@@ -1,4 +1,4 @@
-"""Methods that make the reward itself: from how many answer alike, or from how sure a reference is of the answer."""
+"""Methods with a reward of their own: agreement within the group, or a reference model's confidence in the answer."""
 
 import math
 from collections.abc import Sequence
@@ -96,7 +96,7 @@ def grpo_care(
     threshold: float = 0.1,
     reward_range: Sequence[float] = (0.0, 2.0),
 ) -> Outcome:
-    """GRPO-CARE: a bonus for accurate rollouts of whose answer a slow reference is as sure as of the accurate ones.
+    """GRPO-CARE: a bonus for accurate rollouts whose answer is likely under a slow reference model.
 
     With `acc_i` the reward's place in its range, in [0, 1], and `c_i = min(answer_confidence_i, upper)`:
     `S = {i: acc_i > threshold and acc_i >= mean(acc)}` in each group; `bonus_i = bonus acc_i (rmax - rmin)` if i is

@@ -33,7 +33,7 @@ def rd_only(
 
     Paper: GCPO, equation 11 and section 4.4
     Per: prompt
-    Effect: x [1, 1.22] at 16 rollouts a prompt
+    Effect: x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
     When: no embeddings are at hand, or to see what the spread of rewards does alone. Binary rewards boost most the
         prompts that are solved half of the time.
@@ -72,7 +72,7 @@ def gcpo_cd(
 
     Paper: GCPO, equations 7, 8 and 11
     Per: prompt
-    Effect: x [0.81, 1] then x [1, 1.22] at 16 rollouts a prompt
+    Effect: x [0.81, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
     When: answers that lie apart in meaning mark a prompt whose gradient is noisy, and wording counts as meaning; no
         clusters are needed. Not where right answers may be worded in many ways.
@@ -111,7 +111,7 @@ def gcpo_bot(
 
     Paper: GCPO, equations 9 to 11
     Per: prompt
-    Effect: x [0.946, 1] then x [1, 1.22] at 16 rollouts a prompt
+    Effect: x [0.946, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
     When: the default, for tasks whose answers can be clustered by meaning. Its damping is weak by design: most of the
         effect is the boost by reward dispersion.
@@ -158,7 +158,7 @@ def gcpo_grad(
 
     Paper: none, ours; equations 8 and 11 of GCPO, of another dispersion
     Per: prompt
-    Effect: x [0.78, 1] then x [1, 1.22] at 16 rollouts a prompt
+    Effect: x [0.78, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (c) ours: the weights are GCPO's (b), the dispersion in them is not
     When: embeddings say little of the answers (numbers, code, short lists), or none are at hand; it reads what GCPO's
         dispersions stand for. Its dispersion is near 1 in most groups, so groups differ less than their gradients do.

@@ -41,7 +41,7 @@ def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> Calib
     """The error of a method that lacks inputs: which they are and what supplies them, or that there are none such.
 
     Args:
-        caller: what lacks them, the first words of the error.
+        caller: the method or command that lacks them, named in the error.
         names: of the inputs.
         purpose: what they are for, appended to the error.
 

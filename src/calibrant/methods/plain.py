@@ -67,7 +67,7 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
     Effect: x 1, the leave-one-out advantage in units of the reward
     Certainty: (a) as TRL and verl compute it
     When: small groups, where the own reward in the mean biases the baseline. It is the centred advantage times
-        n / (n - 1), so at 16 rollouts a prompt it is Dr. GRPO in all but name.
+        n / (n - 1), so at 16 rollouts per prompt it is Dr. GRPO in all but name.
 
     >>> from calibrant.methods.outcome import multiply
     >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])

@@ -68,7 +68,7 @@ def capo(
 
     Paper: CAPO (arXiv:2604.12632)
     Per: rollout
-    Effect: replaces the advantage; at most (n - 1) / tau, 25 at 16 rollouts a prompt
+    Effect: replaces the advantage; at most (n - 1) / tau, 25 at 16 rollouts per prompt
     Certainty: (b) formula, mask and defaults; the sum over pairs, the policy of l, partners that are masked and the
         graded form are interpretations (c)
     When: the likelihood of an answer should tell whether it is right, e.g. for confidence-weighted votes. Not for

@@ -17,7 +17,7 @@ FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.0
 """SEED-GRPO's forms of a weight, each with its default strength."""
 
 ROUNDING = 1e-12
-"""An uncertainty that is no farther from 1 is 1: at 1 the focal form falls to 0 at once."""
+"""An uncertainty at most this far from 1 counts as 1: at 1 the focal form falls to 0 at once."""
 
 
 def grpo_se(
@@ -53,7 +53,7 @@ def grpo_se(
 
     Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
     Per: prompt
-    Effect: x [0.784, 1] at 16 rollouts a prompt
+    Effect: x [0.784, 1] at 16 rollouts per prompt
     Certainty: (b) that the baseline exists; the map from entropy to weight is an interpretation (c)
     When: the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
 
@@ -116,10 +116,10 @@ def grpo_kle(
 
     Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
     Per: prompt
-    Effect: x [0.784, 1] at 16 rollouts a prompt
+    Effect: x [0.784, 1] at 16 rollouts per prompt
     Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
     When: an entailment model is at hand and meanings shade into each other, so that clusters would be arbitrary.
-        It needs G^2 passes of that model a prompt.
+        It needs G^2 passes of that model per prompt.
 
     >>> apart, same = torch.eye(3)[[0, 2], None, None].expand(2, 4, 4, 3)
     >>> grpo_kle(torch.tensor([[2.0, 0.0, 0.0, 1.0]] * 2), torch.stack([apart, same]), None).weights[:, 0]

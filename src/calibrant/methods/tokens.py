@@ -11,7 +11,7 @@ SMALLEST_MEAN = 1e-6
 """A group whose mean entropy is below this, in nats, was decoded greedily: shares of it mean nothing."""
 
 ROUNDING = 1e-9
-"""A place in an order that is no farther above a whole number is that number: 0.28 * 25 is 7."""
+"""A position at most this far above a whole number counts as that number: 0.28 * 25 is 7."""
 
 
 def edge_grpo(

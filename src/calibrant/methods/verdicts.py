@@ -1,4 +1,4 @@
-"""Which rollouts are right and which are wrong, for methods that treat the two differently."""
+"""Correctness of rollouts, for methods that treat right and wrong ones differently."""
 
 from collections.abc import Sequence
 
@@ -25,12 +25,12 @@ def binary_verdicts(
     """Whether each rollout is right: from `correct` if it is given, else from rewards that are binary.
 
     Interpretation (c): rewards are binary if all that count in the batch are ends of the reward range, or all 0 and
-    1, or all -1 and 1, whichever fits first. Partial credit is no verdict, and is refused.
+    1, or all -1 and 1, whichever fits first. Partial credit is not binary, and is refused.
 
     Args:
-        caller: the method that asks.
+        caller: the method named in errors.
         correct: `[N, G]`, boolean or floating: 1 right, 0 wrong, not finite unknown.
-        otherwise: what else a person can do, appended to the complaint about rewards that are not binary.
+        otherwise: an alternative, appended to the error about rewards that are not binary.
 
     Returns:
         `[N, G]` float64: 1 right, 0 wrong, NaN unknown or not counted.

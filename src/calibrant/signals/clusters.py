@@ -1,4 +1,4 @@
-"""Clusters of answers with one meaning, from keys or from pairwise entailment.
+"""Clusters of answers with one meaning, from keys or from pairwise entailment probabilities.
 
 A rule has two parts, and every pair of them is a rule. The *relation* says when answer i and answer j go together:
 
@@ -58,7 +58,7 @@ def greedy_clusters(
 ) -> Tensor:
     """Cluster numbers of the answers of each group, 0, 1, ... in order of first appearance.
 
-    From keys: equal keys share a cluster; an empty key ("" or None) says nothing and is a cluster of its own, each.
+    From keys: equal keys share a cluster; each empty key ("" or None) is a cluster of its own.
 
     From entailment probabilities `p[n, i, j] = P(answer i entails answer j)`: the first answer opens a cluster; each
     later answer j is compared with the first member r of every cluster, joins the one with the LARGEST `p[n, r, j]`

@@ -1,12 +1,12 @@
-"""How sure a policy is of its answers: from the probabilities of their tokens, and from how often answers agree.
+"""Confidence of a policy in its answers: from the probabilities of their tokens, and from how often answers agree.
 
 A confidence grows with certainty, a perplexity with doubt. Results are computed in float64, detached, finite, and
 returned in the type of the input.
 
 A rollout is *scored* if at least one of its tokens counts and all that count have finite values. One that is not
-(an empty completion, a NaN or an infinite log-probability) has no mean, and a mean of nothing that reads as 0 would
-say "perfectly sure". It gets the value of the least confidence instead (log-probability -1000, probability 0, the
-largest perplexity), and whoever averages, ranks or weighs rollouts drops it: `where=scored(logprobs, mask)`.
+(an empty completion, a NaN or an infinite log-probability) has no mean, and 0 in its place would be the largest
+confidence. It gets the least confidence instead (log-probability -1000, probability 0, the largest perplexity), and
+has to be left out of averages, ranks and weights: `where=scored(logprobs, mask)`.
 """
 
 from numbers import Real
@@ -50,7 +50,7 @@ def mean_logprob(logprobs: Tensor, mask: Tensor) -> Tensor:
     `lpm_i = sum_t mask_it logp_it / sum_t mask_it`, in nats.
 
     Returns:
-        `[..., N, G]` in [-1000, 0] for log-probabilities; -1000 where `scored` says no (c).
+        `[..., N, G]` in [-1000, 0] for log-probabilities; -1000 where `scored` is False (c).
 
     Reference: Kuhn, Gal and Farquhar, semantic uncertainty (a); CAPO (b). The value of an empty completion is ours
     (c): the clamped formula `sum / max(T, 1)` gives 0, a probability of 1.
@@ -69,7 +69,7 @@ def perplexity(logprobs: Tensor, mask: Tensor) -> Tensor:
     as much.
 
     Returns:
-        `[..., N, G]`, at least 1 for log-probabilities; the largest number of its type where `scored` says no (c),
+        `[..., N, G]`, at least 1 for log-probabilities; the largest number of its type where `scored` is False (c),
         and where the result does not fit.
 
     Reference: CAPO (b).
@@ -96,7 +96,7 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
         upper_bound: the largest confidence, in (0, 1]; GRPO-CARE's scripts have 0.95. None: 1.
 
     Returns:
-        `[..., N, G]` in [0, upper_bound]; 0 where `scored(logprobs, answer_mask)` says no (c).
+        `[..., N, G]` in [0, upper_bound]; 0 where `scored(logprobs, answer_mask)` is False (c).
 
     Raises:
         CalibrantError: the mask has a floating type, or the bound is out of (0, 1].

@@ -4,8 +4,8 @@ Rows that `where` excludes are as good as dropped: their values may be anything,
 are computed in float64, detached, and returned in the type of the input; a group with fewer than two rows has
 dispersion 0.
 
-Embeddings are scaled to length one here. A vector of zeros, or whose length is not finite, has no direction and so
-says nothing about meaning (c): it is unlike every other row (cosine 0, so distance 1, also to another such vector).
+Embeddings are scaled to length one here. A vector of zeros, or whose length is not finite, has no direction
+and carries no meaning (c): it is unlike every other row (cosine 0, so distance 1, also to another such vector).
 """
 
 from collections.abc import Sequence

@@ -86,8 +86,8 @@ def predictive_entropy(logprobs: Tensor, where: Tensor | None = None) -> Tensor:
 
     `PE = -(1/n) sum_i l_i`. With summed log-likelihoods it estimates, without bias at temperature 1, the entropy of
     the policy's distribution over sequences; with length-normalised ones (`confidence.mean_logprob`, as in the
-    reference) it is the mean negative log-likelihood a token. The two have different units: nats a sequence and nats
-    a token.
+    reference) it is the mean negative log-likelihood per token. The two have different units: nats per sequence and
+    nats per token.
 
     Args:
         logprobs: `[..., N, G]`, log-likelihoods of rollouts; a value that is not finite drops its rollout (c).
@@ -117,7 +117,7 @@ def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         `[..., N, G]` nats, in [0, ln V] for a vocabulary of V. It is 0 where `confidence.scored(entropies, mask)`
-        says no (c): there it means that nothing is known, not that nothing is open.
+        is False (c): there the entropy is unknown, not 0.
 
     Reference: EDGE-GRPO, equation 3 (b); its released code averages over padding too (a), which we do not.
 

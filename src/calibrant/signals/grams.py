@@ -1,4 +1,4 @@
-"""Inner products of the rollouts' gradients of one layer, without keeping the gradients.
+"""Inner products of the rollouts' gradients of one layer, computed without storing the gradients.
 
 The gradient of a weight matrix is a sum over tokens of outer products, `W_i = sum_t o_it x_it^T` with the layer's
 inputs `x` and the gradients `o` of its outputs. Three routes lead to `<W_i, W_j>`:

@@ -1,4 +1,4 @@
-"""What the statistics of this package check first: lengths, masks and options."""
+"""Checks of the statistics: lengths, masks and options."""
 
 from numbers import Real
 
@@ -68,16 +68,16 @@ def as_labels(caller: str, name: str, labels: Tensor) -> Tensor:
 
     >>> as_labels("f", "correct", torch.tensor([1.0, 0.5]))
     Traceback (most recent call last):
-    calibrant.errors.CalibrantError: f: correct has to be 0 or 1 (or NaN where it is not known), got 0.5; a graded \
-reward says nothing of that kind before somebody has set a threshold
+    calibrant.errors.CalibrantError: f: correct has to be 0 or 1 (or NaN where it is not known), got 0.5; set a \
+threshold to turn a graded reward into 0 and 1
     """
     if labels.dtype == torch.bool:
         return labels
     strange = labels[(labels != 0) & (labels != 1) & ~labels.isnan()]
     if strange.numel():
         raise CalibrantError(
-            f"{caller}: {name} has to be 0 or 1 (or NaN where it is not known), got {strange[0].item():g}; a graded "
-            "reward says nothing of that kind before somebody has set a threshold"
+            f"{caller}: {name} has to be 0 or 1 (or NaN where it is not known), got {strange[0].item():g}; set a "
+            "threshold to turn a graded reward into 0 and 1"
         )
     return labels == 1
 
