@@ -44,12 +44,13 @@ _MODULES = {
 """Public name -> its module; the others are signals."""
 
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'calibrant' has no attribute '{name}'")
-    value = getattr(import_module(_MODULES.get(name, "calibrant.signals")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # with a module's __getattr__, type checkers would accept any name
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module 'calibrant' has no attribute '{name}'")
+        globals()[name] = value = getattr(import_module(_MODULES.get(name, "calibrant.signals")), name)
+        return value
 
 
 def __dir__() -> list[str]:
