@@ -19,7 +19,7 @@ def test_trl_one_line(tmp_path, monkeypatch, capsys):
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{'reward': ")]
     assert len(printed) >= 5
     assert all("group/weight/mean" in line for line in printed[-5:])
-    assert len(list(tmp_path.glob("runs/trl_one_line/rollouts/step-*.parquet"))) == 5
+    assert len(list(tmp_path.glob("runs/trl_one_line/_rollouts/step-*.parquet"))) == 5
 
 
 @pytest.mark.parametrize(
