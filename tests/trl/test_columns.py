@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_written_does_not_end_training(policy, questions, 
     def fail(*_args, **_keywords):
         raise error
 
-    monkeypatch.setattr("calibrant.trl.trainer.write_rollouts", fail)
+    monkeypatch.setattr("calibrant.trl.rollout_files.write_rollouts", fail)
     with pytest.warns(UserWarning, match=rf"step-000001.parquet' was not written \({type(error).__name__}") as warned:
         trainer = train(policy, questions, arguments(tmp_path, method="grpo"), vowels)
     assert trainer.state.global_step == 2
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_it(policy, questions, tmp_path, monkeypatch, number):
     def fail(*_args, **_keywords):
         raise OSError(number, "full")
 
-    monkeypatch.setattr("calibrant.trl.trainer.write_rollouts", fail)
+    monkeypatch.setattr("calibrant.trl.rollout_files.write_rollouts", fail)
     with pytest.raises(OSError, match="full"):
         train(policy, questions, arguments(tmp_path, method="grpo", max_steps=1), vowels)
 

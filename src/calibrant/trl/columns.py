@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
+import torch
 from datasets import ClassLabel, Dataset, LargeList, List, Value
+from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.maths import number_text
@@ -138,3 +140,11 @@ def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[A
     prompts = [x if one else own for x, one, own in zip(observed, same, columns["prompt"], strict=True)]
     rest = {name: values for name, values in columns.items() if name != "observed_prompt"}
     return rest | {"prompt": prompts} | ({} if all(same) else {"observed_prompt": observed})
+
+
+def judged(columns: Mapping[str, list[Any]], device: torch.device) -> dict[str, Tensor]:
+    """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
+    if "correct" not in columns or all(gold is None for gold in columns["references"]):
+        return {}
+    values = [torch.nan if right is None else float(right) for right in columns["correct"]]
+    return {"correct": torch.tensor(values, device=device)}

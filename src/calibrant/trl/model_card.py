@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from trl.trainer.utils import get_config_model_id
+
 from calibrant.files import versions
 from calibrant.methods import Method, hyperparameters
 from calibrant.methods.calling import name_of
@@ -15,6 +17,12 @@ GCPO = (
     "Zhang, Shi, Bao, Wang, Ma and Ye: Why Semantic Entropy Fails: Geometry-Aware and Calibrated Uncertainty for "
     "Policy Optimization (GCPO)"
 )
+
+
+def model_name(model: Any) -> str:
+    """The last part of a model's name or folder, as TRL names an output folder after it."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return str(name).rstrip("/").split("/")[-1]
 
 
 def with_method(text: str, method: Method, options: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A pass of a micro-batch through the policy: what goes in, what comes out, and rows without a gradient."""
+"""What the trainer keeps of a generation batch and of a pass of a micro-batch through the policy."""
 
 from typing import Any, NamedTuple, TypeVar
 
@@ -6,10 +6,26 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from calibrant.groups import Groups
+
 MULTIMODAL = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
     "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
 )  # fmt: skip
+
+
+class Sampled(NamedTuple):
+    """What TRL hands to its reward functions, and what they return."""
+
+    rewards: Tensor  # [N * G, F] of all processes, one column per reward function
+    columns: list[dict[str, Any]]  # per rollout of this process: prompt and completion as text, number of tokens
+
+
+class GenerationBatch(NamedTuple):
+    """The groups of a generation batch and their base advantages, for methods that weight again at every update."""
+
+    groups: Groups
+    bases: dict[str, Tensor]
 
 
 class Pass(NamedTuple):
@@ -25,6 +41,13 @@ class Pass(NamedTuple):
             "logps": self.logps.detach(),
             "entropies": None if self.entropies is None else self.entropies.detach(),
         }
+
+
+def with_variance(groups: Groups, rows: Tensor, variance: Tensor) -> Groups:
+    """The groups with the importance-ratio variance of some rollouts; other rollouts are taken to have a ratio of 1."""
+    moved = torch.zeros_like(groups.rewards).flatten()
+    moved[rows] = variance.to(moved)
+    return Groups(groups.rewards, {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)})
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ has its KL gradient.
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,59 +15,56 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import get_config_model_id
 
 from calibrant.advantages import total_rewards
 from calibrant.errors import CalibrantError
-from calibrant.files import disk_full, write_text
+from calibrant.files import write_text
 from calibrant.groups import Groups, assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve_method
 from calibrant.policy import logps_in_chunks
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
-from calibrant.rollouts import write_rollouts
 from calibrant.scorer import (
-    Scored,
     Scorer,
     batch_statistics,
     dry_run,
     named_inputs,
     options_of,
-    rollout_rows,
     trainer_bases,
 )
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
-from calibrant.trl.columns import DataRow, check_data, read_rows, settle_prompts
+from calibrant.trl.columns import DataRow, check_data, judged, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import (
     count_unextracted,
-    describe,
     extract,
     extractor,
     guarded_clusters,
     guarded_judge,
     verdicts,
 )
+from calibrant.trl.logs import replace_last, warn_of_range
 from calibrant.trl.messages import as_text
-from calibrant.trl.model_card import with_method
+from calibrant.trl.model_card import model_name, with_method
 from calibrant.trl.passes import (
     MULTIMODAL,
+    GenerationBatch,
     Pass,
+    Sampled,
     complement,
     completion_mask,
     local_rows,
     merged,
     model_inputs,
     of_rows,
+    with_variance,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
 from calibrant.trl.rewards import checked_rewards, unrewarded
-
-ROLLOUTS = "_rollouts"
-"""Folder of rollout files in the output directory: `push_to_hub` uploads that directory, except `_*`."""
+from calibrant.trl.rollout_files import RolloutFiles, model_columns
 
 
 class CalibratedGRPOTrainer(GRPOTrainer):
@@ -102,6 +99,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
 
     _tag_names: ClassVar[list[str]] = [*GRPOTrainer._tag_names, "calibrant"]
     _buffered_inputs: Any
+    _sampled: Sampled
+    _batch: GenerationBatch
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         judge: VerdictFunction | None = None,
         **keywords: Any,
     ):
-        args = args or CalibratedGRPOConfig(f"{_model_name(model)}-CalibratedGRPO")
+        args = args or CalibratedGRPOConfig(f"{model_name(model)}-CalibratedGRPO")
         complete(args)
         self.method: Method = resolve_method(args.method)
         self._named = named_inputs(self.method)
@@ -126,9 +125,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
         self._scorer = Scorer(self.method, options, readers, meaning=args.meaning)
         self._memory: dict[str, Tensor] = {}
-        self._sampled: list[dict[str, Any]] = []
-        self._last_rollouts: tuple[int, int] = (-1, 0)
-        self._warned_of_range = self._warned_of_writing = False
+        self._warned_of_range = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._pass: Pass | None = None  # what TRL's `_compute_loss` is given in place of a forward pass
         self._window: list[dict[str, Any]] = []  # micro-batches of this optimizer step that have been computed
@@ -152,6 +149,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if self._policy_inputs.slow is not None:
             self.add_callback(Follow(self._policy_inputs.slow, self.accelerator))
         self._adding_up = self._rows_add_up()
+        writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
+        self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
 
     def _rows_add_up(self) -> bool:
         """Whether the gradient of a step is a sum over rows, wherever they stand: no statistic of a micro-batch."""
@@ -169,19 +168,20 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
     ) -> Tensor:
         with checked_rewards(self):
-            self._rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._sampled = [
+            rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        columns = [
             {"observed_prompt": as_text(prompt), "completion": as_text(completion), "num_tokens": len(ids)}
             for prompt, completion, ids in zip(prompts, completions, completion_ids_list, strict=True)
         ]
-        return self._rewards
+        self._sampled = Sampled(rewards, columns)
+        return rewards
 
     def _gather_columns(self, rows: list[DataRow], mode: str) -> dict[str, list[Any]]:
         """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
         gathered = gather_object(
             [
                 row._asdict() | sampled | extract(self._extractor, sampled["completion"])._asdict()
-                for row, sampled in zip(rows, self._sampled, strict=True)
+                for row, sampled in zip(rows, self._sampled.columns, strict=True)
             ]
         )
         columns = {name: [row[name] for row in gathered] for name in gathered[0]}
@@ -202,14 +202,15 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         answers = local_rows(columns["answer"], len(rows), self.accelerator)
         read = self._policy_inputs(self.model, output, answers, size)
         given = {name: self.accelerator.gather(x) for name, x in read.items()}
-        per_function = self._rewards.view(-1, size, len(self.reward_funcs))
+        rewards = self._sampled.rewards
+        per_function = rewards.view(-1, size, len(self.reward_funcs))
         total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         bases = trainer_bases(standardised, total)
-        read = given | _judged(columns, total)
+        read = given | judged(columns, total.device)
         scored = self._scorer(
             columns["completion"],
-            self._rewards[:, self._task_reward].view(-1, size),
+            rewards[:, self._task_reward].view(-1, size),
             answers=columns["answer"],
             given={name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()} | {"total_rewards": total},
             state=self._memory,
@@ -223,10 +224,11 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
             self._remember(output, scored.groups, bases)
-            if self.args.rollouts_dir != "":
-                columns |= _model_columns(given, columns["num_tokens"])
+            if self._files is not None:
+                columns |= model_columns(given, columns["num_tokens"])
                 columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
-                self._write_rollouts(scored, settle_prompts(columns, size))
+                columns |= {"reward": [None] * advantages.numel()} if self._label_free else {}
+                self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -261,27 +263,11 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         for name, value in statistics.items():
             self._metrics[mode][self._free(name)].append(value)
         self._logs["extra"][self._free("weight")].extend(scored.outcome.weights.flatten().tolist())
-        self._rewrite_logged(advantages.flatten())
-        self._warn_of_range(int(statistics["batch/reward_out_of_range"]))
-
-    def _warn_of_range(self, outside: int) -> None:
-        """Says once that rewards leave the range; `batch/reward_out_of_range` counts them at every step."""
+        replace_last(self._logs["advantages"], advantages.flatten().tolist())
+        outside = int(statistics["batch/reward_out_of_range"])
         if outside and not self._warned_of_range and self.accelerator.is_main_process:
             self._warned_of_range = True
-            low, high = self.args.reward_range
-            warnings.warn(
-                f"{outside} rewards of step {self.state.global_step + 1} lie outside the reward range [{low}, {high}]; "
-                "reward dispersion is clipped there, so set reward_range to what the reward function can return "
-                "(batch/reward_out_of_range counts them from here on)",
-                stacklevel=2,
-            )
-
-    def _rewrite_logged(self, advantages: Tensor) -> None:
-        """Puts the advantages that are trained where the parent has logged the ones before."""
-        logged = self._logs["advantages"]
-        values = advantages.tolist()[-len(logged) :]
-        for i, value in enumerate(values, start=len(logged) - len(values)):
-            logged[i] = value
+            warn_of_range(outside, self.args.reward_range, self.state.global_step + 1)
 
     def _remember(self, output: dict[str, Any], groups: Groups, bases: dict[str, Tensor]) -> None:
         """Keeps what a method that reads the importance ratio needs again at every update of this batch."""
@@ -289,7 +275,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             count = len(output["advantages"])
             everywhere = torch.arange(groups.rewards.numel(), device=groups.rewards.device)
             output["rollout_index"] = local_rows(everywhere, count, self.accelerator)
-            self._batch = (groups, bases)
+            self._batch = GenerationBatch(groups, bases)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss, with the log-probabilities computed first; its metrics are means over TRL's own micro-batches."""
@@ -398,41 +384,15 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         return found.logps, found.entropies, None
 
     def _reweighed(self, inputs: dict[str, Any], logps: Tensor) -> Tensor:
-        """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]`.
-
-        The ratios of other rows are taken to be 1: no weight of a row depends on them.
-        """
-        groups, bases = self._batch
+        """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]`."""
         rows = inputs["rollout_index"]
         variance = ratio_variance(logps, inputs["old_per_token_logps"], completion_mask(inputs))
-        moved = torch.zeros_like(groups.rewards).flatten()
-        moved[rows] = variance.to(moved)
-        given = {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)}
-        outcome = apply(self.method, Groups(groups.rewards, given), self._memory, bases=bases, **self._scorer.options)
+        groups = with_variance(self._batch.groups, rows, variance)
+        outcome = apply(self.method, groups, self._memory, bases=self._batch.bases, **self._scorer.options)
         for name, values in (("ratio_variance", variance), ("update_weight", outcome.weights.flatten()[rows])):
             mean = self.accelerator.gather(values.nanmean()).nanmean().item()
             self._metrics["train"][self._free(f"batch/{name}/mean")].append(mean)
         return outcome.advantages.flatten()[rows]
-
-    def _write_rollouts(self, scored: Scored, columns: dict[str, list[Any]]) -> None:
-        """Writes the rollouts of a step; a failure is warned of once and ends no training, unless the disk is full."""
-        if not self.accelerator.is_main_process:
-            return
-        step = self.state.global_step + 1
-        part = self._last_rollouts[1] + 1 if self._last_rollouts[0] == step else 0
-        self._last_rollouts = (step, part)
-        folder = Path(self.args.rollouts_dir or Path(self.args.output_dir) / ROLLOUTS)
-        name = f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet"
-        if self._label_free:
-            columns = columns | {"reward": [None] * len(columns["completion"])}
-        try:
-            write_rollouts(folder / name, rollout_rows(scored, columns, step=step))
-        except Exception as error:
-            if disk_full(error):
-                raise
-            if not self._warned_of_writing:
-                self._warned_of_writing = True
-                warnings.warn(f"'{folder / name}' was not written ({describe(error)}); training goes on", stacklevel=2)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Saves the method's state and the slow reference too, before a checkpoint is pushed to the hub."""
@@ -464,27 +424,3 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
             )
         return names.index(wanted) if wanted is not None else 0
-
-
-def _model_name(model: Any) -> str:
-    """The last part of a model's name or folder, as TRL names an output folder after it."""
-    name = model if isinstance(model, str) else get_config_model_id(model.config)
-    return str(name).rstrip("/").split("/")[-1]
-
-
-def _judged(columns: Mapping[str, list[Any]], like: Tensor) -> dict[str, Tensor]:
-    """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
-    if "correct" not in columns or all(gold is None for gold in columns["references"]):
-        return {}
-    values = [torch.nan if right is None else float(right) for right in columns["correct"]]
-    return {"correct": torch.tensor(values, device=like.device)}
-
-
-def _model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:
-    """Columns of a rollout file from what the models said: sums of log-probabilities, means of the rest."""
-    lengths = torch.tensor(num_tokens)
-    columns = {name: given[name] for name in ("token_entropy", "answer_confidence") if name in given}
-    for column, name in (("logprob", "mean_logprob"), ("ref_logprob", "ref_mean_logprob")):
-        if name in given:
-            columns[column] = given[name].cpu() * lengths
-    return {name: x.tolist() for name, x in columns.items()}

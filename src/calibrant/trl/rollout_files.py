@@ -1,0 +1,54 @@
+"""Rollout files of a training run, one per generation batch."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from calibrant.files import disk_full
+from calibrant.rollouts import write_rollouts
+from calibrant.scorer import Scored, rollout_rows
+from calibrant.trl.functions import describe
+
+ROLLOUTS = "_rollouts"
+"""Folder of rollout files in the output directory: `push_to_hub` uploads that directory, except `_*`."""
+
+
+class RolloutFiles:
+    """Writes `step-NNNNNN.parquet`, with `.1`, `.2` before the ending for further batches of a step.
+
+    Args:
+        folder: where they go; None: `ROLLOUTS` in the output directory.
+        output_dir: the output directory.
+    """
+
+    def __init__(self, folder: str | None, output_dir: str):
+        self.folder = Path(folder or Path(output_dir) / ROLLOUTS)
+        self.last, self.warned = (-1, 0), False
+
+    def write(self, step: int, scored: Scored, columns: dict[str, list[Any]]) -> None:
+        """Writes the rollouts of a step; a failure is warned of once and ends no training, unless the disk is full."""
+        part = self.last[1] + 1 if self.last[0] == step else 0
+        self.last = (step, part)
+        path = self.folder / (f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet")
+        try:
+            write_rollouts(path, rollout_rows(scored, columns, step=step))
+        except Exception as error:
+            if disk_full(error):
+                raise
+            if not self.warned:
+                self.warned = True
+                warnings.warn(f"'{path}' was not written ({describe(error)}); training goes on", stacklevel=3)
+
+
+def model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:
+    """Columns of a rollout file that models give: sums of log-probabilities, means of the rest."""
+    lengths = torch.tensor(num_tokens)
+    columns = {name: given[name] for name in ("token_entropy", "answer_confidence") if name in given}
+    for column, name in (("logprob", "mean_logprob"), ("ref_logprob", "ref_mean_logprob")):
+        if name in given:
+            columns[column] = given[name].cpu() * lengths
+    return {name: x.tolist() for name, x in columns.items()}
