@@ -176,7 +176,7 @@ def test_images_are_refused(policy, questions, tmp_path):
     ("changes", "said"),
     [
         ({"cast_lm_head_to_fp32": True}, "that of Qwen2ForCausalLM is cast to float32"),
-        ({"head_gram_top": -1}, "'head_gram_top' has to be 0 or more, got -1"),
+        ({"head_gram_top": -1}, "'head_gram_top' is -1; it must be 0 or a positive number"),
     ],
 )
 def test_options_that_do_not_go_with_it(policy, questions, tmp_path, changes, said):

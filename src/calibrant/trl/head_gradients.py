@@ -41,8 +41,6 @@ class HeadGradients:
     def __init__(self, policy: nn.Module, args: CalibratedGRPOConfig, accelerator: Accelerator):
         self.args, self.accelerator, self._sharing = args, accelerator, args.share_prefix
         readable_head(policy, cast=args.cast_lm_head_to_fp32)
-        if args.head_gram_top is not None and args.head_gram_top < 0:
-            raise CalibrantError(f"option 'head_gram_top' has to be 0 or more, got {args.head_gram_top}")
 
     def __call__(
         self, model: nn.Module, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None
