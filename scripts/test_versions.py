@@ -1,7 +1,7 @@
-"""Runs the tests of the trainer and of the policy with the oldest, the pinned and the newest TRL and transformers.
+"""Runs the tests of the trainer and of the policy with the oldest and the newest TRL and transformers that are supported.
 
     python scripts/test_versions.py                                   all pairs, the tests of tests/trl and tests/policy
-    python scripts/test_versions.py newest -- tests/trl/test_seams.py    one pair, arguments for pytest after --
+    python scripts/test_versions.py oldest -- tests/trl/test_seams.py    one pair, arguments for pytest after --
 
 Each pair has a virtual environment of its own under `.venv-versions/`; everything else is as in constraints.txt.
 The ranges of trl and transformers in pyproject.toml are those of `PAIRS`.
@@ -16,9 +16,8 @@ PAIRS = {
     "oldest": {"trl": "1.16.0", "transformers": "5.0.0"},
     "verl": {"trl": "1.16.0", "transformers": "5.10.4"},
     "pinned": {"trl": "1.16.0", "transformers": "5.23.0"},
-    "newest": {"trl": "1.16.0", "transformers": "5.24.0"},
 }
-"""`verl`: the newest transformers below 5.11, which verl asks for."""
+"""`pinned` is the newest: transformers 5.24 renames the argument `past_key_values`. `verl`: below 5.11, as it asks for."""
 
 FREE = (*PAIRS["pinned"], "tokenizers")
 """Packages whose version the pair decides."""
