@@ -1,6 +1,6 @@
-"""Runs the tests of the trainer and of the policy with the oldest and the newest TRL and transformers that are supported.
+"""Runs the tests of the trainer and of the policy with the oldest and the newest TRL and transformers that work.
 
-    python scripts/test_versions.py                                   all pairs, the tests of tests/trl and tests/policy
+    python scripts/test_versions.py                                      all pairs, tests/trl and tests/policy
     python scripts/test_versions.py oldest -- tests/trl/test_seams.py    one pair, arguments for pytest after --
 
 Each pair has a virtual environment of its own under `.venv-versions/`; everything else is as in constraints.txt.
@@ -17,7 +17,7 @@ PAIRS = {
     "verl": {"trl": "1.16.0", "transformers": "5.10.4"},
     "pinned": {"trl": "1.16.0", "transformers": "5.23.0"},
 }
-"""`pinned` is the newest: transformers 5.24 renames the argument `past_key_values`. `verl`: below 5.11, as it asks for."""
+"""`pinned` is the newest: transformers 5.24 renames `past_key_values`. `verl` asks for a version below 5.11."""
 
 FREE = (*PAIRS["pinned"], "tokenizers")
 """Packages whose version the pair decides."""
