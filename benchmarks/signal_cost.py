@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from calibrant.train.prepare import prepare
 from calibrant.train.runs import Run, create
 from calibrant.train.settings import resolve_settings
-from calibrant.train.training import build_trainer, prepare
+from calibrant.train.trainer import build_trainer
 
 METHODS = ("grpo", "gcpo_cd", "gcpo_bot", "gradient_snr", "gcpo_grad")
 

@@ -68,7 +68,8 @@ def _resume(directory: str, given: dict[str, object]) -> int:
 
 
 def _guarded(train: "Callable[[], Run]", path: Path) -> int:
-    from calibrant.train.training import Stopped, processes, shutdown_processes
+    from calibrant.train.processes import processes, shutdown_processes
+    from calibrant.train.training import Stopped
 
     try:
         finished = train()

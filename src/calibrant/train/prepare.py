@@ -1,0 +1,71 @@
+"""What a run reads, checked before anything is written."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from calibrant.errors import CalibrantError
+from calibrant.methods import resolve_method
+from calibrant.policy.models import check_model, check_weights, quiet_loading
+from calibrant.scorer import dry_run, named_inputs, options_of
+from calibrant.tasks import resolve as resolve_task
+from calibrant.tasks import training_task
+from calibrant.tasks.base import Row, Task
+from calibrant.tasks.prompts import fit_to
+from calibrant.text.embed import Embedder
+from calibrant.text.entail import EntailmentJudge
+from calibrant.train.processes import on_main
+from calibrant.train.settings import TrainSettings
+
+
+class Prepared(NamedTuple):
+    """What a run reads, checked before anything is written."""
+
+    settings: TrainSettings
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    training: list[Row]
+    evaluation: list[Row]
+    """The same for every seed of training; empty without an evaluation."""
+
+
+def prepare(settings: TrainSettings) -> Prepared:
+    """Reads what a run needs, except weights.
+
+    Raises:
+        CalibrantError: for what could only fail later, before anything is written or computed.
+    """
+    quiet_loading()
+    task = resolve_task(settings.task)
+    method = resolve_method(settings.method)
+    dry_run(method, options_of(method, settings))
+    tokenizer = check_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    on_main(lambda: check_weights(settings.model))
+    named = set(named_inputs(method))
+    if "embeddings" in named:
+        Embedder(settings.embedding_model)
+    if settings.entailment_model and named & {"clusters", "entailment"}:
+        EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype)
+    if settings.report_to != "none" and find_spec(settings.report_to) is None:
+        raise CalibrantError(
+            f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
+        )
+    evaluation, training = _rows(settings, task, tokenizer)
+    if len(training) < settings.prompts_per_step:
+        raise CalibrantError(
+            f"there are {len(training)} questions to train on, fewer than the {settings.prompts_per_step} of a step; "
+            "lower --prompts-per-step, or give more"
+        )
+    return Prepared(settings, task, tokenizer, training, evaluation)
+
+
+def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[Row]]:
+    """Questions to evaluate on and to train on, whose prompts leave room for an answer."""
+    source, folder = training_task(task), Path(settings.data_dir) if settings.data_dir else None
+    rows = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
+    length = settings.max_completion_length or task.max_completion_length
+    evaluation = fit_to(rows, tokenizer, settings.max_prompt_length, length) if rows else []
+    rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
+    return evaluation, fit_to(rows, tokenizer, settings.max_prompt_length, length)
