@@ -121,8 +121,22 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(uninterrupted, tmp_pat
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"calibrant train --resume {run}" in said.decode()
+    assert said.decode().count("a second Ctrl-C stops at once and saves nothing more") == 1
     (step,) = re.findall(r"stopped at step (\d) of 6", said.decode())
     assert (run / "checkpoints" / f"checkpoint-{step}" / "complete.json").exists()
+    finish("--resume", str(run))
+    assert_same_run(uninterrupted, run)
+
+
+def test_a_limit_on_file_sizes_is_one_line_and_loses_nothing(uninterrupted, tmp_path):
+    """Checkpoints hold files of 10 and 19 MB: the first one cannot be written."""
+    run = tmp_path / "run"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, 12_000_000))"
+    process = start(*SMALL, "--out", str(run), patch=limit)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2
+    (line,) = [line for line in said.decode().splitlines() if "error:" in line]
+    assert "the disk is full, or a quota or limit on file sizes is reached" in line and b"Traceback" not in said
     finish("--resume", str(run))
     assert_same_run(uninterrupted, run)
 

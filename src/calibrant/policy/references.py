@@ -1,9 +1,10 @@
-"""Copies of a policy that do not learn: frozen as it was, or following it slowly."""
+"""Reference copies of a policy: frozen, or an exponential moving average of it."""
 
 import copy
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -58,7 +59,7 @@ class SlowReference:
 
     @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
-        """Moves towards the policy, if this optimisation step is one of those that do."""
+        """Updates the average where `step` is a multiple of `every`."""
         if step % self.every:
             return
         for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
@@ -72,11 +73,11 @@ class SlowReference:
         """Reads what `save` wrote.
 
         Raises:
-            CalibrantError: the checkpoint holds no average, or that of another model.
+            CalibrantError: the file is missing or damaged, or of another model.
         """
         try:
             load_model(self.model, str(folder / FILE))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise CalibrantError(
                 f"the checkpoint '{folder}' has no slow reference of this policy ({reason}); it was written by "

@@ -1,4 +1,4 @@
-"""What a method remembers between steps, saved beside a checkpoint."""
+"""The state of a method between steps, saved in a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
