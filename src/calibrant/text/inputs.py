@@ -65,15 +65,6 @@ def read_input(
     return None
 
 
-def one_at_a_time(is_correct: Callable[[str, list[str]], bool]) -> VerdictFunction:
-    """A verdict function from one that judges a single answer.
-
-    >>> one_at_a_time(lambda answer, references: answer in references)(["4", "5"], [["4"], ["4"]])
-    [True, False]
-    """
-    return lambda answers, references: [is_correct(a, list(gold)) for a, gold in zip(answers, references, strict=True)]
-
-
 def by_key(key: Callable[[str], str]) -> Callable[[TextGroups], Tensor]:
     """N groups of G texts -> clusters `[N, G]` of equal keys; each empty key is a cluster of its own.
 
