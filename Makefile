@@ -9,7 +9,7 @@ VENV := .venv
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: demo test test-versions docs clean
+.PHONY: demo test test-all test-versions docs clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/calibrant train $(ARGS)
@@ -19,6 +19,10 @@ test: $(VENV)/test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pytest -n 2 $(ARGS)
+
+# Everything, also what is marked slow.
+test-all: $(VENV)/test
+	$(VENV)/bin/pytest -n 2 -m "slow or not slow" $(ARGS)
 
 test-versions:
 	$(PYTHON) scripts/test_versions.py $(ARGS)

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from calibrant.policy import decode as decode_module
-from calibrant.policy.decode import can_drop, configured
+from calibrant.policy.decode import plain_sampling
 from calibrant.policy.head import find_head, recording
 from calibrant.policy.prefill import prefilled, shared_prefill
 
@@ -51,6 +51,8 @@ def test_the_same_samples(build):
 
 def test_prompts_are_read_once(policy):
     model, seen = AutoModelForCausalLM.from_pretrained(policy), []
+    with shared_prefill(model):
+        sampled(model, PROMPTS[ROWS], MASK[ROWS])  # compares both ways once
     model.get_input_embeddings().register_forward_hook(lambda _m, ids, _o: seen.append(tuple(ids[0].shape)))
     with shared_prefill(model):
         sampled(model, PROMPTS[ROWS], MASK[ROWS])
@@ -98,6 +100,8 @@ def test_finished_rows_are_dropped_from_the_same_samples(build, decoding):
         return model.generate(input_ids=ids, attention_mask=mask, **options)
 
     plain, rows = written(), []
+    with shared_prefill(model):
+        written()  # compares both ways once
     model.get_input_embeddings().register_forward_hook(lambda _m, x, _o: rows.append(len(x[0])))
     with shared_prefill(model):
         shared = written()
@@ -187,8 +191,8 @@ def test_other_ways_of_generation_are_left_alone(options):
     assert type(plain) is type(shared)
 
 
-def test_rows_of_sharded_weights_stay(monkeypatch):
-    model = llama().eval()
-    assert can_drop(model, *configured(model, {"do_sample": True}))
+def test_nothing_is_shared_with_sharded_weights(monkeypatch):
+    model, options = llama().eval(), {"input_ids": PROMPTS, "attention_mask": MASK, "do_sample": True}
+    assert plain_sampling(model, options)
     monkeypatch.setattr(decode_module, "is_fsdp_managed_module", lambda _: True)
-    assert not can_drop(model, *configured(model, {"do_sample": True}))
+    assert not plain_sampling(model, options)

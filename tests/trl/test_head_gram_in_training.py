@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS
+from calibrant.policy import cached, packed
 from calibrant.policy.decode import Decoded
 from calibrant.trl import CalibratedGRPOTrainer, head_gradients
 from calibrant.trl.head_gradients import readable_head
@@ -101,17 +102,10 @@ def test_what_was_read_while_sampling_is_not_computed_again(policy, questions, t
 def test_a_model_that_cannot_share_prompts_is_read_plainly(policy, questions, tmp_path, monkeypatch):
     expected = trained(policy, questions, tmp_path / "a")
     monkeypatch.setattr(Decoded, "states_of", lambda *_: None)
-    real, refused = head_gradients.logps_in_chunks, []
-
-    def plain_alone(*arguments, prefix_index=None, **keywords):
-        if prefix_index is None:
-            refused.append(1)
-            raise CalibrantError("its cache cannot be repeated")
-        return real(*arguments, prefix_index=prefix_index, **keywords)
-
-    monkeypatch.setattr(head_gradients, "logps_in_chunks", plain_alone)
-    found = trained(policy, questions, tmp_path / "b", max_steps=2)
-    assert len(refused) == 1  # and never again
+    monkeypatch.setattr(cached, "REPEATABLE", ())
+    monkeypatch.setattr(packed, "refusal", lambda _: "is not packed here")
+    with pytest.warns(UserWarning, match="does not share prompts"):
+        found = trained(policy, questions, tmp_path / "b", max_steps=2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 

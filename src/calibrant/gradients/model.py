@@ -118,18 +118,6 @@ def _forward(model: nn.Module) -> Callable[..., object]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Context manager: evaluation mode, without dropout and checkpointing."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
 def differentiating(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Context manager: only these parameters require a gradient."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

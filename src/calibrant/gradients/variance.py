@@ -17,9 +17,10 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.gradients.hooks import hooks_gram
 from calibrant.gradients.loop import loop_sums
-from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, batch_rows, evaluating, passes, select
+from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, batch_rows, passes, select
 from calibrant.gradients.plan import Plan, make_plan
 from calibrant.groups import like_input, masked
+from calibrant.policy.modes import evaluating
 from calibrant.signals import moments
 
 

@@ -2,7 +2,7 @@
 
 from calibrant.policy.check import PrefixCheck, RouteCheck, check_prefix
 from calibrant.policy.cost import worthwhile
-from calibrant.policy.logps import SharedPrefix, logps_in_chunks, plain_logps, shared_prefix_logps
+from calibrant.policy.logps import SharedPrefix, logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
 from calibrant.policy.prompts import group_chunks
 from calibrant.policy.routes import obstacles
 
@@ -15,6 +15,7 @@ __all__ = [
     "logps_in_chunks",
     "obstacles",
     "plain_logps",
+    "reads_head",
     "shared_prefix_logps",
     "worthwhile",
 ]

@@ -5,11 +5,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import Head, Recorded, model_name, run
 from calibrant.policy.prompts import Batch, Prompts
+
+REPEATABLE = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Layers of a cache that hold keys and values alone, which grow by concatenation and keep their graph.
+
+Their subclasses hold recurrent states or indices beside those, which their methods do not select or which are
+overwritten in place.
+"""
+
+
+def repeatable(cache: Any) -> bool:
+    """Whether a cache holds nothing but what can be repeated for the rollouts of a prompt."""
+    return type(cache) is DynamicCache and all(type(layer) in REPEATABLE for layer in cache.layers)
 
 
 def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) -> Recorded:
@@ -48,9 +60,9 @@ def _on_cache(model: nn.Module, head: Head, batch: Batch, cache: Cache) -> Recor
 
 
 def _repeated(model: nn.Module, outputs: Any, prompts: Prompts, order: Tensor) -> Cache:
-    """The cache with one entry a row, in the order of prompts."""
-    cache = getattr(outputs, "past_key_values", None)
-    if not isinstance(cache, Cache) or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    """The cache with one entry per row, in the order of prompts."""
+    cache: Any = getattr(outputs, "past_key_values", None)
+    if not repeatable(cache):
         raise CalibrantError(
             f"{model_name(model)} keeps a cache that cannot be repeated for the rollouts of a prompt (attention with "
             "keys and values is needed in every layer); use the plain forward for it"

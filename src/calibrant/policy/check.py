@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import text_config
-from calibrant.policy.logps import SharedPrefix, plain_logps, shared_prefix_logps
+from calibrant.policy.known import reason_of
+from calibrant.policy.logps import logps_of_whole_logits, shared_prefix_logps
+from calibrant.policy.modes import evaluating
 from calibrant.policy.prompts import Batch
 from calibrant.policy.routes import Route
 
@@ -37,7 +39,10 @@ class RouteCheck(NamedTuple):
 
 
 class PrefixCheck(NamedTuple):
-    """What a check found: the verdict, the tolerances of both errors and the type they are for, and each route."""
+    """What a check found: the verdict, the tolerances of both errors and the type they are for, and each route.
+
+    A model with an obstacle on every route shares no prompts: calibrant takes the plain path for it.
+    """
 
     equal: bool
     tolerances: tuple[float, float]
@@ -46,7 +51,7 @@ class PrefixCheck(NamedTuple):
 
 
 def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temperature: float = 1.0) -> PrefixCheck:
-    """Compares every route with the plain forward on a small random batch: log-probabilities and full gradients.
+    """Compares every route with the model's whole logits on a small random batch: log-probabilities and full gradients.
 
     The batch has prompts of different lengths with different numbers of rows in mixed order, ragged completions and an
     empty one; its prompts are longer than a sliding window of up to 256 tokens. The model is checked in evaluation mode
@@ -73,15 +78,9 @@ def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temp
         raise CalibrantError("check_prefix: no parameter of the model requires a gradient; unfreeze what is trained")
     dtype = weights[0].dtype
     batch, factors = _random_batch(model, tokenizer, seed)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.enable_grad():
-            plain = _gradient(plain_logps(model, *batch, temperature=temperature), factors, weights)
-            routes = tuple(_check_route(model, batch, factors, weights, plain, name, temperature) for name in SHARED)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model), torch.enable_grad():
+        plain = _gradient(logps_of_whole_logits(model, *batch, temperature=temperature), factors, weights)
+        routes = tuple(_check_route(model, batch, factors, weights, plain, name, temperature) for name in SHARED)
     tried = [route.equal for route in routes if route.obstacle is None]
     return PrefixCheck(bool(tried) and all(tried), TOLERANCES[dtype], dtype, routes)
 
@@ -97,9 +96,9 @@ def _check_route(
 ) -> RouteCheck:
     try:
         result = shared_prefix_logps(model, *batch, temperature=temperature, route=route)
-    except CalibrantError as error:
-        return RouteCheck(route, torch.nan, torch.nan, False, str(error))
-    logps, gradient = _gradient(result, factors, weights)
+        logps, gradient = _gradient(result.logps, factors, weights)
+    except Exception as error:  # whatever a model of somebody else's raises
+        return RouteCheck(route, torch.nan, torch.nan, False, reason_of(error))
     logp_error = float((logps - plain[0]).abs().max())
     gradient_error = float((gradient - plain[1]).norm() / plain[1].norm().clamp(min=1e-30))
     logp_tolerance, gradient_tolerance = TOLERANCES[weights[0].dtype]
@@ -107,11 +106,11 @@ def _check_route(
     return RouteCheck(route, logp_error, gradient_error, equal, None)
 
 
-def _gradient(result: SharedPrefix, factors: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _gradient(logps: Tensor, factors: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Log-probabilities, and the gradient of their weighted sum as one vector."""
-    loss = (result.logps * factors.to(result.logps)).sum()
+    loss = (logps * factors.to(logps)).sum()
     gradients = torch.autograd.grad(loss, weights, materialize_grads=True, allow_unused=True)
-    return result.logps.detach(), torch.cat([gradient.flatten().to(result.logps) for gradient in gradients])
+    return logps.detach(), torch.cat([gradient.flatten().to(logps) for gradient in gradients])
 
 
 def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> tuple[Batch, Tensor]:

@@ -1,6 +1,5 @@
 """Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,27 +42,41 @@ class Decoded:
         return found
 
 
-def configured(model: Any, options: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
-    """The configuration that generation with these options has, and what of them is not part of it."""
-    config = copy.deepcopy(options.get("generation_config") or model.generation_config)
-    rest = config.update(**{name: value for name, value in options.items() if name != "generation_config"})
-    return config, rest
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "num_return_sequences": (None, 1),
+    "cache_implementation": (None,),
+    "use_cache": (None, True),
+    "guidance_scale": (None, 1),
+    "watermarking_config": (None,),
+    "return_dict_in_generate": (None, False),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "prefill_chunk_size": (None,),
+    "token_healing": (None, False),
+    "stop_strings": (None,),
+    "is_assistant": (None, False),
+}
+"""Settings of generation, and the values with which it is plain sampling or greedy search on a dynamic cache."""
 
 
-def one_row_each(config: GenerationConfig) -> bool:
-    """Whether generation is sampling or greedy search with one sequence a row."""
-    simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
-    return simple and config.num_return_sequences in (None, 1)
+def plain_sampling(model: Any, options: dict[str, Any]) -> GenerationConfig | None:
+    """The configuration that `model.generate(**options)` resolves to, if `decode` can stand for it; else None.
 
-
-def can_drop(model: Any, config: GenerationConfig, rest: dict[str, Any]) -> bool:
-    """Whether `decode` can stand for `generate`: ids alone are asked for, and processes do not share the weights.
-
-    Where they do, each has to run as many passes as the others.
+    It can for sampling and greedy search, one sequence per row, on a dynamic cache that `generate` makes itself, from
+    `input_ids` and `attention_mask [B, P]` alone: not with images or any other input, nor where processes share the
+    weights, as each has to run as many passes as the others.
     """
+    ids, mask = options.get("input_ids"), options.get("attention_mask")
+    if not (isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.ndim == 2 and ids.shape == mask.shape):
+        return None
+    config: GenerationConfig
+    config, rest = model._prepare_generation_config(**{"generation_config": None, **options})
+    if any(rest[name] is not None for name in rest.keys() - {"input_ids", "attention_mask"}):
+        return None
+    simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
+    simple = simple and all(getattr(config, name, None) in values for name, values in PLAIN.items())
     together = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    special = {"streamer", "assistant_model", "custom_generate", "inputs_embeds", "token_type_ids"} & rest.keys()
-    return not together and not special and not config.return_dict_in_generate and config.prefill_chunk_size is None
+    return config if simple and not together and not model.config.is_encoder_decoder else None
 
 
 def decode(
@@ -118,7 +131,7 @@ def _decode(
     unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
     logits, first, passed = None, torch.empty(0), []
     while True:
-        found = _next_logits(model, ids[rows], mask[rows], cache)
+        found = next_logits(model, ids[rows], mask[rows], cache)
         passed.append(rows)
         if logits is None:
             logits, first = found.new_zeros(len(ids), found.shape[1]), found[:1].clone()
@@ -146,7 +159,7 @@ def _sampled(scores: Tensor) -> Tensor:
     return torch.multinomial(probabilities, 1)[:, 0]
 
 
-def _next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
     """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
     new = ids.shape[1] - cache.get_seq_length()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.policy import logps_in_chunks
+from calibrant.policy.modes import evaluating
 from calibrant.policy.prefill import shared_prefill
 
 TOKENS_A_CHUNK = 2**14
@@ -61,19 +62,17 @@ def generate(
     Returns:
         N lists of `samples` completions.
     """
-    was_training = model.training
-    model.eval()
     step = max(1, batch_size // samples)
     completions: list[list[Completion]] = []
     options = _decoding(temperature) | {"max_new_tokens": max_new_tokens}
-    with torch.random.fork_rng(), tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False) as bar:
+    bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
+    with evaluating(model), torch.random.fork_rng(), bar:
         torch.manual_seed(seed)
         for start in range(0, len(prompts), step):
             batch = prompts[start : start + step]
             found = _generate(model, tokenizer, batch, samples, temperature, options)
             completions += [found[i : i + samples] for i in range(0, len(found), samples)]
             bar.update(len(batch))
-    model.train(was_training)
     return completions
 
 
@@ -177,9 +176,10 @@ def written(ids: Tensor, end: int | list[int] | None) -> Tensor:
 
 def _decoding(temperature: float | None) -> dict[str, Any]:
     """Greedy, or samples of the whole tempered distribution, whatever the model's own generation settings are."""
+    single = {"num_beams": 1, "num_return_sequences": 1}
     if temperature is None:
-        return {"do_sample": False}
-    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        return {"do_sample": False, **single}
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, **single}
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:

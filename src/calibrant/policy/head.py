@@ -211,7 +211,13 @@ def token_logps(
 def _chunk(
     head: Head, states: Tensor, tokens: Tensor, temperature: float, entropies: bool
 ) -> tuple[Tensor, Tensor | None]:
-    values = _logits(head, states)
+    return logps_of_logits(_logits(head, states), tokens, temperature, entropies)
+
+
+def logps_of_logits(
+    values: Tensor, tokens: Tensor, temperature: float, entropies: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As `token_logps`, from logits `[n, V]` in at least float32."""
     values = values / temperature if temperature != 1.0 else values
     total = values.logsumexp(-1)
     logps = values.gather(-1, tokens[:, None])[:, 0] - total

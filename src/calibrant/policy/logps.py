@@ -1,4 +1,7 @@
-"""Log-probabilities of completions: plain, with shared prompts, and in chunks of rows."""
+"""Log-probabilities of completions: plain, with shared prompts, and in chunks of rows.
+
+`logps_in_chunks` is the one place that decides between shared prompts and the plain forward.
+"""
 
 from typing import NamedTuple
 
@@ -6,9 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import Head, Recorded, autocast_of, find_head, run, token_logps
-from calibrant.policy.prompts import Batch, check_batch, distinct_prompts, group_chunks
-from calibrant.policy.routes import STATES, Route, choose
+from calibrant.policy.head import (
+    HALF,
+    Head,
+    Recorded,
+    autocast_of,
+    find_head,
+    has_head,
+    logps_of_logits,
+    run,
+    token_logps,
+    unwrapped,
+)
+from calibrant.policy.known import check_close, fail, known, reason_of, warn_once
+from calibrant.policy.modes import evaluating
+from calibrant.policy.prompts import Batch, Prompts, check_batch, distinct_prompts, group_chunks
+from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
 
 
 class SharedPrefix(NamedTuple):
@@ -19,7 +35,7 @@ class SharedPrefix(NamedTuple):
     hidden_states: Tensor | None
 
 
-class Wanted(NamedTuple):
+class LogprobRequest(NamedTuple):
     """What to compute."""
 
     temperature: float
@@ -66,7 +82,10 @@ def plain_logps(
     """
     batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("plain_logps", batch, temperature)
-    return _plain(model, batch, Wanted(temperature, entropies, hidden_states), completion_ids.shape[1])
+    head = find_head(model)
+    return _scored(
+        head, _plain_states(model, head, batch), batch, LogprobRequest(temperature, entropies, hidden_states)
+    )
 
 
 def shared_prefix_logps(
@@ -118,7 +137,11 @@ def shared_prefix_logps(
     """
     batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("shared_prefix_logps", batch, temperature)
-    return _shared(model, batch, Wanted(temperature, entropies, hidden_states), prefix_index, route, plainly=False)
+    head, short = find_head(model), batch.without_last_columns()
+    prompts = distinct_prompts(short, prefix_index)
+    chosen = cheapest(model, short, prompts, possible(model, route))[0]
+    request = LogprobRequest(temperature, entropies, hidden_states)
+    return _scored(head, STATES[chosen](model, head, short, prompts), batch, request)
 
 
 def logps_in_chunks(
@@ -138,8 +161,12 @@ def logps_in_chunks(
     """Log-probabilities as of `plain_logps`, a few rows at a time, with prompts shared where that pays.
 
     Rows are cut along prompts (`group_chunks`). A chunk is computed plainly if sharing is not expected to be cheaper
-    there, and all are with route "auto" if the model is known to take none. For passes without gradients, as of old
-    and reference policies; with gradients the graphs of all chunks are held at once.
+    there. With gradients the graphs of all chunks are held at once.
+
+    With route "auto" nothing that sharing raises is raised here: the first time that a model takes a route, a few rows
+    are compared with the plain forward (states of the head and, where there is one, a gradient); a route that fails or
+    differs is not taken again by this model, and one warning says when none is left. Where the head cannot be read
+    either, log-probabilities come from the model's whole logits, and `hidden_states` is None.
 
     Args:
         model, prompt_ids, prompt_mask, completion_ids, completion_mask: as in `shared_prefix_logps`.
@@ -150,21 +177,29 @@ def logps_in_chunks(
         As `plain_logps`, rows in the order of the batch.
 
     Raises:
-        CalibrantError: as `shared_prefix_logps`; rows_per_chunk is not a positive integer.
+        CalibrantError: bad input; with another route than "auto", as `shared_prefix_logps`.
     """
     batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("logps_in_chunks", batch, temperature)
-    which, wanted = distinct_prompts(batch, prefix_index).which, Wanted(temperature, entropies, hidden_states)
+    check_route(route)
+    which, request = distinct_prompts(batch, prefix_index).which, LogprobRequest(temperature, entropies, hidden_states)
     chunks = group_chunks(which, rows_per_chunk)
-    parts = [_shared(model, batch.rows(rows), wanted, which[rows], route, plainly=True) for rows in chunks]
+    parts = [_chunk(model, batch.rows(rows), request, which[rows], route) for rows in chunks]
     back = torch.cat(chunks).argsort()
-    return SharedPrefix(
-        torch.cat([part.logps for part in parts])[back],
-        torch.cat([part.entropies for part in parts if part.entropies is not None])[back] if entropies else None,
-        torch.cat([part.hidden_states for part in parts if part.hidden_states is not None])[back]
-        if hidden_states
-        else None,
-    )
+    logps, spread, states = (_joined(values, back) for values in zip(*parts, strict=True))
+    assert logps is not None
+    return SharedPrefix(logps, spread, states)
+
+
+def _joined(parts: tuple[Tensor | None, ...], back: Tensor) -> Tensor | None:
+    """Rows of all chunks in the order of the batch; None if a chunk has none."""
+    given = [part for part in parts if part is not None]
+    return torch.cat(given)[back] if len(given) == len(parts) else None
+
+
+def reads_head(model: nn.Module) -> bool:
+    """Whether the output head of a model can be read, as far as is known: log-probabilities take whole logits else."""
+    return "plain" not in known(model).failed and has_head(model)
 
 
 def _check(caller: str, batch: Batch, temperature: float) -> None:
@@ -173,42 +208,139 @@ def _check(caller: str, batch: Batch, temperature: float) -> None:
         raise CalibrantError(f"{caller}: temperature has to be a positive number, got {temperature!r}")
 
 
-def _plain(model: nn.Module, batch: Batch, wanted: Wanted, columns: int) -> SharedPrefix:
-    """With the first columns of the completions, which have to reach every token that counts."""
-    head, completion_mask = find_head(model), batch.completion_mask[:, :columns]
-    ids = torch.cat([batch.prompt_ids, batch.completion_ids[:, :columns]], dim=1)
-    mask = torch.cat([batch.prompt_mask, completion_mask.to(batch.prompt_mask)], dim=1)
+def _chunk(model: nn.Module, batch: Batch, request: LogprobRequest, prefix_index: Tensor, asked: Route) -> SharedPrefix:
+    """With shared prompts where that pays, on the route that is asked for; "auto": on any that works, else plainly."""
+    short = batch.without_last_columns()
+    prompts = distinct_prompts(short, prefix_index)
+    if asked != "auto":
+        repeated = len(prompts.first) < len(prompts.which)
+        best, pays = cheapest(model, short, prompts, possible(model, asked)) if repeated else ("plain", True)
+        return _computed(model, best if pays else "plain", batch, short, prompts, request)
+    while (route := _working_route(model, short, prompts)) != "logits":
+        try:
+            if route != "plain":
+                _verify(model, route, short, prompts)
+            return _computed(model, route, batch, short, prompts, request)
+        except Exception as error:  # whatever a model of somebody else's raises; the plain path raises what is its own
+            fail(model, route, error)
+    return _from_logits(model, batch, request)
+
+
+def _computed(
+    model: nn.Module, route: str, batch: Batch, short: Batch, prompts: Prompts, request: LogprobRequest
+) -> SharedPrefix:
+    head = find_head(model)
+    plain = route == "plain"
+    states = _plain_states(model, head, short) if plain else STATES[route](model, head, short, prompts)
+    return _scored(head, states, batch, request)
+
+
+def _working_route(model: nn.Module, short: Batch, prompts: Prompts) -> str:
+    """A route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
+    failed = known(model).failed
+    plainly = "logits" if "plain" in failed else "plain"
+    if len(prompts.first) == len(prompts.which):
+        return plainly
+    try:
+        against = obstacles(model) | failed
+        routes = [route for route in STATES if against[route] is None]
+        if routes:
+            best, pays = cheapest(model, short, prompts, routes)
+            return best if pays else plainly
+        warn_once(model, failed.get("cached") or f"it {against['cached']}")
+    except Exception as error:
+        warn_once(model, reason_of(error))
+    return plainly
+
+
+def _verify(model: nn.Module, route: str, batch: Batch, prompts: Prompts) -> None:
+    """Compares a route with the plain forward on up to three rows, the first time that a model takes it.
+
+    Raises:
+        NotShared: they differ; also anything that the model raises.
+    """
+    way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", known(model).verified
+    if way in verified:
+        return
+    largest = prompts.rows.argmax()
+    rows = [*(prompts.which == largest).nonzero()[:2], *(prompts.which != largest).nonzero()[:1]]
+    few, inner = batch.rows(torch.cat(rows)), unwrapped(model)
+    head, where = find_head(inner), few.completion_mask != 0
+    with evaluating(inner):
+        found, plain = STATES[route](inner, head, few, distinct_prompts(few)), _plain_states(inner, head, few)
+        states, expected = (x.states[:, : where.shape[1]][where] for x in (found, plain))
+        rough = plain.autocast in HALF or next(inner.parameters()).dtype in HALF
+        check_close(f"states of the route '{route}'", states, expected, rough=rough)
+        if expected.requires_grad:
+            gradients = (_gradient(inner, x) for x in (states, expected))
+            check_close(f"gradients of the route '{route}'", *gradients, rough=rough, factor=10.0)
+    if bool(where.any()):
+        verified.add(way)
+
+
+def _gradient(model: nn.Module, states: Tensor) -> Tensor:
+    """Of a sum of the states, in one small matrix near the input, as one vector `[1, n]`.
+
+    Not in a vector: keys' biases have a gradient of 0, up to rounding.
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    weight = min(trained[: len(trained) // 2 + 1], key=lambda x: x.numel() if x.ndim > 1 else torch.inf)
+    loss = (states * torch.linspace(-1, 1, states.shape[-1], device=states.device)).sum()
+    gradient = torch.autograd.grad(loss, weight, allow_unused=True, materialize_grads=True)[0]
+    return gradient.flatten()[None]
+
+
+def _plain_states(model: nn.Module, head: Head, batch: Batch) -> Recorded:
+    """What the head reads to predict each completion token, from one forward of every row."""
+    ids, mask = _whole(batch)
     last = batch.prompt_ids.shape[1] - 1
     recorded = run(model, head, last, input_ids=ids, attention_mask=mask, use_cache=False)
-    states = recorded.states[:, last:]
-    return _scored(head, recorded._replace(states=states), batch, wanted)
+    return recorded._replace(states=recorded.states[:, last:])
 
 
-def _shared(
-    model: nn.Module, batch: Batch, wanted: Wanted, prefix_index: Tensor | None, route: Route, *, plainly: bool
-) -> SharedPrefix:
-    """With shared prompts, or plainly where that is allowed and cheaper."""
-    head, short = find_head(model), batch.without_last_columns()
-    prompts = distinct_prompts(short, prefix_index)
-    chosen = choose(model, short, prompts, route, plainly=plainly)
-    if chosen == "plain":
-        return _plain(model, batch, wanted, short.completion_ids.shape[1])
-    return _scored(head, STATES[chosen](model, head, short, prompts), batch, wanted)
+def _whole(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Ids and mask of prompts and completions, `[B, P + T]`."""
+    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
+    return ids, torch.cat([batch.prompt_mask, batch.completion_mask.to(batch.prompt_mask)], dim=1)
 
 
-def _scored(head: Head, recorded: Recorded, batch: Batch, wanted: Wanted) -> SharedPrefix:
+def logps_of_whole_logits(
+    model: nn.Module,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Log-probabilities `[B, T]` as of `plain_logps`, from the logits that any causal model returns."""
+    batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    return _from_logits(model, batch, LogprobRequest(temperature, False, False)).logps
+
+
+def _from_logits(model: nn.Module, batch: Batch, request: LogprobRequest) -> SharedPrefix:
+    """From the whole logits of the model, as they are."""
+    ids, mask = _whole(batch)
+    where = batch.completion_mask != 0
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, batch.prompt_ids.shape[1] - 1 : -1][where]
+    values = logits.float() if logits.dtype in HALF else logits
+    logps, entropies = logps_of_logits(values, batch.completion_ids[where], request.temperature, request.entropies)
+    return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
+
+
+def _scored(head: Head, recorded: Recorded, batch: Batch, request: LogprobRequest) -> SharedPrefix:
     """Log-probabilities from the states that predict the first columns of the completions; 0 where the mask is."""
     where = batch.completion_mask != 0
     columns = min(where.shape[1], recorded.states.shape[1])
     states = recorded.states[:, :columns][where[:, :columns]]
     with autocast_of(recorded):
         logps, entropies = token_logps(
-            head, states, batch.completion_ids[where], temperature=wanted.temperature, entropies=wanted.entropies
+            head, states, batch.completion_ids[where], temperature=request.temperature, entropies=request.entropies
         )
     return SharedPrefix(
         _placed(logps, where),
         None if entropies is None else _placed(entropies, where),
-        _placed(states, where[..., None].expand(*where.shape, states.shape[-1])) if wanted.hidden_states else None,
+        _placed(states, where[..., None].expand(*where.shape, states.shape[-1])) if request.hidden_states else None,
     )
 
 

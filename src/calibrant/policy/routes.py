@@ -1,6 +1,6 @@
 """Which routes a model can take, and the cheapest of them for a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from torch import nn
@@ -28,12 +28,12 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     Returns:
         `{"cached": reason, "packed": reason}`; a reason reads after the model's name, None where the route is open.
     """
-    both = _refusal(model)
+    both = refusal(model)
     return {"cached": both or cached.refusal(model), "packed": both or packed.refusal(model)}
 
 
-def _refusal(model: nn.Module) -> str | None:
-    """What stands against sharing prompts at all."""
+def refusal(model: nn.Module) -> str | None:
+    """Why a model cannot share prompts at all, in log-probabilities or generation, or None."""
     if getattr(getattr(unwrapped(model), "active_peft_config", None), "is_prompt_learning", False):
         return "has virtual tokens before its prompts"
     ropes = getattr(text_config(model), "rope_parameters", None) or {}
@@ -42,35 +42,37 @@ def _refusal(model: nn.Module) -> str | None:
     return f"has {changing.pop()} rotary positions, which change with the length of the pass" if changing else None
 
 
-def choose(model: nn.Module, batch: Batch, prompts: Prompts, route: str, *, plainly: bool = False) -> str:
-    """The route that is asked for, or the cheapest that the model can take; "plain" where that is allowed and cheaper.
+def check_route(route: str) -> None:
+    """Raises unless there is such a route."""
+    if route not in ("auto", *STATES):
+        raise CalibrantError(f"unknown route {route!r}; give one of: auto, {', '.join(STATES)}")
+
+
+def possible(model: nn.Module, route: Route) -> list[str]:
+    """The route that is asked for, or those of all that the model can take.
 
     Raises:
         CalibrantError: the model cannot take the route, or any.
     """
-    if route not in ("auto", *STATES):
-        raise CalibrantError(f"unknown route {route!r}; give one of: auto, {', '.join(STATES)}")
+    check_route(route)
     against = obstacles(model)
-    wanted = list(STATES) if route == "auto" else [route]
-    possible = [name for name in wanted if against[name] is None]
-    if plainly and (len(prompts.first) == len(prompts.which) or (route == "auto" and not possible)):
-        return "plain"
-    if not possible:
-        reasons = " and ".join(dict.fromkeys(f"it {against[name]}" for name in wanted))
+    asked = list(STATES) if route == "auto" else [route]
+    open_ones = [name for name in asked if against[name] is None]
+    if not open_ones:
+        reasons = " and ".join(dict.fromkeys(f"it {against[name]}" for name in asked))
         raise CalibrantError(
             f"{model_name(model)} cannot share prompts (route {route}): {reasons}; use the plain forward for it"
         )
-    costs = _costs(model, batch, prompts)
-    best = min(possible, key=costs.__getitem__)
-    return "plain" if plainly and costs[best] >= MARGIN * costs["plain"] else best
+    return open_ones
 
 
-def _costs(model: nn.Module, batch: Batch, prompts: Prompts) -> dict[str, float]:
-    """What each route and the plain forward cost for a batch, in forward passes of one token."""
+def cheapest(model: nn.Module, batch: Batch, prompts: Prompts, routes: Iterable[str]) -> tuple[str, bool]:
+    """The cheapest of some routes for a batch, and whether it is cheaper than the plain forward."""
     width, distinct, rows = text_config(model).hidden_size, len(prompts.first), len(prompts.which)
     prompt, completion = batch.prompt_ids.shape[1], batch.completion_ids.shape[1]
-    return {
-        "plain": plain_cost(prompt, rows, completion, width),
+    costs = {
         "cached": cached_cost(prompt, distinct, rows, completion, width),
         "packed": packed_cost(prompt, distinct, packed.longest_suffix(batch, prompts), width),
     }
+    best = min(routes, key=costs.__getitem__)
+    return best, distinct < rows and costs[best] < MARGIN * plain_cost(prompt, rows, completion, width)

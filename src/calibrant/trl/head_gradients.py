@@ -88,17 +88,10 @@ class HeadGradients:
             top=top if given is None else given or None,
         )
 
-    def _states(self, model: nn.Module, output: dict[str, Any]) -> Tensor:
-        """The last hidden states that predict each completion token, `[B, T, D]`, with shared prompts if it can."""
-        if self._sharing:
-            try:
-                return self._forward(model, output, None)
-            except CalibrantError:
-                self._sharing = False
-        return self._forward(model, output, torch.arange(len(output["prompt_ids"]), device=output["prompt_ids"].device))
-
     @torch.no_grad()
-    def _forward(self, model: nn.Module, output: dict[str, Any], prefix_index: Tensor | None) -> Tensor:
+    def _states(self, model: nn.Module, output: dict[str, Any]) -> Tensor:
+        """The last hidden states that predict each completion token, `[B, T, D]`."""
+        ids = output["prompt_ids"]
         with (
             self.accelerator.autocast(),
             disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs),
@@ -108,9 +101,13 @@ class HeadGradients:
                 *(output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")),
                 rows_per_chunk=self.args.per_device_train_batch_size,
                 hidden_states=True,
-                prefix_index=prefix_index,
+                prefix_index=None if self._sharing else torch.arange(len(ids), device=ids.device),
             )
-        assert found.hidden_states is not None
+        if found.hidden_states is None:
+            raise CalibrantError(
+                f"the input 'head_gram' is read from the output head, and what that of {model_name(model)} "
+                "reads cannot be recorded; choose another method"
+            )
         return found.hidden_states
 
 

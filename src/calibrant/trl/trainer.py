@@ -5,7 +5,6 @@ its weights multiply TRL's advantages. Weights act on the policy term alone: wit
 has its KL gradient.
 """
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import write_text
 from calibrant.groups import Groups, assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve_method
-from calibrant.policy import logps_in_chunks
+from calibrant.policy import logps_in_chunks, reads_head
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.scorer import (
@@ -361,26 +360,23 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         batch_size: int | None,
         compute_entropy: bool,
     ) -> tuple[Tensor, Tensor | None, None] | None:
-        """Log-probabilities with each prompt computed once; None, and never again, for a model that cannot."""
+        """Log-probabilities with each prompt computed once where that works; None where the head cannot be read."""
+        if not reads_head(model):
+            return None
         widths = [input_ids.shape[1] - logits_to_keep, logits_to_keep]
         parts = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
         (prompt_ids, completion_ids), (prompt_mask, completion_mask) = parts
-        try:
-            with self.accelerator.autocast():
-                found = logps_in_chunks(
-                    model,
-                    prompt_ids,
-                    prompt_mask,
-                    completion_ids,
-                    completion_mask,
-                    rows_per_chunk=batch_size or len(input_ids),
-                    temperature=self.temperature,
-                    entropies=compute_entropy,
-                )
-        except CalibrantError as reason:
-            self._sharing = False
-            warnings.warn(f"prompts are not shared, TRL's own path is taken: {reason}", stacklevel=2)
-            return None
+        with self.accelerator.autocast():
+            found = logps_in_chunks(
+                model,
+                prompt_ids,
+                prompt_mask,
+                completion_ids,
+                completion_mask,
+                rows_per_chunk=batch_size or len(input_ids),
+                temperature=self.temperature,
+                entropies=compute_entropy,
+            )
         return found.logps, found.entropies, None
 
     def _reweighed(self, inputs: dict[str, Any], logps: Tensor) -> Tensor:
