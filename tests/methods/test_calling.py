@@ -118,7 +118,7 @@ def test_a_card_of_a_method_that_says_nothing():
         return None
 
     about = card(mine)
-    assert about[:7] == ("mine", "-", "-", "-", "-", "-", "-")
+    assert about[:8] == ("mine", *"-------")
     assert about.needs == ("rewards", "clusters") and about.optional == ("empty",) and about.recommended == {}
 
 

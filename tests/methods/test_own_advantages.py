@@ -11,7 +11,7 @@ from calibrant.advantages import standardised
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
 from calibrant.methods import METHODS, apply
-from calibrant.methods.verdicts import binary_verdicts
+from calibrant.methods.correctness import binary_verdicts
 
 capo, egpo, empo, grpo_care = (called(METHODS[name]) for name in ("capo", "egpo", "empo", "grpo_care"))
 

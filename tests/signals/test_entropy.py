@@ -501,7 +501,7 @@ def test_shapes_and_options_are_checked():
         semantic_entropy(three, torch.zeros(2, 4))
     with pytest.raises(CalibrantError, match="semantic_entropy: clusters have to be integers"):
         semantic_entropy(three.float())
-    with pytest.raises(CalibrantError, match="estimator has to be 'rao' or 'mc', got 'shannon'"):
+    with pytest.raises(CalibrantError, match="estimator has to be one of 'rao', 'mc', got 'shannon'"):
         semantic_entropy(three, estimator="shannon")
     with pytest.raises(CalibrantError, match="where has to be a boolean"):
         predictive_entropy(torch.zeros(2, 3), three)
@@ -515,7 +515,7 @@ def test_shapes_and_options_are_checked():
         kernel_language_entropy(torch.zeros(2, 3, 3, 2))
     with pytest.raises(CalibrantError, match=r"kernel_language_entropy: where .*got a list"):
         kernel_language_entropy(probabilities, where=[[True] * 3] * 2)
-    with pytest.raises(CalibrantError, match="kernel has to be 'heat' or 'matern', got 'rbf'"):
+    with pytest.raises(CalibrantError, match="kernel has to be one of 'heat', 'matern', got 'rbf'"):
         kernel_language_entropy(probabilities, "rbf")
     for name in ("t", "kappa", "nu"):
         with pytest.raises(CalibrantError, match=f"{name} has to be a finite number above 0, got 0"):

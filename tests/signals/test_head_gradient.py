@@ -316,8 +316,8 @@ def test_scale_and_order_do_not_matter(rollouts, seed, scale):
 
 
 BAD = [
-    (dict(temperature=0), "temperature has to be a positive finite number, got 0"),
-    (dict(temperature=INF), "temperature has to be a positive finite number, got inf"),
+    (dict(temperature=0), "temperature has to be a finite number above 0, got 0"),
+    (dict(temperature=INF), "temperature has to be a finite number above 0, got inf"),
     (dict(top=0), "top has to be a positive integer or None, got 0"),
     (dict(top=1.5), "top has to be a positive integer or None, got 1.5"),
 ]

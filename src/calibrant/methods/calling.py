@@ -17,16 +17,9 @@ from calibrant.methods.table import METHODS
 
 
 def resolve_method(method: str | Method) -> Method:
-    """The method of a name in `METHODS` or of a dotted path; a function is returned as it is.
+    """The function of a name in `METHODS` or of a dotted path, e.g. `"my_package.my_method"`; a function as it is.
 
-    A dotted path imports its module, so it runs the user's code.
-
-    Args:
-        method: e.g. `"gcpo_bot"` or `"my_package.my_module.my_method"`.
-
-    Raises:
-        CalibrantError: an unknown name (it names the nearest known one), a module that cannot be imported, a module
-            without that function, or a function whose signature is not a method's.
+    Importing a dotted path runs the code of its module. What `method` may be here, it may be in all functions below.
 
     >>> resolve_method("gcpo-bot")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -41,9 +34,9 @@ def resolve_method(method: str | Method) -> Method:
         raise CalibrantError(
             f"unknown method {method!r}{hint}; known: {', '.join(METHODS)}; or give the dotted path of a function"
         )
-    found = _imported(method)
-    _parameters(found)
-    return found
+    function = _imported(method)
+    _parameters(function)
+    return function
 
 
 def _imported(path: str) -> Method:
@@ -58,13 +51,14 @@ def _imported(path: str) -> Method:
     if not hasattr(module, name):
         hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
         raise CalibrantError(f"method '{path}': the module '{module_name}' has no '{name}'{hint}")
-    found: Method = getattr(module, name)
-    if not callable(found):
-        raise CalibrantError(f"method '{path}' is a {type(found).__name__}, not a function")
-    return found
+    function: Method = getattr(module, name)
+    if not callable(function):
+        raise CalibrantError(f"method '{path}' is a {type(function).__name__}, not a function")
+    return function
 
 
 def _parameters(method: Method) -> dict[str, inspect.Parameter]:
+    """The parameters of a method's signature, checked: inputs by name, then keyword-only ones with a default."""
     parameters = dict(inspect.signature(method).parameters)
     for name, parameter in parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -78,29 +72,13 @@ def _parameters(method: Method) -> dict[str, inspect.Parameter]:
 
 
 def name_of(method: str | Method) -> str:
-    """The name of a method: that of its function.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Raises:
-        CalibrantError: there is no such method.
-    """
+    """The name of a method: that of its function."""
     function = resolve_method(method)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def required_inputs(method: str | Method) -> tuple[str, ...]:
-    """The inputs that a method names and cannot do without; not its own `state`, which `apply` supplies.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Returns:
-        Their names, in the order of the signature.
-
-    Raises:
-        CalibrantError: there is no such method, or its signature is not a method's.
+    """Names of the inputs that a method cannot do without, in order; `state` is not among them: `apply` supplies it.
 
     >>> required_inputs("gcpo_bot")
     ('rewards', 'embeddings', 'clusters', 'where')
@@ -109,20 +87,7 @@ def required_inputs(method: str | Method) -> tuple[str, ...]:
 
 
 def optional_inputs(method: str | Method) -> tuple[str, ...]:
-    """The inputs that a method reads if they are there: positional parameters with a default.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Returns:
-        Their names, in the order of the signature.
-
-    Raises:
-        CalibrantError: there is no such method, or its signature is not a method's.
-
-    >>> optional_inputs("gcpo_bot")
-    ()
-    """
+    """Names of the inputs that a method reads if they are there: positional parameters with a default."""
     return _inputs(method, optional=True)
 
 
@@ -133,16 +98,7 @@ def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
 
 
 def hyperparameters(method: str | Method) -> dict[str, Any]:
-    """The hyper-parameters of a method and their defaults.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Returns:
-        Name -> default, in the order of the signature.
-
-    Raises:
-        CalibrantError: there is no such method, or its signature is not a method's.
+    """The hyper-parameters of a method, name -> default, in order.
 
     >>> hyperparameters("gcpo_bot")
     {'alpha': 0.6, 'reward_range': (0.0, 2.0), 'mean_one': False}
@@ -151,33 +107,16 @@ def hyperparameters(method: str | Method) -> dict[str, Any]:
 
 
 def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
-    """Refuses a name that is not a hyper-parameter of the method.
-
-    Args:
-        method: a name, a dotted path or a function.
-        hyper: name -> value; values are left to the method.
-
-    Raises:
-        CalibrantError: such a name; it gives the nearest one and all that there are.
-    """
-    known = hyperparameters(method)
+    """Raises for a name that is not a hyper-parameter of the method; values are checked by the method itself."""
+    defaults = hyperparameters(method)
     for name in hyper:
-        if name not in known:
-            takes = f"{nearest(name, known)}; it takes {', '.join(known) or 'none'}"
+        if name not in defaults:
+            takes = f"{nearest(name, defaults)}; it takes {', '.join(defaults) or 'none'}"
             raise CalibrantError(f"method '{name_of(method)}' has no hyper-parameter '{name}'{takes}")
 
 
 def summary(method: str | Method) -> str:
-    """What a method does, in one line: the first of its docstring.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Returns:
-        The line; empty without a docstring.
-
-    Raises:
-        CalibrantError: there is no such method.
+    """The first line of a method's docstring; empty without one.
 
     >>> summary("grpo")
     'Plain GRPO: group-standardised advantages, every weight 1.'
@@ -193,24 +132,18 @@ def apply(
     bases: Mapping[str, Tensor] | None = None,
     **hyper: Any,
 ) -> WeightedAdvantages:
-    """Calls a method with just the inputs that it names, and multiplies its base advantages by its weights.
+    """Calls a method with the inputs that it names, and multiplies its base advantages by its weights.
 
-    A method that does not name `rewards` does not need them: rollouts without a finite reward count too, and `where`
-    is the groups' own alone.
+    For a method that does not name `rewards`, rollouts without a finite reward count too.
 
     Args:
-        method: a name, a dotted path or a function.
-        groups: rewards and inputs.
-        state: what a method with memory returned at the step before.
-        bases: base advantages by name, `[N, G]`, where they are not those of the groups' rewards; see
+        state: what a method with memory returned at the previous step.
+        bases: base advantages by name, `[N, G]`, used instead of those of the groups' rewards; see
             `scorer.trainer_bases`.
-        hyper: hyper-parameters; those not given take the method's defaults.
-
-    Returns:
-        Advantages, weights, scores, base advantages and state, detached.
+        hyper: hyper-parameters; the others keep the method's defaults.
 
     Raises:
-        CalibrantError: an input that the groups do not have (it says what supplies it), an unknown hyper-parameter,
+        CalibrantError: an input that the groups lack (the error says what supplies it), an unknown hyper-parameter,
             or a result that is not an outcome `[N, G]` of finite numbers.
 
     >>> apply("rd_only", Groups(torch.tensor([[2.0, 0.0]])), alpha=0.0).weights
@@ -219,7 +152,7 @@ def apply(
     function = resolve_method(method)
     check_hyperparameters(function, hyper)
     parameters = _parameters(function)
-    where = groups.where if "rewards" in parameters else _explicit(groups)
+    where = groups.where if "rewards" in parameters else groups.inputs.get("where", torch.ones_like(groups.where))
     supplied = {**groups.inputs, "rewards": groups.rewards, "where": where, "state": dict(state or {})}
     lacking = [name for name in required_inputs(function) if name not in supplied]
     if lacking:
@@ -231,19 +164,14 @@ def apply(
         return multiply(outcome, groups.rewards, where, bases)
 
 
-def _explicit(groups: Groups) -> Tensor:
-    where = groups.inputs.get("where")
-    return torch.ones_like(groups.rewards, dtype=torch.bool) if where is None else where
-
-
 def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
     caller = f"method '{name_of(method)}'"
     if not isinstance(outcome, Outcome):
         raise CalibrantError(f"{caller} has to return an Outcome, got {type(outcome).__name__}")
     if not isinstance(outcome.scores, Mapping):
         raise CalibrantError(f"{caller}: scores have to be a dictionary, got {type(outcome.scores).__name__}")
-    own = outcome.base if isinstance(outcome.base, Tensor) else None
-    if own is None and outcome.base not in BASES:
+    advantages = outcome.base if isinstance(outcome.base, Tensor) else None
+    if advantages is None and outcome.base not in BASES:
         raise CalibrantError(
             f"{caller} returned the base {outcome.base!r}; it has to be {', '.join(BASES)} or a tensor of advantages"
         )
@@ -252,13 +180,13 @@ def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
         caller,
         rewards=(rewards, "N G"),
         weights=(outcome.weights, "N G T" if per_token else "N G"),
-        base=(own, "N G"),
+        base=(advantages, "N G"),
         replaced=(outcome.replaced, "N G"),
         **{f"score {name}": (score, _letters(score)) for name, score in outcome.scores.items()},
     )
     if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
         raise CalibrantError(f"{caller}: replaced has to be a boolean mask [N, G], got {outcome.replaced.dtype}")
-    for part, tensor in (("weights", outcome.weights), ("advantages", own)):
+    for part, tensor in (("weights", outcome.weights), ("advantages", advantages)):
         if tensor is not None and not torch.isfinite(tensor).all():
             raise CalibrantError(f"{caller} returned {part} that are not finite")
 

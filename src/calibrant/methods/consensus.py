@@ -39,26 +39,23 @@ def empo(
     not read, and rollouts without one count.
 
     Args:
-        empty: `[N, G]`, boolean; which rollouts have no answer. Each of them is a meaning of its own, whatever its
-            cluster.
+        empty: `[N, G]`, boolean; rollouts without an answer. Each is a cluster of its own, whatever `clusters` says.
         empty_reward: reward of a rollout without an answer. None: as any other, 1 / n (the authors' verl branch);
             their code for mathematics has 0.0, that for free text -0.5. It needs `empty`.
         gate: None; or "all_distinct": all rewards 0 in a group without two answers of one meaning (the authors' code
             for mathematics).
-        min_majority: rewards of answers are 0 in a group whose largest meaning has a smaller share (the authors'
+        min_majority: rewards of answers are 0 in a group whose largest cluster has a smaller share (the authors'
             code: 0.2 for free text; 0.25, switched off, in verl); 0: no such gate.
-        entropy_range: (lowest, highest) semantic entropy in nats, both excluded, of a group that is learned from (the
+        entropy_range: (lowest, highest) semantic entropy in nats, both excluded, of a group that is trained on (the
             paper's gate, whose values were not found); None: no such gate.
 
-    Returns:
-        An outcome that replaces the advantage, weights 1, with the scores `consensus_reward` (`r_i`, `[N, G]`),
-        `semantic_entropy` (nats) and `majority_share`, `[N]`.
+    Scores: consensus_reward (`r_i`, `[N, G]`), semantic_entropy (nats), majority_share (`[N]`)
 
     Paper: EMPO (arXiv:2504.05812)
     Per: reward
     Effect: replaces the reward by a share of at most 1
     Certainty: (a) the authors' code, whose branches differ; the default is the one that they recommend
-    When: there are questions but no references. It teaches agreement: what most rollouts get wrong is reinforced.
+    When: there are questions but no references. It rewards agreement, so a wrong answer of the majority is reinforced.
 
     >>> outcome = empo(torch.tensor([[0, 0, 1, 2]]), None)
     >>> outcome.scores["consensus_reward"], outcome.base
@@ -78,7 +75,7 @@ def empo(
         reward = torch.where(blank & where, _finite(empty_reward), reward)
     if gate == "all_distinct":
         reward = torch.where((same.sum(-1) >= 2).any(-1)[:, None], reward, 0.0)
-    entropy = _mean(torch.where(where, -share.clamp(min=1e-300).log(), 0.0), where)
+    entropy = torch.where(where, -share.clamp(min=1e-300).log(), 0.0).sum(-1) / where.sum(-1).clamp(min=1)
     advantages = standardised(reward, where & _inside(entropy, entropy_range)[:, None])
     scores = {"consensus_reward": reward, "semantic_entropy": entropy, "majority_share": share.amax(-1)}
     return replaced(advantages, scores, clusters)
@@ -98,27 +95,24 @@ def grpo_care(
 ) -> Outcome:
     """GRPO-CARE: a bonus for accurate rollouts whose answer is likely under a slow reference model.
 
-    With `acc_i` the reward's place in its range, in [0, 1], and `c_i = min(answer_confidence_i, upper)`:
+    With `acc_i` the reward scaled from its range to [0, 1], and `c_i = min(answer_confidence_i, upper)`:
     `S = {i: acc_i > threshold and acc_i >= mean(acc)}` in each group; `bonus_i = bonus acc_i (rmax - rmin)` if i is
     in S and `c_i >= mean_S(c) - margin`, else 0; `A_i` is the standardised advantage of `total_rewards_i + bonus_i`.
 
-    Groups that are all right learn from it too: there GRPO has no signal.
+    Groups that are all right have an advantage too, where GRPO has none. Partial credit counts as it is.
 
     Args:
-        rewards: `[N, G]`, the task reward, whose place in the range is the accuracy; a value that is not finite marks
-            an unscorable rollout. Partial credit counts as it is.
-        answer_confidence: `[N, G]` in [0, 1], of the answer's tokens given the rollout's own reasoning under a slowly
-            averaged reference, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean
-            and gets no bonus (c).
-        total_rewards: `[N, G]`, what the bonus is added to; None: `rewards`.
+        answer_confidence: in [0, 1], of the answer's tokens given the rollout's own reasoning under a slowly averaged
+            reference, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean and gets no
+            bonus (c).
+        total_rewards: what the bonus is added to; None: `rewards`.
         bonus: largest bonus, as a share of the width of the range, at least 0; 0 gives GRPO.
         margin: how far below the mean confidence still counts, at least 0; None: 0.
         upper: confidences above it count as it, in (0, 1]; None: 1.
         threshold: accuracy that is not above it is not accurate, in [0, 1].
 
-    Returns:
-        An outcome that replaces the advantage, weights 1, with the scores `consistency_bonus` (`[N, G]`, in units of
-        the reward) and `accurate_confidence` (`[N]`, `mean_S(c)`; 0 if S is empty).
+    Scores: consistency_bonus (`[N, G]`, in units of the reward), accurate_confidence (`[N]`, `mean_S(c)`; 0 if S is
+        empty)
 
     Paper: GRPO-CARE (arXiv:2506.16141)
     Per: reward
@@ -135,31 +129,27 @@ def grpo_care(
     given = {"rewards": rewards, "answer_confidence": answer_confidence, "where": where, "total_rewards": total_rewards}
     check_shapes("grpo_care", **{name: (tensor, "N G") for name, tensor in given.items()})
     low, high = check_reward_range("grpo_care", reward_range)
-    slack, bound = 0.0 if margin is None else margin, 1.0 if upper is None else upper
-    check_non_negative("grpo_care", bonus=bonus, margin=slack)
+    margin, bound = 0.0 if margin is None else margin, 1.0 if upper is None else upper
+    check_non_negative("grpo_care", bonus=bonus, margin=margin)
     check_share("grpo_care", threshold=threshold, upper=bound)
     check_positive("grpo_care", upper=bound)
     where = valid(rewards, where)
     accuracy = torch.where(where, ((masked(rewards, where)[0] - low) / (high - low)).clamp(0.0, 1.0), 0.0)
     confidence = answer_confidence.detach().double().nan_to_num(0.0, 0.0, 0.0).clamp(0.0, bound)
     accurate = where & (accuracy > threshold) & (accuracy >= mean_over(accuracy, where)[:, None])
-    usual = mean_over(torch.where(accurate, confidence, 0.0), accurate)
-    paid = accurate & (confidence > 0) & (confidence >= usual[:, None] - slack)
-    extra = torch.where(paid, bonus * accuracy * (high - low), 0.0)
+    mean = mean_over(torch.where(accurate, confidence, 0.0), accurate)
+    rewarded = accurate & (confidence > 0) & (confidence >= mean[:, None] - margin)
+    extra = torch.where(rewarded, bonus * accuracy * (high - low), 0.0)
     total = (rewards if total_rewards is None else total_rewards).detach().double()
-    scores = {"consistency_bonus": extra, "accurate_confidence": usual}
+    scores = {"consistency_bonus": extra, "accurate_confidence": mean}
     return replaced(standardised(total + extra, where), scores, rewards)
 
 
 def _same_meaning(clusters: Tensor, blank: Tensor, where: Tensor) -> Tensor:
-    """`[N, G, G]` boolean: which pairs of rollouts that count mean the same; one without an answer only itself."""
+    """`[N, G, G]` boolean: pairs of counted rollouts in one cluster; those without an answer only with themselves."""
     itself = torch.eye(clusters.shape[1], dtype=torch.bool, device=clusters.device)
     answered = ~(blank[:, :, None] | blank[:, None, :])
     return same_cluster("empo", clusters, where) & (answered | itself)
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return values.sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def _inside(entropy: Tensor, bounds: Sequence[float] | None) -> Tensor:

@@ -7,12 +7,7 @@ from torch import Tensor
 from calibrant.checks import check_shapes
 from calibrant.groups import valid
 from calibrant.methods.outcome import Outcome, weighed
-from calibrant.signals import (
-    barycentric_transport,
-    cosine_dispersion,
-    head_gradient_dispersion,
-    reward_dispersion,
-)
+from calibrant.signals import barycentric_transport, cosine_dispersion, head_gradient_dispersion, reward_dispersion
 from calibrant.weights import boost, damp, group_alpha
 
 
@@ -28,9 +23,7 @@ def rd_only(
 
     `A~_i = A_i (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
-    Returns:
-        An outcome with the scores `reward_dispersion` and `reward_weight`; weights in [1, 1 + alpha_G].
-
+    Scores: reward_dispersion, reward_weight (in [1, 1 + alpha_G])
     Paper: GCPO, equation 11 and section 4.4
     Per: prompt
     Effect: x [1, 1.22] at 16 rollouts per prompt
@@ -66,10 +59,8 @@ def gcpo_cd(
     Args:
         embeddings: `[N, G, D]`, of the answers (question answering) or the whole completions (mathematics).
 
-    Returns:
-        An outcome with the scores `cosine_dispersion`, `reward_dispersion`, `geometric_weight` (in [0.81, 1] for
-        G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
+    Scores: cosine_dispersion, reward_dispersion, geometric_weight (in [0.81, 1] for G = 16 and alpha = 0.6),
+        reward_weight (in [1, 1.22])
     Paper: GCPO, equations 7, 8 and 11
     Per: prompt
     Effect: x [0.81, 1] then x [1, 1.22] at 16 rollouts per prompt
@@ -105,10 +96,8 @@ def gcpo_bot(
     Args:
         embeddings: `[N, G, D]`, of the answers (question answering) or the whole completions (mathematics).
 
-    Returns:
-        An outcome with the scores `barycentric_transport`, `reward_dispersion`, `geometric_weight` (in [0.946, 1]
-        for G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
+    Scores: barycentric_transport, reward_dispersion, geometric_weight (in [0.946, 1] for G = 16 and alpha = 0.6),
+        reward_weight (in [1, 1.22])
     Paper: GCPO, equations 9 to 11
     Per: prompt
     Effect: x [0.946, 1] then x [1, 1.22] at 16 rollouts per prompt
@@ -122,13 +111,8 @@ def gcpo_bot(
     >>> outcome.scores["barycentric_transport"], outcome.weights[0, 0]  # weight 0.99614 * 1.32461
     (tensor([0.0944]), tensor(1.3195))
     """
-    check_shapes(
-        "gcpo_bot",
-        rewards=(rewards, "N G"),
-        embeddings=(embeddings, "N G D"),
-        clusters=(clusters, "N G"),
-        where=(where, "N G"),
-    )
+    inputs = {"rewards": (rewards, "N G"), "embeddings": (embeddings, "N G D"), "clusters": (clusters, "N G")}
+    check_shapes("gcpo_bot", **inputs, where=(where, "N G"))
     where = valid(rewards, where)
     uncertainty = barycentric_transport(embeddings, clusters, where).double()
     return _gcpo("barycentric_transport", uncertainty, rewards, where, alpha, reward_range, mean_one)
@@ -149,19 +133,17 @@ def gcpo_grad(
     `GD = 1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)` of the gradients of the output head. Derived in docs/theory.md.
 
     Args:
-        head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head. A rollout whose squared
-            norm is not finite is left out of the dispersion.
+        head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
+            norm is not finite are left out of the dispersion.
 
-    Returns:
-        An outcome with the scores `gradient_dispersion`, `reward_dispersion`, `geometric_weight` (in [0.78, 1] for
-        G = 16 and alpha = 0.6) and `reward_weight` (in [1, 1.22]).
-
+    Scores: gradient_dispersion, reward_dispersion, geometric_weight (in [0.78, 1] for G = 16 and alpha = 0.6),
+        reward_weight (in [1, 1.22])
     Paper: none, ours; equations 8 and 11 of GCPO, of another dispersion
     Per: prompt
     Effect: x [0.78, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (c) ours: the weights are GCPO's (b), the dispersion in them is not
-    When: embeddings say little of the answers (numbers, code, short lists), or none are at hand; it reads what GCPO's
-        dispersions stand for. Its dispersion is near 1 in most groups, so groups differ less than their gradients do.
+    When: embeddings say little about the answers (numbers, code, short lists), or there are none; it measures directly
+        what GCPO's dispersions are a proxy of. It is near 1 in most groups, so weights differ little between them.
 
     >>> import torch
     >>> gram = torch.eye(4)[None]  # four gradients at right angles: GD = 1 - 1/4

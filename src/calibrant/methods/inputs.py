@@ -38,15 +38,7 @@ HYPERPARAMETERS = {
 
 
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:
-    """The error of a method that lacks inputs: which they are and what supplies them, or that there are none such.
-
-    Args:
-        caller: the method or command that lacks them, named in the error.
-        names: of the inputs.
-        purpose: what they are for, appended to the error.
-
-    Returns:
-        The error, to be raised.
+    """The error, to be raised, of a method or command that lacks inputs: which they are and what supplies them.
 
     >>> missing_input("empo", ["empty"])
     CalibrantError("empo needs the input 'empty' (the extracted answers)")

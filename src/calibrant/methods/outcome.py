@@ -46,9 +46,7 @@ def multiply(
 ) -> WeightedAdvantages:
     """Multiplies the base advantage of an outcome by its weights.
 
-    Args:
-        outcome: of a method.
-        bases: name in `BASES` -> `[N, G]`, the base advantages that the caller has; others are those of `rewards`.
+    `bases` are base advantages that the caller has, by the names in `BASES`, `[N, G]`; others are those of `rewards`.
 
     >>> multiply(Outcome(torch.tensor([[2.0, 2.0]]), {}, "centred"), torch.tensor([[1.0, 0.0]])).advantages
     tensor([[ 1., -1.]])
@@ -61,12 +59,12 @@ def multiply(
 
 
 def _base(outcome: Outcome, rewards: Tensor, where: Tensor | None, bases: Mapping[str, Tensor]) -> Tensor:
-    own, replaced = outcome.base, outcome.replaced
-    if isinstance(own, Tensor) and replaced is None:
-        return own
-    name = own if isinstance(own, str) else "standardised"
+    base, mask = outcome.base, outcome.replaced
+    if isinstance(base, Tensor) and mask is None:
+        return base
+    name = base if isinstance(base, str) else "standardised"
     plain = bases[name] if name in bases else BASES[name](rewards, where)
-    return torch.where(replaced, own, plain.to(own)) if isinstance(own, Tensor) and replaced is not None else plain
+    return torch.where(mask, base, plain.to(base)) if isinstance(base, Tensor) and mask is not None else plain
 
 
 def weighed(
@@ -78,14 +76,9 @@ def weighed(
     mean_one: bool = False,
     base: str = "standardised",
 ) -> Outcome:
-    """An outcome with weights, which are 1 in groups with fewer than two scorable rollouts.
+    """An outcome with weights `[N]` or `[N, G]`, which are 1 in groups with fewer than two scorable rollouts.
 
-    Args:
-        where: `[N, G]`, boolean; rollouts without a finite reward are excluded already.
-        weight: `[N]`, one per group, or `[N, G]`, float64.
-        scores: name -> `[N]` or `[N, G]`.
-        mean_one: divide the weights by their mean over the rollouts that count.
-        base: a name in `BASES`.
+    `where` already excludes rollouts without a finite reward; `mean_one` divides by the mean over those that count.
     """
     enough = (where.sum(-1) >= 2)[:, None]
     weight = weight[:, None] if weight.ndim == 1 else weight
@@ -97,8 +90,8 @@ def weighed(
 
 def replaced(advantages: Tensor, scores: dict[str, Tensor], source: Tensor) -> Outcome:
     """An outcome with advantages of the method's own and weights 1, in the type of `source`."""
-    own = like_input(advantages, source)
-    return Outcome(torch.ones_like(own), in_type_of(source, scores), own)
+    advantages = like_input(advantages, source)
+    return Outcome(torch.ones_like(advantages), in_type_of(source, scores), advantages)
 
 
 def in_type_of(source: Tensor, scores: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One page a method, made from its docstring and signature so that they cannot drift apart."""
+"""A page per method, made from its docstring and signature so that they cannot drift apart."""
 
 import inspect
 import re
@@ -33,16 +33,15 @@ They hold for every method:
 * Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods learn
   from such groups: `empo` and `grpo_care`, which make a reward of their own, and `egpo`, where all are wrong. In
   training `grpo` keeps what TRL's rounding leaves there.
-* `alpha_G = alpha / ln n` counts the n rollouts that are scorable, all G as a rule.
+* `alpha_G = alpha / ln n`, with n the number of scorable rollouts of the group, normally G.
 * Advantages and weights are finite for every input, and weights are detached.
 """
-"""What the pages need not say one by one."""
-SECTION = re.compile(r"^(Args|Returns|Raises|Reference|Paper|Per|Effect|Certainty|When|>>>)", re.MULTILINE)
+"""What holds for all methods and is not repeated on their pages."""
 
-
-FIELDS = ("Paper", "Per", "Effect", "Certainty", "When")
+FIELDS = ("Paper", "Per", "Effect", "Certainty", "When", "Scores")
 """The lines of a docstring that a card reads; indented lines continue them."""
 
+SECTION = re.compile(rf"^(Args|Returns|Raises|Reference|{'|'.join(FIELDS)}|>>>)", re.MULTILINE)
 UNKNOWN = "-"
 """Stands in a card where the docstring has no such line."""
 
@@ -57,6 +56,7 @@ class Card(NamedTuple):
     effect: str
     certainty: str
     when: str
+    scores: str
     needs: tuple[str, ...]  # inputs, `where` left out
     optional: tuple[str, ...]
     recommended: dict[str, object]  # settings of training: option -> value
@@ -65,34 +65,24 @@ class Card(NamedTuple):
 def card(method: str | Method) -> Card:
     """The card of a method; a method whose docstring lacks the fields has "-" there.
 
-    Args:
-        method: a name, a dotted path or a function.
-
-    Raises:
-        CalibrantError: there is no such method.
-
     >>> card("dr_grpo").recommended, card("dr_grpo").needs
     ({'loss_type': 'dr_grpo'}, ('rewards',))
     """
     function = resolve_method(method)
-    lines = _fields(inspect.getdoc(function) or "")
+    text = inspect.getdoc(function) or ""
     return Card(
-        name=name_of(function),
-        summary=summary(function) or UNKNOWN,
-        paper=lines["Paper"],
-        per=lines["Per"],
-        effect=lines["Effect"],
-        certainty=lines["Certainty"],
-        when=lines["When"],
+        name_of(function),
+        summary(function) or UNKNOWN,
+        **{name.lower(): _field(name, text) for name in FIELDS},
         needs=tuple(name for name in required_inputs(function) if name != "where"),
         optional=optional_inputs(function),
         recommended=recommended_values(function),
     )
 
 
-def _fields(text: str) -> dict[str, str]:
-    matches = {name: re.search(rf"^{name}:[ \t]*(\S.*(?:\n[ \t]+\S.*)*)", text, flags=re.MULTILINE) for name in FIELDS}
-    return {name: " ".join(match[1].split()) if match else UNKNOWN for name, match in matches.items()}
+def _field(name: str, text: str) -> str:
+    match = re.search(rf"^{name}:[ \t]*(\S.*(?:\n[ \t]+\S.*)*)", text, flags=re.MULTILINE)
+    return " ".join(match[1].split()) if match else UNKNOWN
 
 
 def page(name: str, method: str | Method) -> str:
@@ -107,12 +97,14 @@ def page(name: str, method: str | Method) -> str:
         ("Paper", about.paper),
         ("Weight", about.per if about.per == UNKNOWN else f"per {about.per}"),
         ("Effect at the defaults", about.effect),
+        ("Scores", about.scores),
+        ("Certainty", about.certainty),
+        ("Trained with", settings or "the settings of GRPO"),
     ]
-    facts += [("Certainty", about.certainty), ("Trained with", settings or "the settings of GRPO")]
     return "\n".join(
         [
             f"# {name}\n",
-            _description(text),
+            text[: section.start()] if (section := SECTION.search(text)) else text + "\n",
             f"**When.** {about.when[:1].upper()}{about.when[1:]}\n",
             "| | |\n|---|---|",
             *(f"| {key} | {_cell(value)} |" for key, value in facts),
@@ -146,16 +138,10 @@ def write_pages(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[P
 
 
 def _setting(method: str, option: str, value: object) -> str:
-    """An option of the command line, with source and level where the table of settings has them."""
+    """An option of the command line, with source and level where `RECOMMENDED` has them."""
     text = f"`--{option.replace('_', '-')} {value}`"
-    known = RECOMMENDED.get(method, {}).get(option)
-    return text if known is None else f"{text} ({known.source}; {known.certainty})"
-
-
-def _description(text: str) -> str:
-    """The paragraphs before the first section of a docstring."""
-    match = SECTION.search(text)
-    return text[: match.start()] if match else text + "\n"
+    setting = RECOMMENDED.get(method, {}).get(option)
+    return text if setting is None else f"{text} ({setting.source}; {setting.certainty})"
 
 
 def _inputs(needs: tuple[str, ...], optional: tuple[str, ...]) -> str:

@@ -44,13 +44,7 @@ RECOMMENDED: dict[str, dict[str, Setting]] = {
 def recommended_values(method: "str | Method") -> dict[str, object]:
     """Option -> value that a method is recommended with.
 
-    A function of a user's own names them in its attribute `recommended`, e.g. `my_method.recommended = {"beta": 0.0}`.
-
-    Args:
-        method: a name, a dotted path or a function.
-
-    Raises:
-        CalibrantError: there is no such method, or its attribute is not a dictionary from names of options.
+    A user's own function names them in its attribute `recommended`, e.g. `my_method.recommended = {"beta": 0.0}`.
 
     >>> recommended_values("dr_grpo")
     {'loss_type': 'dr_grpo'}
@@ -65,7 +59,7 @@ def recommended_values(method: "str | Method") -> dict[str, object]:
     name = name_of(function)
     if METHODS.get(name) is function:
         return recommended_values(name)
-    own = getattr(function, "recommended", {})
-    if not isinstance(own, dict) or not all(isinstance(option, str) for option in own):
+    values = getattr(function, "recommended", {})
+    if not isinstance(values, dict) or not all(isinstance(option, str) for option in values):
         raise CalibrantError(f"method '{name}': its attribute 'recommended' has to be a dictionary {{option: value}}")
-    return own
+    return values

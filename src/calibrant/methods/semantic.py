@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_non_negative, check_option, check_shapes, check_share
-from calibrant.errors import CalibrantError
 from calibrant.groups import valid
 from calibrant.methods.inputs import missing_input
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import kernel_language_entropy, semantic_entropy
+from calibrant.signals.entropy import check_labels
 from calibrant.weights import damp, group_alpha
 
 FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
@@ -38,24 +38,21 @@ def grpo_se(
     of SEED-GRPO take alpha as it is: "reciprocal" `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`,
     "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`. `A~_i = A_i w`.
 
-    GCPO's tables have this baseline without saying how entropy becomes a weight; shape and alpha are an
-    interpretation (c).
-
     Args:
-        mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mass="likelihood"` only.
+        mean_logprob: length-normalised log-likelihoods, read with `mass="likelihood"` only.
         shape: "damp", "reciprocal", "linear", "exponential" or "focal".
         mass: "count", each rollout with equal mass, or "likelihood", a softmax of `mean_logprob` over the group,
             without the rollouts that have none.
         estimator: "rao" or "mc", see `signals.semantic_entropy`.
 
-    Returns:
-        An outcome with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and `entropy_weight`.
+    Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
 
     Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts per prompt
-    Certainty: (b) that the baseline exists; the map from entropy to weight is an interpretation (c)
-    When: the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
+    Certainty: (b) that the baseline exists, in GCPO's tables; the map from entropy to weight, and alpha, are
+        interpretations (c)
+    When: as the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
 
     >>> outcome = grpo_se(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None)
     >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 - 0.6 / ln 4 * 0.75^2
@@ -97,8 +94,8 @@ def grpo_kle(
     Args:
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment), premise first; a pair of
             which one direction is not finite has no link, so that an empty answer stands alone.
-        clusters: `[N, G]`, integers, read with `mix` only.
-        mean_logprob: `[N, G]`, length-normalised log-likelihoods, read with `mix` and `mass="likelihood"` only.
+        clusters: read with `mix` only.
+        mean_logprob: length-normalised log-likelihoods, read with `mix` and `mass="likelihood"` only.
         kernel: "heat" or "matern".
         t: time of the heat kernel, above 0; None: 0.3 * 10 / n, so that groups of all sizes compare.
         kappa: length scale of the Matern kernel, above 0.
@@ -107,18 +104,12 @@ def grpo_kle(
         mix: the share of the kernel in a mixture with the clusters' own, in [0, 1]; None: no mixture.
         mass: of the clusters in the mixture: "count" or "likelihood".
 
-    Returns:
-        An outcome with the scores `kernel_entropy` (u, in [0, 1]) and `entropy_weight`.
-
-    Raises:
-        CalibrantError: `clusters` or `mean_logprob` is
-            missing.
-
+    Scores: kernel_entropy (u, in [0, 1]), entropy_weight
     Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts per prompt
     Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
-    When: an entailment model is at hand and meanings shade into each other, so that clusters would be arbitrary.
+    When: an entailment model is there and meanings shade into each other, so that clusters would be arbitrary.
         It needs G^2 passes of that model per prompt.
 
     >>> apart, same = torch.eye(3)[[0, 2], None, None].expand(2, 4, 4, 3)
@@ -127,6 +118,7 @@ def grpo_kle(
     """
     _check_shapes("grpo_kle", rewards, where, clusters, mean_logprob)
     check_shapes("grpo_kle", rewards=(rewards, "N G"), entailment=(entailment, "N G G L"))
+    check_labels("grpo_kle", entailment)
     check_option("grpo_kle", ("damp", *FORMS), shape=shape)
     where = valid(rewards, where)
     mixture: dict[str, Any] = {}
@@ -158,17 +150,14 @@ def seed_grpo(
     `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
 
     Args:
-        mean_logprob: `[N, G]`, length-normalised log-likelihoods; estimators "rao" and "mc" need it, and drop the
-            rollouts that have none from the entropy.
+        mean_logprob: length-normalised log-likelihoods; estimators "rao" and "mc" need it, and leave rollouts without
+            one out of the entropy.
         form: "reciprocal" as in the released code, or "linear", "exponential", "focal".
-        alpha: strength, at least 0; None: 0.0417 for "reciprocal", 0.02 for the others. 0 gives Dr. GRPO, bit for
-            bit.
+        alpha: strength, at least 0; None: 0.0417 for "reciprocal", 0.02 for the others. 0 gives Dr. GRPO, bit for bit.
         estimator: "rao", Shannon's entropy of likelihood-weighted meanings, as in the released code; "freq", the
             same of counted ones; "mc", the paper's equation 5, which ln n does not bound.
 
-    Returns:
-        An outcome of the base "centred" with the scores `semantic_entropy` (nats), `normalised_entropy` (u) and
-        `entropy_weight`.
+    Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
 
     Paper: SEED-GRPO (arXiv:2505.12346)
     Per: prompt
@@ -210,18 +199,15 @@ def _log_mass(caller: str, mass: str, mean_logprob: Tensor | None) -> Tensor | N
 
 
 def _without_empty(entailment: Tensor) -> Tensor:
-    """Probabilities in float64; a pair of which one direction is unknown contradicts itself, which is no link."""
-    if entailment.shape[-1] != 3:
-        labels = "(contradiction, neutral, entailment)"
-        raise CalibrantError(f"grpo_kle: entailment [N, G, G, 3] has the labels {labels}, got {list(entailment.shape)}")
-    known = torch.isfinite(entailment).all(-1)
-    known = known & known.transpose(-1, -2)
-    apart = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, device=entailment.device)
-    return torch.where(known[..., None], entailment.double(), apart)
+    """Probabilities in float64; a pair with an unknown direction is set to contradiction, which is no link."""
+    finite = torch.isfinite(entailment).all(-1)
+    finite = finite & finite.transpose(-1, -2)
+    contradiction = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64, device=entailment.device)
+    return torch.where(finite[..., None], entailment.double(), contradiction)
 
 
 def _normalised(clusters: Tensor, log_mass: Tensor | None, where: Tensor, estimator: str) -> tuple[Tensor, Tensor]:
-    """Semantic entropy, `[N]` nats in float64, and its share of the logarithm of how many rollouts it is of."""
+    """Semantic entropy, `[N]` nats in float64, and that over the logarithm of the number of rollouts, in [0, 1]."""
     if log_mass is None:
         log_mass = torch.zeros(clusters.shape, dtype=torch.float64, device=clusters.device)
     entropy = semantic_entropy(clusters, log_mass.double(), where, estimator=estimator)

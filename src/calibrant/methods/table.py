@@ -1,15 +1,13 @@
 """The table of methods."""
 
-from calibrant.methods.asymmetric import egpo
 from calibrant.methods.consensus import empo, grpo_care
+from calibrant.methods.correctness import capo, egpo
 from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, gcpo_grad, rd_only
 from calibrant.methods.outcome import Method
 from calibrant.methods.plain import dr_grpo, grpo, rloo
-from calibrant.methods.ranking import capo
 from calibrant.methods.semantic import grpo_kle, grpo_se, seed_grpo
-from calibrant.methods.shrinkage import gradient_snr
 from calibrant.methods.tokens import edge_grpo, eg_spo
-from calibrant.methods.variance import q_hawkeye, r2vpo
+from calibrant.methods.variance import gradient_snr, q_hawkeye, r2vpo
 
 METHODS: dict[str, Method] = {
     "grpo": grpo,

@@ -28,12 +28,11 @@ def edge_grpo(
     `P_i` is the mean token entropy of rollout i; `P^_i = clip(P_i / mean(P), low, high)`; `A~_i = A_i / P^_i`.
 
     Args:
-        token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the mean.
+        token_entropy: nats; a rollout without a finite one has weight 1 and is out of the mean.
         low: the lowest ratio, above 0 and at most 1; weights are at most `1 / low`.
         high: the highest ratio, at least 1; weights are at least `1 / high`.
 
-    Returns:
-        An outcome with the score `entropy_ratio` (`P^_i`, `[N, G]`).
+    Scores: entropy_ratio (`P^_i`, `[N, G]`)
 
     Paper: EDGE-GRPO, equations 3, 6 and 7 (arXiv:2507.21848)
     Per: rollout
@@ -41,8 +40,8 @@ def edge_grpo(
     Certainty: (b) the formula; (a*) means without padding over the group, as a fork of TRL has them, where the
         released code (a) averages over padding and the batch; the clip, which that code has switched off, and
         weights 1 in groups without entropy are interpretations (c)
-    When: certainty should be paid when right and cost when wrong. It amplifies certain rollouts of either sign, and
-        does nothing for groups without reward spread.
+    When: certainty should be rewarded when right and penalised when wrong. It amplifies certain rollouts of either
+        sign, and does nothing for groups without reward spread.
 
     >>> edge_grpo(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), None).weights
     tensor([[2.0000, 0.6667]])
@@ -51,9 +50,9 @@ def edge_grpo(
     check_positive("edge_grpo", low=low)
     check_around_one("edge_grpo", low, high)
     where = valid(rewards, where)
-    entropy, known = _known(token_entropy, where)
-    mean = mean_over(entropy, known)[:, None]
-    share = torch.where(known & (mean >= SMALLEST_MEAN), entropy / mean.clamp(min=SMALLEST_MEAN), 1.0)
+    entropy, finite = _entropies(token_entropy, where)
+    mean = mean_over(entropy, finite)[:, None]
+    share = torch.where(finite & (mean >= SMALLEST_MEAN), entropy / mean.clamp(min=SMALLEST_MEAN), 1.0)
     ratio = share.clamp(low, high)
     return weighed(rewards, where, 1.0 / ratio, {"entropy_ratio": ratio}, mean_one=mean_one)
 
@@ -68,30 +67,27 @@ def eg_spo(
     phi: float = 0.5,
     mean_one: bool = False,
 ) -> Outcome:
-    """EG-SPO for whole rollouts: those generated with much token entropy count fully, the others less.
+    """EG-SPO for whole rollouts: those generated with high token entropy count fully, the others less.
 
     `H_i` is the mean token entropy of rollout i. Gate "hard": `w_i = 1` if `H_i` is at least the quantile of its
     group, else phi. Gate "soft": `w_i = phi + (1 - phi) sigmoid((H_i - mean) / std)`. `A~_i = A_i w_i`. In a group
-    whose entropies do not differ, `w_i = 1`.
-
-    The direction is the opposite of EDGE-GRPO's.
+    whose entropies do not differ, `w_i = 1`. The direction is the opposite of EDGE-GRPO's.
 
     Args:
-        token_entropy: `[N, G]`, nats; a rollout without a finite one has weight 1 and is out of the statistics.
+        token_entropy: nats; a rollout without a finite one has weight 1 and is out of the statistics.
         gate: "hard" or "soft".
         quantile: of the group's entropies, in [0, 1]; read by the hard gate only.
         phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
 
-    Returns:
-        An outcome with the score `token_entropy` (`H_i`, `[N, G]`, 0 where it is unknown).
+    Scores: token_entropy (`H_i`, `[N, G]`, 0 where unknown)
 
     Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO, appendix G
     Per: rollout
     Effect: x [0.5, 1]
     Certainty: (b) that the mean entropy of a rollout gates its advantage; gate, quantile and phi are an
         interpretation (c)
-    When: rollouts that hardly explored should teach less, e.g. when entropy collapses. Not for policies that are
-        confused rather than curious: it cannot tell the two apart.
+    When: rollouts with little exploration should count less, e.g. when entropy collapses. It cannot tell exploration
+        from confusion, so not for policies that do not know the task yet.
 
     >>> eg_spo(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.2, 0.9, 0.4]]), None).weights
     tensor([[0.5000, 1.0000, 1.0000]])
@@ -100,26 +96,26 @@ def eg_spo(
     check_option("eg_spo", ("hard", "soft"), gate=gate)
     check_share("eg_spo", quantile=quantile, phi=phi)
     where = valid(rewards, where)
-    entropy, known = _known(token_entropy, where)
+    entropy, finite = _entropies(token_entropy, where)
     if gate == "hard":
-        below = entropy < _quantile(entropy, known, quantile)[:, None]
+        below = entropy < _quantile(entropy, finite, quantile)[:, None]
         weight = torch.ones_like(entropy).masked_fill(below, phi)
     else:
-        scale = std_over(entropy, known)[:, None].clamp(min=torch.finfo(torch.float64).tiny)
-        weight = phi + (1.0 - phi) * torch.sigmoid((entropy - mean_over(entropy, known)[:, None]) / scale)
-    weight = torch.where(known & (spread_over(entropy, known) > NO_SPREAD)[:, None], weight, 1.0)
-    scores = {"token_entropy": torch.where(known, entropy, 0.0)}
+        scale = std_over(entropy, finite)[:, None].clamp(min=torch.finfo(torch.float64).tiny)
+        weight = phi + (1.0 - phi) * torch.sigmoid((entropy - mean_over(entropy, finite)[:, None]) / scale)
+    weight = torch.where(finite & (spread_over(entropy, finite) > NO_SPREAD)[:, None], weight, 1.0)
+    scores = {"token_entropy": torch.where(finite, entropy, 0.0)}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)
 
 
-def _known(token_entropy: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropies in float64, finite and at least 0, and for which rollouts there is one."""
-    known = where & torch.isfinite(token_entropy)
-    return torch.where(known, token_entropy.detach().double(), 0.0).clamp(0.0, LARGEST_REWARD), known
+def _entropies(token_entropy: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropies in float64, at least 0, and which rollouts have a finite one."""
+    finite = where & torch.isfinite(token_entropy)
+    return torch.where(finite, token_entropy.detach().double(), 0.0).clamp(0.0, LARGEST_REWARD), finite
 
 
 def _quantile(values: Tensor, mask: Tensor, q: float) -> Tensor:
-    """The least of what counts in each row that is at or above its quantile, `[N]`; inf if nothing counts."""
+    """The smallest counted value of each row that is not below its quantile, `[N]`; inf if nothing counts."""
     ordered = torch.where(mask, values, torch.inf).sort(-1).values
-    place = q * (mask.sum(-1, keepdim=True) - 1).double()
-    return ordered.gather(-1, (place - ROUNDING).ceil().clamp(min=0.0).long())[:, 0]
+    position = q * (mask.sum(-1, keepdim=True) - 1).double()
+    return ordered.gather(-1, (position - ROUNDING).ceil().clamp(min=0.0).long())[:, 0]

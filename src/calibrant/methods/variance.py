@@ -1,13 +1,16 @@
-"""Methods that damp by a variance: of the rewards of a prompt, or of the importance ratios of a rollout."""
+"""Methods that damp by a variance: of a prompt's rewards, a rollout's importance ratios, a group's gradients."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from calibrant.advantages import standardised
 from calibrant.checks import check_non_negative, check_option, check_reward_range, check_shapes
 from calibrant.groups import masked, std_over, valid
 from calibrant.methods.outcome import Outcome, weighed
+from calibrant.signals import gradient_snr_weight, head_gradient_variance, reward_dispersion
+from calibrant.weights import boost, group_alpha
 
 STRENGTHS = {"linear": 0.6, "exponential": 0.2}
 """Forms of the weight, each with its default strength."""
@@ -22,7 +25,7 @@ def q_hawkeye(
     reward_range: Sequence[float] = (0.0, 2.0),
     mean_one: bool = False,
 ) -> Outcome:
-    """Q-Hawkeye for rewards: prompts whose rewards vary much get smaller updates.
+    """Q-Hawkeye for rewards: prompts whose rewards have a large variance get smaller updates.
 
     `u = clip(Var(r) / (0.25 (rmax - rmin)^2), 0, 1)` with the population's variance; "linear":
     `w = clip(1 - alpha u, 0, 1)`, "exponential": `w = exp(-alpha u)`; `A~_i = A_i w`.
@@ -31,8 +34,7 @@ def q_hawkeye(
         form: "linear" as GCPO adapts it, or "exponential" as the original has it.
         alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". 0 gives plain GRPO, bit for bit.
 
-    Returns:
-        An outcome with the scores `reward_variance` (u) and `variance_weight`.
+    Scores: reward_variance (u), variance_weight
 
     Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
     Per: prompt
@@ -59,12 +61,7 @@ def q_hawkeye(
 
 
 def r2vpo(
-    rewards: Tensor,
-    ratio_variance: Tensor,
-    where: Tensor | None,
-    *,
-    penalty: float = 1.0,
-    mean_one: bool = False,
+    rewards: Tensor, ratio_variance: Tensor, where: Tensor | None, *, penalty: float = 1.0, mean_one: bool = False
 ) -> Outcome:
     """R2VPO for whole rollouts: those on whose tokens the policy has moved unevenly since they were sampled count less.
 
@@ -72,18 +69,17 @@ def r2vpo(
     sampled; `A~_i = A_i w_i`.
 
     Args:
-        ratio_variance: `[N, G]`, the population's variance of a rollout's ratios over its tokens; 0 on fresh
-            rollouts. NaN: unknown, weight 1; infinite: weight 0.
+        ratio_variance: the population's variance of a rollout's ratios over its tokens; 0 on fresh rollouts. NaN:
+            unknown, weight 1; infinite: weight 0.
         penalty: strength, at least 0; 0 gives plain GRPO, bit for bit.
 
-    Returns:
-        An outcome with the score `ratio_variance` (`[N, G]`, 0 where it is unknown).
+    Scores: ratio_variance (`[N, G]`, 0 where unknown)
 
     Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
     Per: rollout
     Effect: x [0, 1]; 1 on fresh rollouts
     Certainty: (b) the formula; penalty is an interpretation (c)
-    When: rollouts are used more than once or are stale. With one update a batch every ratio is 1, and it is GRPO.
+    When: rollouts are used more than once or are stale. With one update per batch every ratio is 1, and it is GRPO.
 
     >>> ratios = torch.tensor([[[1.0, 1.2, 0.8, 1.0], [1.0, 1.0, 1.0, 1.0]]])
     >>> r2vpo(torch.tensor([[1.0, 0.0]]), ratios.var(-1, correction=0), None).weights  # 1 / 1.02
@@ -96,3 +92,55 @@ def r2vpo(
     variance = torch.where(where & ~variance.isnan(), variance.clamp(min=0.0), 0.0)
     weight = 1.0 / (1.0 + penalty * variance) if penalty else torch.ones_like(variance)
     return weighed(rewards, where, weight, {"ratio_variance": variance}, mean_one=mean_one)
+
+
+def gradient_snr(
+    rewards: Tensor,
+    head_gram: Tensor,
+    where: Tensor | None,
+    *,
+    alpha: float = 1.0,
+    reward_alpha: float = 0.0,
+    reward_range: Sequence[float] = (0.0, 2.0),
+    mean_one: bool = False,
+) -> Outcome:
+    """Scales the update of each group by its estimated share of signal in the squared norm of its mean gradient.
+
+    `A~_i = A_i w`, `w = max(0, 1 - alpha (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i`, the gradients of the output
+    head times their advantages, and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. At alpha = 1 the second term of w is the
+    estimated share of noise in the squared norm of the group's mean gradient, and w the factor of least expected
+    squared error. With `reward_alpha`, w is multiplied by `1 + reward_alpha RD / ln n`. Derived in docs/theory.md.
+
+    Args:
+        head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
+            norm is not finite are left out of the weight.
+        alpha: strength, at least 0: 1 takes the noise as it is estimated; 0 gives plain GRPO, bit for bit.
+        reward_alpha: strength of the boost by reward dispersion, at least 0 (GCPO has 0.6); 0: none.
+
+    Scores: signal_share (in [0, 1], w at alpha = 1; 1 without spread of rewards), head_variance (of the `a_i`, in
+        squared units of a gradient); with reward_alpha also reward_dispersion, reward_weight
+    Paper: none, ours; the factor is that of Stein and James 1961, its positive part
+    Per: prompt
+    Effect: x [0, 1]
+    Certainty: (c) ours; the advantages of a group are taken as independent, the head's gradient as a proxy of all
+    When: groups are small for how noisy they are, and few steps of full size do harm. Where noise dominates most
+        groups, all updates become small: see the mean weight, and mean_one, which keeps the size of the step.
+
+    >>> gram = torch.tensor([[[1.0, -0.8], [-0.8, 1.0]]])  # the advantages have opposite signs, so gradients agree
+    >>> gradient_snr(torch.tensor([[2.0, 0.0]]), gram, None).weights
+    tensor([[0.8889, 0.8889]])
+    """
+    check_shapes("gradient_snr", rewards=(rewards, "N G"), head_gram=(head_gram, "N G G"), where=(where, "N G"))
+    check_non_negative("gradient_snr", alpha=alpha, reward_alpha=reward_alpha)
+    where = valid(rewards, where)
+    advantages = standardised(rewards.double(), where)
+    scores = {
+        "signal_share": gradient_snr_weight(head_gram, advantages, where),
+        "head_variance": head_gradient_variance(head_gram, advantages, where),
+    }
+    weight = gradient_snr_weight(head_gram, advantages, where, strength=alpha)
+    if reward_alpha:
+        dispersion = reward_dispersion(rewards.double(), reward_range, where)
+        gain = boost(dispersion, group_alpha(reward_alpha, where.sum(-1)))
+        weight, scores = weight * gain, scores | {"reward_dispersion": dispersion, "reward_weight": gain}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one)

@@ -49,8 +49,8 @@ def ratio_variance(logps: Tensor, old_logps: Tensor, mask: Tensor) -> Tensor:
     return row_mean((ratio - mean).square(), mask)
 
 
-def answer_confidence(logps: Tensor, answer_mask: Tensor) -> Tensor:
-    """Likelihood of each answer, given what was written before it, a token.
+def answer_likelihood(logps: Tensor, answer_mask: Tensor) -> Tensor:
+    """Geometric mean of the likelihoods of each answer's tokens, given what precedes them.
 
     `c = exp(mean of logps over the answer's tokens)`; 0 where there is no answer, to which the published code gives
     the confidence 1 (c).
@@ -62,7 +62,7 @@ def answer_confidence(logps: Tensor, answer_mask: Tensor) -> Tensor:
     Returns:
         `[B]` in [0, 1].
 
-    >>> answer_confidence(torch.tensor([[-9.0, -0.5]]).expand(2, 2), torch.tensor([[0, 1], [0, 0]]))
+    >>> answer_likelihood(torch.tensor([[-9.0, -0.5]]).expand(2, 2), torch.tensor([[0, 1], [0, 0]]))
     tensor([0.6065, 0.0000])
     """
     return row_mean(logps, answer_mask).exp().nan_to_num(nan=0.0)

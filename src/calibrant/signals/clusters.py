@@ -14,8 +14,8 @@ The *assignment* says which cluster an answer joins:
   earlier clusters too: the last such cluster stays.
 * `"components"`: answers that are linked, over others too, are one cluster.
 
-Of labels of equal probability, contradiction goes before neutral and neutral before entailment (c). A probability
-that is not finite relates nothing.
+If labels have equal probability, contradiction goes before neutral and neutral before entailment (c). A probability
+that is not finite is no relation.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,9 +23,9 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_non_negative, check_shapes
+from calibrant.checks import check_shapes, check_share
 from calibrant.errors import CalibrantError, nearest
-from calibrant.signals.entropy import ENTAILMENT, NEUTRAL
+from calibrant.signals.entropy import ENTAILMENT, NEUTRAL, check_labels
 
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -51,10 +51,7 @@ RULES = {
 
 
 def greedy_clusters(
-    pairwise_or_keys: Tensor | Sequence[Sequence[Hashable]],
-    where: Tensor | None = None,
-    *,
-    threshold: float = 0.35,
+    pairwise_or_keys: Tensor | Sequence[Sequence[Hashable]], where: Tensor | None = None, *, threshold: float = 0.35
 ) -> Tensor:
     """Cluster numbers of the answers of each group, 0, 1, ... in order of first appearance.
 
@@ -63,21 +60,16 @@ def greedy_clusters(
     From entailment probabilities `p[n, i, j] = P(answer i entails answer j)`: the first answer opens a cluster; each
     later answer j is compared with the first member r of every cluster, joins the one with the LARGEST `p[n, r, j]`
     if that is at least the threshold, else opens a new one. One direction only, and the result depends on the order
-    of the answers, as in the paper. Among equal probabilities the lowest cluster wins (c). A probability that is NaN
-    joins nothing.
+    of the answers, as in the paper. Among equal probabilities the lowest cluster wins (c). NaN joins nothing.
 
     Args:
         pairwise_or_keys: `[N, G, G]` probabilities, or N sequences of G keys.
-        where: `[N, G]`, boolean; rollouts out of it neither open nor join a cluster.
+        where: `[N, G]`, boolean; other rollouts neither open nor join a cluster, and get -1. Functions that read the
+            clusters need the same `where`: there -1 is a number like any other.
         threshold: the smallest probability that joins, in [0, 1]; not used with keys.
 
     Returns:
-        `[N, G]`, int64; -1 for rollouts out of `where`. Give what reads the clusters the same `where`: there -1 is a
-        number like any other.
-
-    Raises:
-        CalibrantError: groups of keys differ in length, or the threshold is out of [0, 1].
-
+        `[N, G]`, int64.
     Reference: GCPO, appendix E.3 (b).
 
     >>> greedy_clusters([["paris", "lyon", "paris", "", ""]])
@@ -86,7 +78,7 @@ def greedy_clusters(
     >>> greedy_clusters(p)  # 2 is entailed by 0 (0.9) and by 1 (0.4): 0 is larger
     tensor([[0, 1, 0]])
     """
-    _check_threshold("greedy_clusters", threshold)
+    check_share("greedy_clusters", threshold=threshold)
     if not isinstance(pairwise_or_keys, Tensor):
         return _from_keys(pairwise_or_keys, where)
     check_shapes("greedy_clusters", pairwise=(pairwise_or_keys, "N G G"), where=(where, "N G"))
@@ -98,20 +90,13 @@ def greedy_clusters(
 def entailment_clusters(
     entailment: Tensor, rule: str | tuple[str, str] = "greedy", where: Tensor | None = None, *, threshold: float = 0.35
 ) -> Tensor:
-    """Cluster numbers by a named rule, from the probabilities of all three labels.
+    """Cluster numbers by a named rule, from the probabilities of all three labels; results as of `greedy_clusters`.
 
     Args:
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment) in this order, premise i and
-            hypothesis j. The diagonal is not read. One that is not finite relates nothing: give it to empty answers.
+            hypothesis j. The diagonal is not read. Give NaN to empty answers: they are related to none.
         rule: a name of `RULES`, or a relation and an assignment.
-        where: `[N, G]`, boolean; rollouts out of it neither open nor join a cluster.
         threshold: the smallest probability that relates, in [0, 1]; read by the relation "one_way" only.
-
-    Returns:
-        `[N, G]`, int64, 0, 1, ... in order of first appearance; -1 for rollouts out of `where`.
-
-    Raises:
-        CalibrantError: the rule is unknown, or the threshold is out of [0, 1].
 
     Reference: "greedy": GCPO, appendix E.3 (b), the same as `greedy_clusters` on the entailment alone. "strict":
     lm-polygraph (a). "strict_last" and "lenient_last": the code of Kuhn, Gal and Farquhar (a). "lenient" and
@@ -124,11 +109,8 @@ def entailment_clusters(
     >>> [entailment_clusters(p, rule).tolist() for rule in ("strict", "components")]
     [[[0, 0, 1]], [[0, 0, 0]]]
     """
-    caller = "entailment_clusters"
-    check_shapes(caller, entailment=(entailment, "N G G L"), where=(where, "N G"))
-    if entailment.shape[-1] != 3:
-        labels = "(contradiction, neutral, entailment)"
-        raise CalibrantError(f"{caller}: entailment [N, G, G, 3] has the labels {labels}, got {list(entailment.shape)}")
+    check_shapes("entailment_clusters", entailment=(entailment, "N G G L"), where=(where, "N G"))
+    check_labels("entailment_clusters", entailment)
     mask = torch.ones_like(entailment[..., 0, 0], dtype=torch.bool) if where is None else where
     p = entailment.detach()
     return clusters_by(lambda n, i, j: p[n, i, j], mask, rule, threshold)
@@ -137,31 +119,23 @@ def entailment_clusters(
 def clusters_by(
     ask: Ask, where: Tensor, rule: str | tuple[str, str], threshold: float = 0.35, keys: Tensor | None = None
 ) -> Tensor:
-    """Cluster numbers by a rule that asks for the probabilities that it needs, for all groups at a time.
+    """Cluster numbers by a rule of `entailment_clusters`, which asks for just the probabilities that it needs.
 
-    With "best" and "first", step j asks for the first member of every cluster so far and answer j; with "last", step i
-    for answer i, where it has no cluster, and all later answers; with "components", once for each pair. A symmetric
-    relation asks for the reverse direction only where that can matter.
+    With "best" and "first", step j asks for the first member of every cluster so far and answer j, in all groups at
+    once; with "last", step i for answer i, where it has no cluster, and all later answers; with "components", once for
+    each pair. A symmetric relation asks for the reverse direction only where that can matter.
 
-    With "best" and "first", an answer equal to a first member joins it unasked. The rule says the same if equal answers
-    entail each other with probability 1: earlier clusters did not take that member, and no later one has more than 1.
+    With "best" and "first", an answer equal to a first member joins it without being asked for. The rule gives the same
+    if equal answers entail each other with probability 1: earlier clusters did not take that member, and no later one
+    has more than 1.
 
     Args:
         ask: from groups n, premises i and hypotheses j, `[P]` each, to probabilities of (contradiction, neutral,
             entailment), `[P, 3]`; P may be 0.
-        where: `[N, G]`, boolean; rollouts out of it are not asked for.
-        rule: see `entailment_clusters`.
-        threshold: see `entailment_clusters`.
-        keys: `[N, G]`, integers, equal in a group where answers are equal; none are if None.
-
-    Returns:
-        `[N, G]`, int64, as of `entailment_clusters`.
-
-    Raises:
-        CalibrantError: the rule is unknown, or the threshold is out of [0, 1].
+        keys: `[N, G]`, integers, equal in a group where answers are equal; None: no answers are.
     """
     relation, assignment = _parts(rule)
-    _check_threshold("clusters_by", threshold)
+    check_share("clusters_by", threshold=threshold)
     scores: dict[str, Score] = {
         "one_way": lambda n, i, j: _cut(ask(n, i, j)[:, ENTAILMENT], threshold),
         "strict": lambda n, i, j: _strict(ask, n, i, j),
@@ -186,12 +160,6 @@ def _parts(rule: str | tuple[str, str]) -> tuple[str, str]:
             f"a clustering rule is a relation ({relations}) and an assignment ({assignments}), got {rule!r}"
         )
     return parts[0], parts[1]
-
-
-def _check_threshold(caller: str, threshold: float) -> None:
-    check_non_negative(caller, threshold=threshold)
-    if threshold > 1:
-        raise CalibrantError(f"{caller}: threshold is a probability in [0, 1], got {threshold!r}")
 
 
 def _cut(p: Tensor, threshold: float) -> Tensor:
@@ -286,8 +254,8 @@ def _from_keys(keys: Sequence[Sequence[Hashable]], where: Tensor | None) -> Tens
 
 def _numbered(group: Sequence[Hashable], mask: Sequence[bool]) -> list[int]:
     """Cluster numbers of one group of keys."""
-    known: dict[Hashable, int] = {}
+    numbers: dict[Hashable, int] = {}
     return [
-        known.setdefault((i, "empty") if key in ("", None) else (key, "key"), len(known)) if counts else EXCLUDED
+        numbers.setdefault((i, "empty") if key in ("", None) else (key, "key"), len(numbers)) if counts else EXCLUDED
         for i, (key, counts) in enumerate(zip(group, mask, strict=True))
     ]

@@ -1,20 +1,15 @@
 """Confidence of a policy in its answers: from the probabilities of their tokens, and from how often answers agree.
 
-A confidence grows with certainty, a perplexity with doubt. Results are computed in float64, detached, finite, and
-returned in the type of the input.
-
 A rollout is *scored* if at least one of its tokens counts and all that count have finite values. One that is not
 (an empty completion, a NaN or an infinite log-probability) has no mean, and 0 in its place would be the largest
 confidence. It gets the least confidence instead (log-probability -1000, probability 0, the largest perplexity), and
 has to be left out of averages, ranks and weights: `where=scored(logprobs, mask)`.
 """
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_shapes, is_number
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
 
@@ -23,21 +18,14 @@ LEAST_LOGPROB = -1000.0
 
 
 def scored(values: Tensor, mask: Tensor) -> Tensor:
-    """Which rollouts have a mean over tokens: some token counts, and those that count have finite values.
+    """Which rollouts have a mean over tokens, `[..., N, G]` boolean: the `where` of the statistics of a group.
 
-    A rollout with one value that is not finite is out as a whole: without that token it would look surer than it is
-    (c).
+    A rollout with one value that is not finite is left out as a whole: without that token its confidence would be too
+    high (c). `values` are log-probabilities or entropies of tokens.
 
-    Args:
-        values: `[..., N, G, T]`, log-probabilities or entropies of tokens.
-
-    Returns:
-        `[..., N, G]`, boolean; the `where` of the statistics of a group.
-
-    >>> scored(torch.tensor([[[-0.1, -0.5], [-0.1, torch.nan]]]), torch.tensor([[[1, 1], [1, 0]]]))
-    tensor([[True, True]])
-    >>> scored(torch.tensor([[[-0.1, -0.5], [-0.1, torch.nan]]]), torch.tensor([[[0, 0], [1, 1]]]))
-    tensor([[False, False]])
+    >>> values = torch.tensor([[[-0.1, -0.5], [-0.1, torch.nan], [-0.1, torch.nan], [-0.1, -0.5]]])
+    >>> scored(values, torch.tensor([[[1, 1], [1, 0], [1, 1], [0, 0]]]))
+    tensor([[ True,  True, False, False]])
     """
     check_shapes("scored", values=(values, "... N G T"), mask=(mask, "... N G T"))
     counts = as_token_mask("scored", mask)
@@ -49,8 +37,7 @@ def mean_logprob(logprobs: Tensor, mask: Tensor) -> Tensor:
 
     `lpm_i = sum_t mask_it logp_it / sum_t mask_it`, in nats.
 
-    Returns:
-        `[..., N, G]` in [-1000, 0] for log-probabilities; -1000 where `scored` is False (c).
+    In [-1000, 0] for log-probabilities; -1000 where `scored` is False (c).
 
     Reference: Kuhn, Gal and Farquhar, semantic uncertainty (a); CAPO (b). The value of an empty completion is ours
     (c): the clamped formula `sum / max(T, 1)` gives 0, a probability of 1.
@@ -65,12 +52,9 @@ def mean_logprob(logprobs: Tensor, mask: Tensor) -> Tensor:
 def perplexity(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Perplexity of each rollout: an uncertainty.
 
-    `PPL_i = exp(-lpm_i)` with `lpm_i` as in `mean_logprob`: the number of equally likely tokens that would surprise
-    as much.
-
-    Returns:
-        `[..., N, G]`, at least 1 for log-probabilities; the largest number of its type where `scored` is False (c),
-        and where the result does not fit.
+    `PPL_i = exp(-lpm_i)` with `lpm_i` as in `mean_logprob`: the number of equally likely tokens with that mean
+    log-probability. At least 1 for log-probabilities; the largest number of its type where `scored` is False (c), and
+    where the result does not fit.
 
     Reference: CAPO (b).
 
@@ -86,20 +70,13 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
     """Geometric mean of the probabilities of the answer's tokens: a confidence.
 
     `c_i = exp(sum_t mask_it logp_it / sum_t mask_it)` over the answer span; `min(c_i, upper_bound)` if there is one.
-
-    Without a span there is no answer to be sure of: 0. The released code divides by the count + 1e-6, which gives
-    an empty span `exp(0) = 1`, the largest confidence of all, to a rollout that did not answer.
+    In [0, upper_bound]; 0 where `scored(logprobs, answer_mask)` is False (c). The released code divides by the count
+    + 1e-6, which gives an empty span, a rollout without an answer, `exp(0) = 1`, the largest confidence.
 
     Args:
-        logprobs: `[..., N, G, T]`, log-probabilities of the sampled tokens (in GRPO-CARE under the slow reference).
-        answer_mask: `[..., N, G, T]`, boolean or 0 and 1; which tokens are the answer.
+        logprobs: those of the sampled tokens, in GRPO-CARE under the slow reference.
+        answer_mask: `[..., N, G, T]`; which tokens are the answer.
         upper_bound: the largest confidence, in (0, 1]; GRPO-CARE's scripts have 0.95. None: 1.
-
-    Returns:
-        `[..., N, G]` in [0, upper_bound]; 0 where `scored(logprobs, answer_mask)` is False (c).
-
-    Raises:
-        CalibrantError: the mask has a floating type, or the bound is out of (0, 1].
 
     Reference: GRPO-CARE, consistency reward (a); the empty span (c).
 
@@ -110,7 +87,7 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
     """
     check_shapes("answer_confidence", logprobs=(logprobs, "... N G T"), answer_mask=(answer_mask, "... N G T"))
     bound = 1.0 if upper_bound is None else upper_bound
-    if not isinstance(bound, Real) or isinstance(bound, bool) or not 0 < bound <= 1:
+    if not is_number(bound) or not 0 < bound <= 1:
         raise CalibrantError(f"answer_confidence: upper_bound has to be a number in (0, 1], got {upper_bound!r}")
     confidence = token_mean("answer_confidence", logprobs, answer_mask, LEAST_LOGPROB).exp()
     return like_input(confidence.clamp(max=bound), logprobs)
@@ -119,10 +96,7 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
 def self_consistency(clusters: Tensor, where: Tensor | None = None) -> Tensor:
     """Share of the largest cluster of each group, the vote for its most frequent answer: a confidence.
 
-    `SC = max_k n_k / n`.
-
-    Returns:
-        `[..., N]` in [1/n, 1]; 0 if no rollout counts.
+    `SC = max_k n_k / n`, in [1/n, 1]; 0 if no rollout counts.
 
     Reference: the majority ratio by which EMPO filters groups (a).
 
@@ -134,12 +108,10 @@ def self_consistency(clusters: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def cluster_share(clusters: Tensor, where: Tensor | None = None) -> Tensor:
-    """Share of the group that answers as each rollout does: a confidence.
+    """Share of the group that has each rollout's answer: a confidence.
 
-    `p_i = n_z(i) / n` with `z(i)` the cluster of rollout i. Its largest value is `self_consistency`.
-
-    Returns:
-        `[..., N, G]` in [1/n, 1]; 0 for rollouts that do not count.
+    `p_i = n_z(i) / n` with `z(i)` the cluster of rollout i, in [1/n, 1]; 0 for rollouts that do not count. Its largest
+    value is `self_consistency`.
 
     Reference: EMPO, the reward (a).
 
@@ -170,7 +142,6 @@ def token_mean(caller: str, values: Tensor, mask: Tensor, otherwise: float) -> T
 
 
 def as_token_mask(caller: str, mask: Tensor) -> Tensor:
-    """The mask as booleans."""
     if mask.is_floating_point():
         raise CalibrantError(f"{caller}: a mask of tokens has to be boolean or integers 0 and 1, got {mask.dtype}")
     return mask != 0

@@ -1,11 +1,9 @@
 """How far apart the answers of a group are: in meaning, pairwise and by mode, and in reward.
 
-Rows that `where` excludes are as good as dropped: their values may be anything, and counts are of the rest. Results
-are computed in float64, detached, and returned in the type of the input; a group with fewer than two rows has
-dispersion 0.
+Excluded rows may have any values; a group with fewer than two rows has dispersion 0.
 
-Embeddings are scaled to length one here. A vector of zeros, or whose length is not finite, has no direction
-and carries no meaning (c): it is unlike every other row (cosine 0, so distance 1, also to another such vector).
+Embeddings `[..., N, G, D]` may have any length: they are scaled to length one here. A vector of zeros, or whose length
+is not finite, has no direction (c): its cosine to every other row is 0, so its distance 1.
 """
 
 from collections.abc import Sequence
@@ -14,14 +12,14 @@ import torch
 from torch import Tensor
 
 from calibrant.checks import check_reward_range, check_shapes
-from calibrant.errors import CalibrantError
 from calibrant.groups import like_input, masked, mean_over
+from calibrant.signals.confidence import same_cluster
 
 NO_DIRECTION = 1e-6
-"""A mean of unit vectors that is not longer than this has no direction: what is left is rounding."""
+"""A mean of unit vectors that is not longer than this is rounding, and has no direction."""
 
 SHORTEST = 1e-100
-"""A vector that is not longer than this counts as zero: the squares of its entries may not be numbers any more."""
+"""A vector that is not longer than this counts as zero: the squares of its entries may underflow."""
 
 ROUNDING = 1e-12
 """A dispersion below this is rounding, and returned as 0: groups of one meaning are then ties in a ranking."""
@@ -30,16 +28,11 @@ ROUNDING = 1e-12
 def cosine_dispersion(embeddings: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean cosine distance between the answers of a group: an uncertainty.
 
-    `D_ij = clip(1 - e_i . e_j, 0, 1)`; `CD = sum_ij D_ij / n^2`, the diagonal (which is 0) included.
+    `D_ij = clip(1 - e_i . e_j, 0, 1)`; `CD = sum_ij D_ij / n^2`, the diagonal (which is 0) included: `[..., N]` in
+    [0, 1 - 1/n]; 0 for answers with one meaning.
 
     It grows with how far apart answers are, not only with whether they differ. If no cosine is negative,
     `CD = 1 - R^2` with R the length of the mean unit vector.
-
-    Args:
-        embeddings: `[..., N, G, D]`, of any length; scaled to length one here.
-
-    Returns:
-        `[..., N]` in [0, 1 - 1/n]; 0 for answers with one meaning.
 
     Reference: GCPO, equation 7 (b).
 
@@ -59,18 +52,12 @@ def barycentric_transport(embeddings: Tensor, clusters: Tensor, where: Tensor | 
     """Mean cosine cost of moving the modes of a group to their common direction: an uncertainty.
 
     `Pi_k = n_k / n`; `mu_k = normalise(sum_{i in k} e_i)`; `b = sum_k Pi_k mu_k`; `mu* = b / ||b||`;
-    `BoT = sum_k Pi_k (1 - mu_k . mu*) / 2 = (1 - ||b||) / 2`.
+    `BoT = sum_k Pi_k (1 - mu_k . mu*) / 2 = (1 - ||b||) / 2`: `[..., N]` in [0, 1/2]; 0 if all clusters point one way.
 
-    What varies inside a cluster of one meaning does not count; how far clusters are apart, and how much mass they
-    have, does. The last form (derived, not in the paper) is what is computed: it needs no direction `mu*`, which
-    antipodal clusters do not have. Over singleton clusters `BoT = (1 - R) / 2` with R as in `cosine_dispersion`.
-    A cluster whose vectors cancel has no direction and costs 1/2.
-
-    Args:
-        embeddings: `[..., N, G, D]`, of any length; scaled to length one here.
-
-    Returns:
-        `[..., N]` in [0, 1/2]; 0 if all clusters point one way.
+    Differences inside a cluster do not count; the distance between clusters, and their masses, do. The last form
+    (derived, not in the paper) is what is computed: it needs no direction `mu*`, which antipodal clusters do not have.
+    Over singleton clusters `BoT = (1 - R) / 2` with R as in `cosine_dispersion`. A cluster whose vectors cancel has no
+    direction and costs 1/2.
 
     Reference: GCPO, equations 9 and 10 and appendix E.3 (b).
 
@@ -79,14 +66,8 @@ def barycentric_transport(embeddings: Tensor, clusters: Tensor, where: Tensor | 
     >>> barycentric_transport(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[5, 5]]))
     tensor([0.])
     """
-    check_shapes(
-        "barycentric_transport",
-        embeddings=(embeddings, "... N G D"),
-        clusters=(clusters, "... N G"),
-        where=(where, "... N G"),
-    )
-    if clusters.is_floating_point():
-        raise CalibrantError(f"barycentric_transport: clusters have to be integers, got {clusters.dtype}")
+    shapes = {"embeddings": (embeddings, "... N G D"), "clusters": (clusters, "... N G"), "where": (where, "... N G")}
+    check_shapes("barycentric_transport", **shapes)
     e, mask = _unit_rows(embeddings, where)
     members = _membership(clusters, mask)
     sums, sizes = members @ e, members.sum(-1)
@@ -98,21 +79,14 @@ def barycentric_transport(embeddings: Tensor, clusters: Tensor, where: Tensor | 
 
 
 def reward_dispersion(rewards: Tensor, reward_range: Sequence[float], where: Tensor | None = None) -> Tensor:
-    """How far apart the rewards of a group are, as a share of what the range allows: how much there is to learn.
+    """How far apart the rewards of a group are, as a share of what the range allows: how informative a group is.
 
-    `raw = sum_i |r_i - mean|`; `RDmax = (2 / n) floor(n/2) ceil(n/2) (rmax - rmin)`; `RD = clip(raw / RDmax, 0, 1)`.
+    `raw = sum_i |r_i - mean|`; `RDmax = (2 / n) floor(n/2) ceil(n/2) (rmax - rmin)`; `RD = clip(raw / RDmax, 0, 1)`:
+    `[..., N]`, 0 for equal rewards, 1 if half are lowest and half highest. n counts the scorable rollouts (c).
 
     For rewards that are either rmin or rmax and an even n, `RD = 4 p (1 - p)` with p the share of rmax. Give it the
     raw task reward with its configured range, never a shaped sum. Rewards outside of the range are not clipped, only
     the result is: warn with `groups.count_out_of_range`.
-
-    Interpretation (c): with unscorable rollouts, n counts the others.
-
-    Args:
-        reward_range: (lowest, highest) reward.
-
-    Returns:
-        `[..., N]` in [0, 1]; 0 for equal rewards, 1 if half are lowest and half highest.
 
     Reference: GCPO, equation 11 and appendix E.3 (b).
 
@@ -139,7 +113,7 @@ def _unit_rows(embeddings: Tensor, where: Tensor | None) -> tuple[Tensor, Tensor
 
 def _membership(clusters: Tensor, mask: Tensor) -> Tensor:
     """`[..., N, G, G]` float64: row k lists the members of the cluster that rollout k is the first of, else zeros."""
-    same = (clusters[..., :, None] == clusters[..., None, :]) & mask[..., :, None] & mask[..., None, :]
+    same = same_cluster("barycentric_transport", clusters, mask)
     first = ~same.tril(-1).any(-1)
     return (same & first[..., None]).double()
 
@@ -150,7 +124,7 @@ def _rounded(dispersion: Tensor, count: Tensor) -> Tensor:
 
 
 def _inverse_lengths(sums: Tensor, sizes: Tensor) -> Tensor:
-    """What scales each cluster sum to length one; 0 if the mean of the cluster has no direction."""
+    """The factor that scales each cluster sum to length one; 0 if the mean of the cluster has no direction."""
     length = torch.linalg.vector_norm(sums, dim=-1)
     clear = length > NO_DIRECTION * sizes
     return torch.where(clear, 1.0 / torch.where(clear, length, 1.0), 0.0)

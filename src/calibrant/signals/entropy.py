@@ -1,20 +1,18 @@
-"""How much the answers of a group leave open: entropies over tokens, over samples, over meanings.
+"""Entropies of the answers of a group: over tokens, over samples, over meanings. All are uncertainties, in nats.
 
-All are uncertainties in nats. Rollouts that `where` excludes are as good as dropped: their values may be anything,
-and n counts the rest. Log-likelihoods that are not finite drop their rollout too; what has no tokens has none (see
-`confidence.scored`). Results are computed in float64, detached, finite, and returned in the type of the input.
+Excluded rollouts may have any values, and n counts the rest. A log-likelihood that is not finite excludes its rollout
+too; an empty completion has none (see `confidence.scored`).
 """
 
 import math
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
 
 import torch
 from torch import Tensor
 from torch.special import entr
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_option, check_positive, check_shapes, check_share
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
 from calibrant.signals.confidence import same_cluster, scored, token_mean
@@ -29,7 +27,7 @@ LARGEST = 1e100
 """Log-likelihoods and similarities beyond it count as it, so that sums and products of them are finite."""
 
 ROUNDING = 1e-12
-"""What is not larger than this is rounding, and counts as 0: groups of one meaning are then ties in a ranking."""
+"""Values that are not larger than this count as 0: groups of one meaning are then ties in a ranking."""
 
 
 def semantic_entropy(
@@ -38,20 +36,18 @@ def semantic_entropy(
     """Entropy of the distribution of answers over meanings: an uncertainty.
 
     Counted (no `log_mass`): `p_i = 1 / n`. Likelihood-weighted: `p_i = exp(l_i) / sum_j exp(l_j)`, a softmax over
-    the group. Then `P_k = sum_{i in k} p_i` and
+    the group. Then `P_k = sum_{i in k} p_i`; 0 for one meaning, and with K <= n clusters
 
-    * `"rao"`: `SE = -sum_k P_k ln P_k`, Shannon's entropy with one term a cluster, in [0, ln K].
-    * `"mc"`: `SE = -(1/K) sum_k ln P_k`, each of the K clusters with equal weight. It is at least ln K; counted it is
-      at most ln n, likelihood-weighted it has NO upper bound (P = [0.99, 0.01] gives 2.31 > ln 2). Clip it before it
-      becomes a weight.
+    * `"rao"`: `SE = -sum_k P_k ln P_k`, Shannon's entropy with one term per cluster, in [0, ln K].
+    * `"mc"`: `SE = -(1/K) sum_k ln P_k`, each cluster with equal weight. It is at least ln K; counted it is at most
+      ln n, likelihood-weighted it has NO upper bound (P = [0.99, 0.01] gives 2.31 > ln 2). Clip it before it becomes
+      a weight.
 
     Args:
-        log_mass: `[..., N, G]`, `l_i`, length-normalised log-likelihoods as of `confidence.mean_logprob`; a value
-            that is not finite drops its rollout (c). Summed log-likelihoods favour short answers beyond measure.
+        log_mass: `[..., N, G]`, `l_i`, length-normalised log-likelihoods as of `confidence.mean_logprob`; summed ones
+            favour short answers strongly.
         estimator: "rao" or "mc".
 
-    Returns:
-        `[..., N]` nats, for "rao" in [0, ln K] with K <= n clusters; 0 for one meaning.
 
     Reference: counted and "rao": Kuhn, Gal and Farquhar's code, cluster assignment entropy and Rao's predictive
     entropy over clusters (a); SEED-GRPO's released code as readers describe it (a*). "mc": SEED-GRPO, equation 5 (b),
@@ -63,18 +59,16 @@ def semantic_entropy(
     >>> semantic_entropy(torch.tensor([[0, 0, 1]]), log_mass)  # (1/4) ln 4 + (3/4) ln (4/3)
     tensor([0.5623])
     """
-    check_shapes(
-        "semantic_entropy", clusters=(clusters, "... N G"), log_mass=(log_mass, "... N G"), where=(where, "... N G")
-    )
-    if estimator not in ("rao", "mc"):
-        raise CalibrantError(f"semantic_entropy: estimator has to be 'rao' or 'mc', got {estimator!r}")
+    shapes = {"clusters": (clusters, "... N G"), "log_mass": (log_mass, "... N G"), "where": (where, "... N G")}
+    check_shapes("semantic_entropy", **shapes)
+    check_option("semantic_entropy", ("rao", "mc"), estimator=estimator)
     mask = _counted(clusters, where, log_mass)
     same = same_cluster("semantic_entropy", clusters, mask)
-    own, of_cluster = _log_masses(same, log_mass, mask)
+    mass, of_cluster = _log_masses(same, log_mass, mask)
     one_each = torch.where(mask, 1.0 / same.sum(-1).clamp(min=1).double(), 0.0)
     modes = one_each.sum(-1).round()
     if estimator == "rao":
-        entropy = -(own.exp() * of_cluster).sum(-1)
+        entropy = -(mass.exp() * of_cluster).sum(-1)
         entropy = torch.minimum(entropy, modes.clamp(min=1.0).log())
     else:
         entropy = -(one_each * of_cluster).sum(-1) / modes.clamp(min=1.0)
@@ -84,16 +78,10 @@ def semantic_entropy(
 def predictive_entropy(logprobs: Tensor, where: Tensor | None = None) -> Tensor:
     """Monte Carlo estimate of the entropy of the answers as texts, whatever they mean: an uncertainty.
 
-    `PE = -(1/n) sum_i l_i`. With summed log-likelihoods it estimates, without bias at temperature 1, the entropy of
-    the policy's distribution over sequences; with length-normalised ones (`confidence.mean_logprob`, as in the
-    reference) it is the mean negative log-likelihood per token. The two have different units: nats per sequence and
-    nats per token.
-
-    Args:
-        logprobs: `[..., N, G]`, log-likelihoods of rollouts; a value that is not finite drops its rollout (c).
-
-    Returns:
-        `[..., N]` nats, at least 0 for log-probabilities; 0 if no rollout counts.
+    `PE = -(1/n) sum_i l_i`, at least 0 for log-likelihoods; 0 if no rollout counts. With summed log-likelihoods
+    `[..., N, G]` it estimates, without bias at temperature 1, the entropy of the policy's distribution over sequences,
+    in nats per sequence; with length-normalised ones (`confidence.mean_logprob`, as in the reference) it is the mean
+    negative log-likelihood, in nats per token.
 
     Reference: Kuhn, Gal and Farquhar's code, regular entropy (a).
 
@@ -102,22 +90,16 @@ def predictive_entropy(logprobs: Tensor, where: Tensor | None = None) -> Tensor:
     """
     check_shapes("predictive_entropy", logprobs=(logprobs, "... N G"), where=(where, "... N G"))
     mask = _counted(logprobs, where, logprobs)
-    surprise = torch.where(mask, -logprobs.detach().double().clamp(-LARGEST, LARGEST), 0.0)
-    return like_input(surprise.sum(-1) / mask.sum(-1).clamp(min=1), logprobs)
+    values = torch.where(mask, -logprobs.detach().double().clamp(-LARGEST, LARGEST), 0.0)
+    return like_input(values.sum(-1) / mask.sum(-1).clamp(min=1), logprobs)
 
 
 def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
     """Mean entropy of the next-token distributions of each rollout: an uncertainty.
 
-    `H_i = sum_t mask_it H_it / sum_t mask_it`, with `H_it` the entropy over the whole vocabulary, not the negative
-    log-probability of the sampled token.
-
-    Args:
-        entropies: `[..., N, G, T]`, nats.
-
-    Returns:
-        `[..., N, G]` nats, in [0, ln V] for a vocabulary of V. It is 0 where `confidence.scored(entropies, mask)`
-        is False (c): there the entropy is unknown, not 0.
+    `H_i = sum_t mask_it H_it / sum_t mask_it`, with `H_it` (`entropies`, `[..., N, G, T]`) the entropy over the whole
+    vocabulary of V, not the negative log-probability of the sampled token: in [0, ln V]. It is 0 where
+    `confidence.scored(entropies, mask)` is False (c): there the entropy is unknown, not 0.
 
     Reference: EDGE-GRPO, equation 3 (b); its released code averages over padding too (a), which we do not.
 
@@ -131,14 +113,8 @@ def token_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
 def group_token_entropy(entropies: Tensor, mask: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean token entropy of the rollouts of each group: an uncertainty.
 
-    `H = (1/n) sum_i H_i` with `H_i` as in `token_entropy`: each rollout has equal weight, however long it is. n counts
-    the rollouts of `where` that are scored.
-
-    Args:
-        entropies: `[..., N, G, T]`, nats.
-
-    Returns:
-        `[..., N]` nats, in [0, ln V]; 0 if no rollout counts.
+    `H = (1/n) sum_i H_i` with `H_i` as in `token_entropy`: each rollout has equal weight, however long it is; 0 if no
+    rollout counts. n counts the rollouts of `where` that are scored.
 
     Reference: the group mean that normalises EDGE-GRPO's advantage (b).
 
@@ -146,12 +122,8 @@ def group_token_entropy(entropies: Tensor, mask: Tensor, where: Tensor | None = 
     >>> group_token_entropy(entropies, torch.tensor([[[1, 1, 0], [1, 1, 1], [0, 0, 0]]]))  # (0.3 + 0.6) / 2
     tensor([0.4500])
     """
-    check_shapes(
-        "group_token_entropy",
-        entropies=(entropies, "... N G T"),
-        mask=(mask, "... N G T"),
-        where=(where, "... N G"),
-    )
+    shapes = {"entropies": (entropies, "... N G T"), "mask": (mask, "... N G T"), "where": (where, "... N G")}
+    check_shapes("group_token_entropy", **shapes)
     means = token_mean("group_token_entropy", entropies, mask, 0.0)
     counts = scored(entropies, mask) if where is None else scored(entropies, mask) & where
     return like_input(torch.where(counts, means, 0.0).sum(-1) / counts.sum(-1).clamp(min=1), entropies)
@@ -187,19 +159,18 @@ def kernel_language_entropy(
     Answers that all entail each other do not give 0 but, with g the ratio of the kernel at the eigenvalues 2n and 0,
     `V_same`, the entropy of `1 / (1 + (n-1) g)` once and `g / (1 + (n-1) g)` n - 1 times (mixed: with one cluster).
     As a share of ln n that is 0.54 at n = 4 and 0.004 at n = 16 with t = 0.3, and 0.04 and 0.09 by default. `rescale`
-    gives `u = clip((VNE - V_same) / (ln n - V_same), 0, 1)`, 0 whatever n is, and what a weight wants (c).
+    gives `u = clip((VNE - V_same) / (ln n - V_same), 0, 1)`, which is 0 for every n and fit for a weight (c).
 
     Args:
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment) in this order, premise i and
             hypothesis j; or `[N, G, G]`, scores `s_ij` in [0, 1]. The diagonal is not read. A score that is not
-            finite links nothing (c): give it to empty answers.
+            finite is no link (c): give NaN to empty answers.
         kernel: "heat" or "matern".
         t: time of the heat kernel, above 0.
         kappa: length scale of the Matern kernel, above 0.
         nu: smoothness of the Matern kernel, above 0.
-        clusters: `[N, G]`, integers, to mix with semantic entropy.
-        log_mass: `[N, G]`, length-normalised log-likelihoods, read with clusters only; see `semantic_entropy`.
-        alpha: the share of the kernel in the mixture, in [0, 1], read with clusters only.
+        clusters, log_mass: `[N, G]`, as in `semantic_entropy`, to mix with it.
+        alpha: the share of the kernel in the mixture, in [0, 1].
         rescale: whether to return u in [0, 1] instead of nats.
 
     Returns:
@@ -213,15 +184,13 @@ def kernel_language_entropy(
     >>> kernel_language_entropy(torch.stack([apart, same]), rescale=True)
     tensor([1., 0.])
     """
-    letters = "N G G L" if isinstance(entailment, Tensor) and entailment.ndim == 4 else "N G G"
-    check_shapes(
-        "kernel_language_entropy",
-        entailment=(entailment, letters),
-        where=(where, "N G"),
-        clusters=(clusters, "N G"),
-        log_mass=(log_mass, "N G"),
-    )
-    _check_kernel(entailment, kernel, alpha, t=1.0 if t is None else t, kappa=kappa, nu=nu)
+    caller, letters = "kernel_language_entropy", "N G G L" if getattr(entailment, "ndim", 3) == 4 else "N G G"
+    masses = {"clusters": (clusters, "N G"), "log_mass": (log_mass, "N G")}
+    check_shapes(caller, entailment=(entailment, letters), where=(where, "N G"), **masses)
+    check_labels(caller, entailment)
+    check_option(caller, ("heat", "matern"), kernel=kernel)
+    check_share(caller, alpha=alpha)
+    check_positive(caller, t=1.0 if t is None else t, kappa=kappa, nu=nu)
     rollouts = entailment.flatten(2)[..., 0]
     mask = _counted(rollouts, where, None if clusters is None else log_mass)
     count = mask.sum(-1).double()
@@ -248,21 +217,21 @@ def semantic_nearest_neighbour_entropy(
     *,
     rescale: bool = False,
 ) -> Tensor:
-    """How little each answer resembles the group, its soft nearest neighbours: an uncertainty.
+    """How little each answer resembles the others, its soft nearest neighbours: an uncertainty.
 
     `SNNE = -(1/n) sum_i w_i ln sum_j exp(S_ij / tau)`, with j = i included; `w_i = 1`, or with weights
     `w_i = weights_i / mean(weights)`.
 
     For similarities in [0, 1] with `S_ii = 1` it lies in [`-ln n - 1/tau`, `-ln(exp(1/tau) + n - 1)`], from all alike
-    to all apart: always negative, and lower for larger groups. `rescale` gives its place in that range,
-    `u = clip((SNNE - lowest) / (highest - lowest), 0, 1)`, what a weight wants (c).
+    to all apart: always negative, and lower for larger groups. `rescale` gives its position in that range,
+    `u = clip((SNNE - lowest) / (highest - lowest), 0, 1)`, fit for a weight (c).
 
     Args:
         similarity: `[..., N, G, G]`, e.g. ROUGE-L, cosine, or entailment averaged over both directions; the diagonal
             is read. A value that is not finite counts as 0 (c).
         tau: temperature, above 0; the reference searches 0.1, 1, 10, 100.
         weights: `[..., N, G]`, e.g. likelihoods `exp(mean_logprob)`; scaled to mean 1 here, negative ones count as 0,
-            all 0 as equal, and one that is not finite drops its rollout (c).
+            all 0 as equal, and one that is not finite excludes its rollout (c).
         rescale: whether to return u in [0, 1].
 
     Returns:
@@ -279,7 +248,7 @@ def semantic_nearest_neighbour_entropy(
     """
     caller = "semantic_nearest_neighbour_entropy"
     check_shapes(caller, similarity=(similarity, "... N G G"), weights=(weights, "... N G"), where=(where, "... N G"))
-    _check_positive(caller, tau=tau)
+    check_positive(caller, tau=tau)
     sharpness = min(1.0 / tau, LARGEST)
     mask = _counted(similarity[..., 0], where, weights)
     exponents = (_finite(similarity) - 1.0) * sharpness
@@ -293,7 +262,7 @@ def semantic_nearest_neighbour_entropy(
 
 
 def _counted(rollouts: Tensor, where: Tensor | None, needed: Tensor | None) -> Tensor:
-    """Which rollouts count: those in `where` that have the value that they need."""
+    """Which rollouts count: those in `where` whose needed value is finite."""
     mask = torch.ones_like(rollouts, dtype=torch.bool) if where is None else where
     return mask if needed is None else mask & torch.isfinite(needed)
 
@@ -305,8 +274,7 @@ def _log_masses(same: Tensor, log_mass: Tensor | None, mask: Tensor) -> tuple[Te
     mass = mass - mass.amax(-1, keepdim=True).clamp(min=-LARGEST)  # beside a large one, ln 2 would be lost
     total = mass.logsumexp(-1, keepdim=True)
     cluster = torch.where(same, mass[..., None, :], -torch.inf).logsumexp(-1)
-    own = torch.where(mask, mass - total, -torch.inf)
-    return own, torch.where(mask, cluster - total, 0.0)
+    return torch.where(mask, mass - total, -torch.inf), torch.where(mask, cluster - total, 0.0)
 
 
 def _blocks(clusters: Tensor, log_mass: Tensor | None, mask: Tensor) -> Tensor:
@@ -317,7 +285,7 @@ def _blocks(clusters: Tensor, log_mass: Tensor | None, mask: Tensor) -> Tensor:
 
 
 def _links(entailment: Tensor, mask: Tensor) -> Tensor:
-    """The weights `[N, G, G]` in [0, 2] of the graph among what counts; loops too, which the Laplacian cancels."""
+    """The weights `[N, G, G]` in [0, 2] of the graph of counted answers; loops too, which the Laplacian cancels."""
     p = entailment.detach().double()
     if p.ndim == 4:
         p = p[..., ENTAILMENT] + 0.5 * (1.0 - p[..., ENTAILMENT] - p[..., CONTRADICTION])
@@ -366,7 +334,7 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def _share_of_range(values: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """Where values lie between the two, in [0, 1]; 0 if there is nothing between."""
+    """The position of values between the two, in [0, 1]; 0 if these are equal."""
     width = highest - lowest
     share = (values - lowest) / torch.where(width > ROUNDING, width, 1.0)
     return torch.where(width > ROUNDING, _without_rounding(share).clamp(max=1.0), 0.0)
@@ -376,19 +344,8 @@ def _without_rounding(values: Tensor) -> Tensor:
     return torch.where(values > ROUNDING, values, 0.0)
 
 
-def _check_kernel(entailment: Tensor, kernel: str, alpha: float, **positive: float) -> None:
-    caller = "kernel_language_entropy"
+def check_labels(caller: str, entailment: Tensor) -> None:
+    """Raises unless entailment probabilities `[N, G, G, L]` have three labels; scores `[N, G, G]` pass."""
     if entailment.ndim == 4 and entailment.shape[-1] != 3:
         labels = "(contradiction, neutral, entailment)"
         raise CalibrantError(f"{caller}: entailment [N, G, G, 3] has the labels {labels}, got {list(entailment.shape)}")
-    if kernel not in ("heat", "matern"):
-        raise CalibrantError(f"{caller}: kernel has to be 'heat' or 'matern', got {kernel!r}")
-    if not isinstance(alpha, Real) or isinstance(alpha, bool) or not 0 <= alpha <= 1:
-        raise CalibrantError(f"{caller}: alpha has to be a number in [0, 1], got {alpha!r}")
-    _check_positive(caller, **positive)
-
-
-def _check_positive(caller: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise CalibrantError(f"{caller}: {name} has to be a finite number above 0, got {value!r}")

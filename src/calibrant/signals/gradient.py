@@ -1,26 +1,24 @@
-"""What the policy's own gradients say: the gradient of the output head, from hidden states and probabilities alone.
+"""Inner products of the gradients of the output head, from hidden states and probabilities alone, and their statistics.
 
 The gradient of the log-likelihood of a rollout with respect to the head's weight is
 
     g_i = 1/temperature sum_t (onehot(y_it) - p_it) h_it^T
 
 with the last hidden states `h` and the probabilities `p` of the next token, which a pass for log-probabilities computes
-anyway. Only inner products of the `g_i` are needed, and those take no matrix of the size of the vocabulary times the
-width. The statistics here take any inner products of gradients, those of `gradient_variance(..., gram=True)` too.
-
-Inner products are float64 and stay so: a variance is a difference of them.
+anyway. Only the inner products `gram` `[..., N, G, G]`, `<g_i, g_j>`, are needed, and computing them takes no matrix of
+the size of vocabulary times width. They stay float64: a variance is a difference of them. The statistics here take any
+inner products of gradients, those of `gradient_variance(..., gram=True)` too; a rollout with a NaN advantage or a
+squared norm that is not finite does not count.
 """
 
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from calibrant.checks import check_non_negative, check_shapes
+from calibrant.checks import check_non_negative, check_positive, check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input, masked
 from calibrant.signals import moments
@@ -53,8 +51,7 @@ def head_gram(
         temperature: divides the logits.
         top: k; None is exact.
 
-    Returns:
-        `[..., N, G, G]`, float64; 0 for a rollout with a token that counts and whose values are not finite.
+    Returns float64; 0 for a rollout with a counted token whose values are not finite.
 
     Reference: ours (c); it follows from the head being linear.
 
@@ -83,28 +80,14 @@ def head_gram_from_weight(
     temperature: float = 1.0,
     top: int | None = None,
 ) -> Tensor:
-    """As `head_gram`, from the head's weight instead of the logits, which are computed for some columns at a time.
-
-    Args:
-        hidden: `[..., N, G, T, D]`.
-        weight: `[V, D]`.
-        tokens: `[..., N, G, T]`, integers.
-        mask: `[..., N, G, T]`, boolean or 0 and 1.
-        bias: `[V]`, if the head has one.
-        temperature, top: as in `head_gram`.
-
-    Returns:
-        `[..., N, G, G]`, float64.
-
-    Reference: as `head_gram` (c).
-    """
+    """As `head_gram`, from the head's weight `[V, D]` and bias `[V]`, with logits for some columns at a time."""
     caller = "head_gram_from_weight"
     check_shapes(caller, hidden=(hidden, "... N G T D"))
     check_shapes(caller, hidden=(hidden.flatten(0, -2), "T D"), weight=(weight, "V D"), bias=(bias, "V"))
-    rows, shift = weight.detach(), None if bias is None else bias.detach()
 
     def read(_: int, __: Tensor, states: Tensor, columns: Columns) -> Tensor:
-        return functional.linear(states, rows[columns].to(states), None if shift is None else shift[columns].to(states))
+        shift = None if bias is None else bias.detach()[columns].to(states)
+        return functional.linear(states, weight.detach()[columns].to(states), shift)
 
     return _grams(hidden, tokens, mask, len(weight), read, _Options(caller, temperature, top))
 
@@ -112,16 +95,8 @@ def head_gram_from_weight(
 def head_gradient_variance(gram: Tensor, advantages: Tensor, where: Tensor | None = None) -> Tensor:
     """Variance of the advantage-weighted gradients of each group, from their inner products: the V(q) of a head.
 
-    `V = 1/n sum_i |A_i g_i - 1/n sum_j A_j g_j|^2` over the n rollouts that count.
-
-    Args:
-        gram: `[..., N, G, G]`, `<g_i, g_j>`, e.g. of `head_gram`.
-        advantages: `[..., N, G]`.
-        where: `[..., N, G]`, boolean; which rollouts count. One with a NaN advantage or a squared norm that is not
-            finite does not.
-
-    Returns:
-        `[..., N]`, at least 0, in units of squared gradients; 0 with fewer than two rollouts.
+    `V = 1/n sum_i |A_i g_i - 1/n sum_j A_j g_j|^2` over the n rollouts that count: `[..., N]`, at least 0, in units of
+    squared gradients; 0 with fewer than two rollouts.
 
     Reference: GCPO, eq. 20 (b), of the gradient of the head alone (c).
 
@@ -135,14 +110,9 @@ def head_gradient_variance(gram: Tensor, advantages: Tensor, where: Tensor | Non
 def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tensor:
     """How much the gradients of a group disagree, without advantages: an uncertainty.
 
-    `1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)`, the variance of the gradients relative to their mean squared norm.
-
-    Args:
-        gram: `[..., N, G, G]`, `<g_i, g_j>`.
-
-    Returns:
-        `[..., N]` in [0, 1]: 0 if all gradients are equal (or 0, or fewer than two), `1 - 1/n` if they are orthogonal
-        and of one length, 1 if they cancel.
+    `1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)`, the variance of the gradients relative to their mean squared norm:
+    `[..., N]` in [0, 1], 0 if all gradients are equal (or 0, or fewer than two), `1 - 1/n` if they are orthogonal and
+    of one length, 1 if they cancel.
 
     Reference: ours (c).
 
@@ -160,19 +130,12 @@ def head_gradient_dispersion(gram: Tensor, where: Tensor | None = None) -> Tenso
 def gradient_snr_weight(
     gram: Tensor, advantages: Tensor, where: Tensor | None = None, *, strength: float = 1.0
 ) -> Tensor:
-    """A weight for the update of each group: which part of its squared norm is not noise.
+    """A weight for the update of each group: the estimated share of signal in the squared norm of its mean gradient.
 
-    `w = max(0, 1 - strength (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`.
+    `w = max(0, 1 - strength (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i` and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`:
+    `[..., N]` in [0, 1], 1 with fewer than two rollouts that count, and where there is no noise or strength is 0.
     The mean of n independent gradients has an expected squared norm of `|E a|^2 + S^2 / n`, so w estimates the share
     of the signal at strength 1: `|mean a|^2 - S^2 / n = sum_{i != j} <a_i, a_j> / (n (n - 1))`.
-
-    Args:
-        gram: `[..., N, G, G]`, `<g_i, g_j>`, of the head or of all parameters.
-        advantages: `[..., N, G]`.
-        strength: multiplies the noise, at least 0; 0: all weights are 1.
-
-    Returns:
-        `[..., N]` in [0, 1]; 1 with fewer than two rollouts that count, and where there is no noise.
 
     Reference: ours (c), a positive-part shrinkage factor. Advantages of a group share its baseline and are not
     independent; the weight takes them as if they were.
@@ -219,14 +182,14 @@ def _grams(
 ) -> Tensor:
     """Inner products group by group; `read` gives the logits of some columns of group n, for the tokens that are kept.
 
-    Padding that all rollouts of a group have would cost as much as tokens, so it is cut away.
+    Padding that all rollouts of a group have in common is removed: it would cost as much as tokens.
     """
     _check(hidden, tokens, mask, vocabulary, options)
     counted = as_token_mask(options.caller, mask).flatten(0, -3)
     states, ids = widened(hidden.detach()).flatten(0, -4), tokens.flatten(0, -3)
     counted = counted & (torch.isfinite(states).all(-1) | ~counted).all(-1, keepdim=True)
     states = torch.where(counted[..., None], states, 0.0)
-    found = states.new_zeros(*counted.shape[:2], counted.shape[1], dtype=torch.float64)
+    grams = states.new_zeros(*counted.shape[:2], counted.shape[1], dtype=torch.float64)
     for n, kept in enumerate(counted.any(-2)):
         hidden = states[n][:, kept]
 
@@ -234,17 +197,14 @@ def _grams(
             return read(n, kept, hidden, columns) / options.temperature
 
         head = HeadTokens(hidden, ids[n][:, kept], counted[n][:, kept], logits, vocabulary)
-        found[n] = head_products(head, options.top)
-    return (found / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
+        grams[n] = head_products(head, options.top)
+    return (grams / options.temperature**2).view(*tokens.shape[:-1], tokens.shape[-2])
 
 
 def _check(hidden: Tensor, tokens: Tensor, mask: Tensor, vocabulary: int, options: _Options) -> None:
-    caller, temperature = options.caller, options.temperature
-    axes = "... N G T"
+    caller, axes, top = options.caller, "... N G T", options.top
     check_shapes(caller, hidden=(hidden, f"{axes} D"), tokens=(tokens, axes), mask=(mask, axes))
-    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
-        raise CalibrantError(f"{caller}: temperature has to be a positive finite number, got {temperature!r}")
-    top = options.top
+    check_positive(caller, temperature=options.temperature)
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 1):
         raise CalibrantError(f"{caller}: top has to be a positive integer or None, got {top!r}")
     if tokens.is_floating_point():

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**20
-"""Numbers in a transient matrix on a processor, whose cache holds it."""
+"""Numbers in a temporary matrix on a CPU, whose cache holds it."""
 CHUNK_ELSEWHERE = 2**25
-"""The same on an accelerator, which wants few and large operations."""
+"""The same on an accelerator, where few large operations are faster."""
 NARROWEST = 32
-"""Columns that a matrix product takes at least."""
+"""Minimum columns per matrix product."""
 MOST_TOKENS = 8192
-"""Tokens of a group beyond which the square of their number is too much memory for the token route."""
+"""Tokens per group beyond which the square of their number is too much memory for the token route."""
 PASSES = 64
-"""What building a matrix costs beside the products, in operations a number."""
+"""Operations per number for building a matrix, beside the products."""
 ROUTES = ("explicit", "tokens", "shared")
 
 
@@ -62,38 +62,38 @@ def token_gram(inputs: Tensor, chunks: Iterable[Tensor], shared: int = 0) -> Ten
     """
     rollouts, tokens, _ = inputs.shape
     pairs = (rollouts, tokens - shared) * 2
-    start, own = inputs[0, :shared].double(), inputs[:, shared:].flatten(0, 1).double()
-    among, across = start @ start.T, (start @ own.T).view(shared, *pairs[:2]).transpose(0, 1)
-    products, gram = own.new_zeros(len(own), len(own)), own.new_zeros(rollouts, rollouts)
+    start, rows = inputs[0, :shared].double(), inputs[:, shared:].flatten(0, 1).double()
+    among, across = start @ start.T, (start @ rows.T).view(shared, *pairs[:2]).transpose(0, 1)
+    products, gram = rows.new_zeros(len(rows), len(rows)), rows.new_zeros(rollouts, rollouts)
     for chunk in chunks:
         first, rest = chunk.double().split([shared, pairs[1]], dim=1)
         products.addmm_(rest.flatten(0, 1), rest.flatten(0, 1).T)
         crossed = first.flatten(1) @ (across @ rest).flatten(1).T
         gram += first.flatten(1) @ (among @ first).flatten(1).T + crossed + crossed.T
-    return gram + (products * (own @ own.T)).view(pairs).sum((1, 3))
+    return gram + (products * (rows @ rows.T)).view(pairs).sum((1, 3))
 
 
 def common_start(inputs: Tensor) -> int:
     """How many leading tokens have the same inputs `[G, T, I]` in all rollouts, to the bit."""
     count = inputs.shape[1]
-    for rows in (inputs[1:2], inputs[1:]):  # two rollouts say soon where the others need not be looked at
+    for rows in (inputs[1:2], inputs[1:]):  # the first two rollouts alone often rule out most tokens
         same = (rows[:, :count] == inputs[0, :count]).all(-1).all(0)
         count = int(same.long().cumprod(0).sum())
     return count
 
 
 def operations(route: str, shape: Sequence[int], width_out: int, shared: int) -> float:
-    """What a route takes, for inputs [G, T, I] of which the first `shared` are common.
+    """Operations of a route for inputs [G, T, I] of which the first `shared` are common.
 
-    Operations in float64 count twice, and twice again where they are many small products.
+    Those in float64 count twice, and twice again where they are many small products.
     """
     rollouts, tokens, width_in = shape
     if route == "explicit":
         return rollouts * width_in * width_out * (2 * tokens + 4 * rollouts + PASSES)
-    own = rollouts * (tokens - (shared if route == "shared" else 0))
-    if own > MOST_TOKENS:
+    rows = rollouts * (tokens - (shared if route == "shared" else 0))
+    if rows > MOST_TOKENS:
         return math.inf
-    by_pairs = 4 * own**2 * (width_in + width_out)
+    by_pairs = 4 * rows**2 * (width_in + width_out)
     if route == "tokens":
         return by_pairs
     return by_pairs + 8 * rollouts * shared * width_out * (tokens + 2 * rollouts) if shared else math.inf
@@ -105,7 +105,7 @@ def cheapest(shape: Sequence[int], width_out: int, shared: int = 0) -> str:
 
 
 def chunk_width(shape: Sequence[int], width_out: int, shared: int = 0, *, device: torch.device) -> int:
-    """Columns a chunk for the cheapest route."""
+    """Columns per chunk for the cheapest route."""
     rollouts, tokens, width_in = shape
     other = width_in if cheapest(shape, width_out, shared) == "explicit" else tokens
     numbers = CHUNK if device.type == "cpu" else CHUNK_ELSEWHERE
@@ -113,16 +113,10 @@ def chunk_width(shape: Sequence[int], width_out: int, shared: int = 0, *, device
 
 
 def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int, shared: int = 0) -> Tensor:
-    """`<W_i, W_j>` by the cheapest route.
+    """`<W_i, W_j>` by the cheapest route, `[G, G]` in float64, for inputs `[G, T, I]` of the layer.
 
-    Args:
-        inputs: `[G, T, I]`, what the layer was given.
-        chunks: `[G, T, c]` each, gradients of the layer's outputs, some columns at a time; together `width_out` wide.
-        width_out: O.
-        shared: leading tokens whose inputs are the same for all rollouts.
-
-    Returns:
-        `[G, G]`, float64.
+    `chunks` `[G, T, c]` are gradients of the layer's outputs, some columns at a time, together `width_out` wide. The
+    first `shared` tokens have the same inputs in all rollouts.
 
     >>> inputs, gradients = torch.tensor([[[1.0, 2.0]], [[0.0, 1.0]]]), torch.tensor([[[3.0]], [[4.0]]])
     >>> matrix_gram(inputs, [gradients], 1)  # the matrices are [3, 6] and [0, 4]

@@ -70,8 +70,8 @@ def _residual(head: HeadTokens, normaliser: Tensor, columns: Columns) -> Tensor:
 def _with_rest(head: HeadTokens, normaliser: Tensor, columns: Tensor) -> Iterator[Tensor]:
     """The residual in the columns, then one column for all others: the rest, spread evenly.
 
-    A residual sums to 0 over the vocabulary, so the rest is minus the sum. Spread over m columns, two of them have the
-    inner product `rest_s rest_t / m`.
+    A residual sums to 0 over the vocabulary, so the rest is minus the sum. Spread over m columns, the rests of two
+    tokens s and t have the inner product `rest_s rest_t / m`.
     """
     kept = head.hidden.new_zeros(*head.tokens.shape, 1)
     for some in columns.split(chunk_width(head.hidden.shape, len(columns), device=head.hidden.device)):

@@ -12,7 +12,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from calibrant.policy.decode import Decoded
 from calibrant.policy.head import find_head, token_logps
-from calibrant.policy.likelihoods import answer_confidence, row_mean
+from calibrant.policy.likelihoods import answer_likelihood, row_mean
 from calibrant.policy.references import SlowReference, frozen
 from calibrant.text.masks import answer_masks
 from calibrant.trl.config import CalibratedGRPOConfig
@@ -122,7 +122,7 @@ class PolicyInputs:
     def _answer_confidence(self, output: dict[str, Any], mask: Tensor, answers: Sequence[str]) -> Tensor:
         assert self.slow is not None
         spans = answer_masks(self.tokenizer, output["completion_ids"], mask, answers)
-        return answer_confidence(self._per_token(self.slow.model, output)[0], spans)
+        return answer_likelihood(self._per_token(self.slow.model, output)[0], spans)
 
     def _per_token(self, model: Any, output: dict[str, Any], entropies: bool = False) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad(), disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
