@@ -19,13 +19,7 @@ def standardised(
 
     `A_i = (r_i - mean) / (std + eps)`. Defaults are TRL's: unbiased deviation, `eps = 1e-4`. verl: `eps=1e-6`.
 
-    Args:
-        ddof: 1 for the unbiased deviation, 0 for the population's.
-        eps: added to the deviation.
-        tol: the largest `max - min` that counts as no spread.
-
-    Returns:
-        `[..., N, G]`, finite, mean 0 over the rollouts that count.
+    `ddof=0` takes the population's deviation.
 
     Reference: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1; conventions as in TRL's GRPOTrainer (a).
 
@@ -48,12 +42,6 @@ def centred(rewards: Tensor, where: Tensor | None = None, *, tol: float = NO_SPR
 
     `A_i = r_i - mean`, in units of the reward: easy and hard prompts keep the size of their differences.
 
-    Args:
-        tol: the largest `max - min` that counts as no spread.
-
-    Returns:
-        `[..., N, G]`, finite, mean 0 over the rollouts that count.
-
     Reference: Liu et al. 2025, Understanding R1-Zero-Like Training (arXiv:2503.20783) (a, as in TRL with
     `scale_rewards="none"`).
 
@@ -71,12 +59,6 @@ def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 
     """The advantage of RLOO: reward minus the mean of the other rollouts.
 
     `A_i = r_i - sum_{j != i} r_j / (n - 1) = (r_i - mean) n / (n - 1)`, `n` the rollouts that count.
-
-    Args:
-        tol: the largest `max - min` that counts as no spread.
-
-    Returns:
-        `[..., N, G]`, finite, mean 0 over the rollouts that count.
 
     Reference: Ahmadian et al. 2024, Back to Basics (arXiv:2402.14740) (a, as in TRL's and verl's RLOO).
 
@@ -97,13 +79,7 @@ def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "s
     `r_i = sum_k w_k r_ik`, or with `aggregation="normalize_then_sum"` (GDPO) `r_i = sum_k w_k standardised(r_k)_i`.
     A NaN adds nothing to the sum; a rollout without any reward is NaN.
 
-    Args:
-        rewards: `[N, G, K]`.
-        reward_weights: `[K]`.
-        aggregation: TRL's `multi_objective_aggregation`.
-
-    Returns:
-        `[N, G]`. By `has_spread` of it, a group has no spread if none of what was normalised has.
+    `aggregation` is TRL's `multi_objective_aggregation`; rewards are `[N, G, K]`, weights `[K]`, the result `[N, G]`.
 
     Reference: TRL's GRPOTrainer (a).
 

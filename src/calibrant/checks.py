@@ -1,4 +1,4 @@
-"""Checks of arguments: what each function says first, with the shapes that it got and the letters that it expects."""
+"""Checks of arguments. Errors are CalibrantError; they start with the name of the function that was called."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,8 @@ MAY_BE_EMPTY = ("N", "T", "...")
 def check_shapes(caller: str, **arguments: tuple[Tensor | None, str]) -> None:
     """Raises unless each tensor has the axes that its letters name, of one length per letter.
 
-    Letters are separated by spaces; a leading `...` allows further batch axes. An argument that is None is not
-    checked. An argument named `where` has to be boolean.
-
-    Args:
-        caller: the function named in errors.
-        arguments: name = (tensor, letters).
-
-    Raises:
-        CalibrantError: it shows the expected letters and the shapes of all arguments.
+    Arguments are name = (tensor, letters), letters separated by spaces; a leading `...` allows further batch axes. None
+    is not checked. An argument named `where` has to be boolean.
 
     >>> check_shapes("f", rewards=(torch.zeros(2, 4), "N G"), where=(torch.ones(2, 3, dtype=torch.bool), "N G"))
     Traceback (most recent call last):
@@ -53,9 +46,9 @@ def _mismatch(name: str, tensor: Tensor, letters: list[str], sizes: dict[str, tu
     split = tensor.ndim - len(named)
     lengths: list[tuple[str, object]] = list(zip(named, tensor.shape[split:], strict=True))
     for letter, length in [("...", list(tensor.shape[:split])), *lengths]:
-        known, owner = sizes.setdefault(letter, (length, name))
-        if length != known:
-            return f"{letter} is {known} in {owner} and {length} in {name}"
+        expected, owner = sizes.setdefault(letter, (length, name))
+        if length != expected:
+            return f"{letter} is {expected} in {owner} and {length} in {name}"
         if length == 0 and letter not in MAY_BE_EMPTY:
             return f"{letter} is 0 in {name}"
     return ""
@@ -64,8 +57,8 @@ def _mismatch(name: str, tensor: Tensor, letters: list[str], sizes: dict[str, tu
 def _comparison(arguments: dict[str, tuple[Tensor | None, str]]) -> str:
     present = [(name, x, letters) for name, (x, letters) in arguments.items() if x is not None]
     expected = " and ".join(f"{name} {_brackets(letters)}" for name, _, letters in present)
-    found = " and ".join(f"{name} {list(x.shape) if isinstance(x, Tensor) else _kind(x)}" for name, x, _ in present)
-    return f"expected {expected}, got {found}"
+    shapes = " and ".join(f"{name} {list(x.shape) if isinstance(x, Tensor) else _kind(x)}" for name, x, _ in present)
+    return f"expected {expected}, got {shapes}"
 
 
 def _brackets(letters: str) -> str:
@@ -79,9 +72,6 @@ def _kind(value: object) -> str:
 def check_non_negative(caller: str, **numbers: float) -> None:
     """Raises unless each number is finite and at least 0.
 
-    Raises:
-        CalibrantError: it names the argument and its value.
-
     >>> check_non_negative("f", alpha=-0.5)
     Traceback (most recent call last):
     calibrant.errors.CalibrantError: f: alpha has to be a finite number of at least 0, got -0.5
@@ -92,10 +82,7 @@ def check_non_negative(caller: str, **numbers: float) -> None:
 
 
 def check_reward_range(caller: str, reward_range: Sequence[float]) -> tuple[float, float]:
-    """The lowest and the highest reward, as floats.
-
-    Raises:
-        CalibrantError: not two finite numbers, or the second is not above the first.
+    """The lowest and the highest reward, as floats; raises unless they are finite and the second is above the first.
 
     >>> check_reward_range("f", [0, 2])
     (0.0, 2.0)
@@ -114,16 +101,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_option(caller: str, known: Sequence[str | None], **option: str | None) -> None:
-    """Raises unless each option is one of the known ones.
+def check_option(caller: str, choices: Sequence[str | None], **option: str | None) -> None:
+    """Raises unless each option is one of the choices.
 
     >>> check_option("f", ["hard", "soft"], gate="sof")
     Traceback (most recent call last):
     calibrant.errors.CalibrantError: f: gate has to be one of 'hard', 'soft', got 'sof'
     """
     for name, value in option.items():
-        if value not in known:
-            raise CalibrantError(f"{caller}: {name} has to be one of {', '.join(map(repr, known))}, got {value!r}")
+        if value not in choices:
+            raise CalibrantError(f"{caller}: {name} has to be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_positive(caller: str, **numbers: float) -> None:

@@ -30,15 +30,9 @@ NO_SPREAD = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Rewards of whole groups and what else is known of their rollouts.
+    """Rewards of whole groups, `[N, G]`, and further inputs of methods, name -> `[N, G, ...]`.
 
-    Attributes:
-        rewards: `[N, G]`; a value that is not finite marks an unscorable rollout.
-        inputs: name -> `[N, G, ...]`, e.g. `embeddings [N, G, D]` or `clusters [N, G]`. An input named `where`
-            (boolean) excludes rollouts beside those without a finite reward.
-
-    Raises:
-        CalibrantError: an input does not start with `[N, G]`.
+    An input named `where` (boolean) excludes rollouts beside those without a finite reward.
 
     >>> groups = Groups(torch.tensor([[1.0, 0.0, torch.nan]]), {"clusters": torch.tensor([[0, 1, 1]])})
     >>> groups.where
@@ -51,11 +45,7 @@ class Groups:
     def __post_init__(self) -> None:
         check_shapes("Groups", rewards=(self.rewards, "N G"), where=(self.inputs.get("where"), "N G"))
         for name, tensor in self.inputs.items():
-            if not isinstance(tensor, Tensor) or tensor.shape[:2] != self.rewards.shape:
-                raise CalibrantError(
-                    f"Groups: the input '{name}' has to be [N, G, ...] with rewards [N, G] = "
-                    f"{list(self.rewards.shape)}, got {_shape(tensor)}"
-                )
+            _check_leading("Groups", "N, G", name, tensor, self.rewards)
 
     @property
     def where(self) -> Tensor:
@@ -64,15 +54,7 @@ class Groups:
 
     @classmethod
     def from_flat(cls, rewards: Tensor, num_generations: int, **inputs: Tensor) -> "Groups":
-        """Groups from rows in group order: rows `n * G` to `n * G + G - 1` answer prompt `n`.
-
-        Args:
-            rewards: `[N * G]`.
-            num_generations: G.
-            inputs: name = `[N * G, ...]`.
-
-        Raises:
-            CalibrantError: G does not divide the number of rows, or numbers of rows differ.
+        """Groups from rows `[N * G, ...]` in group order: rows `n * G` to `n * G + G - 1` answer prompt `n`.
 
         >>> Groups.from_flat(torch.tensor([1.0, 0.0, 2.0, 2.0]), 2).rewards
         tensor([[1., 0.],
@@ -80,13 +62,17 @@ class Groups:
         """
         check_shapes("Groups.from_flat", rewards=(rewards, "N*G"))
         for name, tensor in inputs.items():
-            if not isinstance(tensor, Tensor) or tensor.shape[:1] != rewards.shape:
-                raise CalibrantError(
-                    f"Groups.from_flat: the input '{name}' has to be [N*G, ...] with rewards [N*G] = "
-                    f"{list(rewards.shape)}, got {_shape(tensor)}"
-                )
+            _check_leading("Groups.from_flat", "N*G", name, tensor, rewards)
         split = {name: group_rows(tensor, num_generations) for name, tensor in inputs.items()}
         return cls(group_rows(rewards, num_generations), split)
+
+
+def _check_leading(caller: str, letters: str, name: str, tensor: Tensor, rewards: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.shape[: rewards.ndim] != rewards.shape:
+        raise CalibrantError(
+            f"{caller}: the input '{name}' has to be [{letters}, ...] with rewards [{letters}] = "
+            f"{list(rewards.shape)}, got {_shape(tensor)}"
+        )
 
 
 def _shape(value: object) -> str:
@@ -95,16 +81,6 @@ def _shape(value: object) -> str:
 
 def group_rows(rows: Tensor, num_generations: int) -> Tensor:
     """Splits flat rows in group order, `[N * G, ...]`, into groups, `[N, G, ...]`.
-
-    Args:
-        rows: `[N * G, ...]`.
-        num_generations: G.
-
-    Returns:
-        `[N, G, ...]`.
-
-    Raises:
-        CalibrantError: G is not a positive integer or does not divide the number of rows.
 
     >>> group_rows(torch.arange(6), 3)
     tensor([[0, 1, 2],
@@ -127,16 +103,7 @@ def _check_divides(rows: int, num_generations: int, caller: str) -> None:
 
 
 def assert_integrity(keys: Sequence[Hashable], num_generations: int) -> None:
-    """Raises unless each block of G consecutive rows has one prompt key.
-
-    Two blocks may have the same key: a prompt may occur twice in a batch.
-
-    Args:
-        keys: one key (e.g. the prompt) per row, N * G.
-        num_generations: G.
-
-    Raises:
-        CalibrantError: it shows the first broken block, its rows and their keys.
+    """Raises unless each block of G consecutive rows has one key, e.g. the prompt; two blocks may have the same key.
 
     >>> assert_integrity(["a", "a", "b", "c"], 2)
     Traceback (most recent call last):
@@ -211,8 +178,7 @@ def group_count(rewards: Tensor, where: Tensor | None = None) -> Tensor:
 def group_mean(rewards: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean reward of each group, `[..., N]`, over the rollouts that count; 0 if none does.
 
-    `mean = sum_i r_i / n`, kept between the smallest and the largest reward, so that equal rewards have exactly
-    their value as mean.
+    Clamped to the smallest and the largest reward, so that equal rewards have exactly their value as mean.
 
     >>> group_mean(torch.tensor([[1.0, 0.0, 0.5, torch.nan]]))
     tensor([0.5000])
@@ -279,8 +245,7 @@ def _extremes(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def has_spread(rewards: Tensor, where: Tensor | None = None, tol: float = NO_SPREAD) -> Tensor:
     """Whether the rewards of a group differ, `[..., N]` boolean: `max - min > tol` over the rollouts that count.
 
-    Without spread there is nothing to learn from a group, whatever rounding has left in its standard deviation. `tol`
-    is in units of the reward.
+    `tol` is in units of the reward.
 
     >>> has_spread(torch.tensor([[0.3, 0.3, 0.3], [0.3, 0.4, torch.nan], [1.0, torch.nan, torch.nan]]))
     tensor([False,  True, False])
@@ -294,17 +259,9 @@ def _check(caller: str, rewards: Tensor, where: Tensor | None) -> None:
 
 
 def count_out_of_range(rewards: Tensor, reward_range: Sequence[float]) -> int:
-    """How many finite rewards lie outside the range, by more than 1e-6 of its width.
+    """How many finite rewards lie outside of (lowest, highest), by more than 1e-6 of the width of that range.
 
-    Reward dispersion reads rewards relative to a configured range; outside of it the result is clipped. Callers
-    warn with this count.
-
-    Args:
-        rewards: any shape.
-        reward_range: (lowest, highest) reward.
-
-    Returns:
-        A count; rewards that are not finite are unscorable, not outside.
+    `signals.reward_dispersion` is clipped there; callers warn with this count.
 
     >>> count_out_of_range(torch.tensor([[0.0, 2.0, 2.5, torch.nan]]), (0.0, 2.0))
     1

@@ -30,36 +30,25 @@ FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_conf
 
 @dataclass(frozen=True)
 class Scored:
-    """A scored batch of groups.
+    """A scored batch of groups."""
 
-    Attributes:
-        groups: rewards and the inputs that were computed, `[N, G, ...]`.
-        outcome: advantages, weights and scores.
-        answers: the extracted answers, N * G in group order.
-    """
-
-    groups: Groups
+    groups: Groups  # rewards and the inputs that were computed, [N, G, ...]
     outcome: WeightedAdvantages
-    answers: list[str]
+    answers: list[str]  # extracted, N * G in group order
 
 
 @dataclass(frozen=True)
 class Scorer:
     """Applies a method to completions: text -> signals -> method -> advantages.
 
-    Attributes:
-        method: a method; its parameters name the inputs to compute.
-        options: hyper-parameters of the method.
-        readers: what reads texts.
-        extract: completion -> answer.
-        meaning: the text that carries the meaning, "answer" for question answering, "completion" for mathematics
-            (GCPO, appendix E.3).
+    `meaning` is the text that signals are computed from, "answer" for question answering, "completion" for mathematics
+    (GCPO, appendix E.3).
     """
 
-    method: Method
-    options: Mapping[str, Any] = field(default_factory=dict)
+    method: Method  # its parameters name the inputs to compute
+    options: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters of the method
     readers: Readers = Readers()
-    extract: Callable[[str], str] = str.strip
+    extract: Callable[[str], str] = str.strip  # completion -> answer
     meaning: str = "answer"
 
     def __call__(
@@ -81,11 +70,7 @@ class Scorer:
             answers: N * G extracted answers; None: extracted from the completions.
             references: N * G lists of right answers; None where they are not known.
             given: inputs that the caller has, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
-            state: what a method with memory returned at the step before.
-            bases: base advantages by name, `[N, G]`, where they are not those of `rewards`.
-
-        Raises:
-            CalibrantError: an input that the method needs is neither given nor read from text.
+            state, bases: as in `methods.apply`.
         """
         answers = [self.extract(text) for text in completions] if answers is None else list(answers)
         inputs = {name: x for name, x in (given or {}).items() if name in (*named_inputs(self.method), "where")}
@@ -103,11 +88,11 @@ class Scorer:
         rewards: Tensor,
     ) -> dict[str, Tensor]:
         texts, size = answers if self.meaning == "answer" else completions, rewards.shape[1]
-        known = [gold for gold in (references or [])[::size] if gold is not None]
-        gold = known if len(known) == len(rewards) else None
+        per_prompt = [row for row in (references or [])[::size] if row is not None]
+        complete = per_prompt if len(per_prompt) == len(rewards) else None
         groups = _in_groups(texts, size), _in_groups(answers, size)
-        found = {name: read_input(name, self.readers, *groups, gold) for name in wanted}
-        return {name: tensor.to(rewards.device) for name, tensor in found.items() if tensor is not None}
+        tensors = {name: read_input(name, self.readers, *groups, complete) for name in wanted}
+        return {name: tensor.to(rewards.device) for name, tensor in tensors.items() if tensor is not None}
 
 
 def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
@@ -115,17 +100,7 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
 
 
 def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-    """Applies a method to an artificial group, so that errors in it are raised before anything is computed.
-
-    Args:
-        method: the method.
-        options: its hyper-parameters.
-        without: inputs that cannot be supplied here.
-
-    Raises:
-        CalibrantError: the method needs an input that cannot be supplied, an option is not one of its
-            hyper-parameters, or it refuses a value.
-    """
+    """Applies a method to an artificial group, without some inputs, so that its errors are raised early."""
     reward_range = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
     low, high = check_reward_range("dry_run", reward_range)
     made_up = {
@@ -145,14 +120,8 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
 def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
     """The hyper-parameters that a configuration sets.
 
-    `reward_range` goes to methods that have it; whatever else is set has to be a hyper-parameter of the method.
-
-    Args:
-        method: the method.
-        settings: `WeightOptions`, or a `CalibratedGRPOConfig`, which has the same options.
-
-    Raises:
-        CalibrantError: alpha, mean_one or a further option is set, and the method has none of that name.
+    `reward_range` is passed to methods that have it; any other option that is set has to be a hyper-parameter of the
+    method, or CalibrantError is raised.
     """
     given = dict(settings.method_options or {})
     if settings.alpha is not None:
@@ -166,16 +135,14 @@ def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
 
 
 def named_inputs(method: Method) -> tuple[str, ...]:
-    """The inputs that a method names, those that it can do without last."""
+    """The inputs that a method names, optional ones last."""
     return (*required_inputs(method), *optional_inputs(method))
 
 
 def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tensor]:
-    """Base advantages, by name, where a trainer optimises a sum of rewards and has standardised it itself.
+    """Base advantages, by name, of the sum of rewards that a trainer optimises, `[N, G]`.
 
-    Args:
-        standardised: the trainer's own advantages, `[N, G]`; exactly 0 in what is returned where the sum has no spread.
-        total_rewards: what the trainer optimises, `[N, G]`; NaN is unscorable.
+    `standardised` are those that the trainer has computed itself; they are set to 0 where the sum has no spread.
     """
     bases = {name: base(total_rewards).to(standardised) for name, base in BASES.items()}
     return bases | {"standardised": torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)}
@@ -184,10 +151,9 @@ def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tens
 def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
     """Statistics of a batch of groups, each named by its scope.
 
-    Returns:
-        `group/weight/*`, `group/<score>/*` and, for scores that each rollout has, `rollout/<score>/*`: mean, std,
-        min, max (std is 0 for a single value); `group/uninformative` (share of groups whose advantages are all 0),
-        `batch/unscorable` and `batch/reward_out_of_range` (counts of rollouts).
+    `group/weight/*`, `group/<score>/*` and, for scores per rollout, `rollout/<score>/*`: mean, std, min, max (std is 0
+    for a single value); `group/uninformative` (share of groups whose advantages are all 0), `batch/unscorable` and
+    `batch/reward_out_of_range` (counts of rollouts).
     """
     rewards, where, outcome = scored.groups.rewards, scored.groups.where, scored.outcome
     values = {"group/weight": outcome.weights[where]}
@@ -201,13 +167,9 @@ def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[
 
 
 def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) -> list[dict[str, Any]]:
-    """One row per rollout: gathered columns beside what was scored.
+    """One row per rollout of a step: columns of N * G values, and what was scored where no column has that name.
 
-    Args:
-        scored: N groups of G rollouts.
-        columns: lists of N * G values, among them `prompt` and `prompt_id`; they stand in for what was scored. A
-            prompt without an id gets a hash of its text, numbered where several groups of the batch have that text.
-        step: the optimisation step that trains on them.
+    A prompt whose `prompt_id` is None gets a hash of its text, numbered where several groups of the batch have it.
     """
     size = scored.groups.rewards.shape[1]
     columns = {

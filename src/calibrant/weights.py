@@ -1,7 +1,7 @@
 """From a score of a group to the weight of its update.
 
-Weights are detached and multiply the advantage after it was centred and scaled: a constant per prompt would be erased
-by either step if it came before.
+Weights multiply the advantage after it was centred and scaled: either step would cancel a constant factor per prompt.
+Tensors are `[...]`, results detached and in the type of the first argument. A score that is not finite has weight 1.
 """
 
 import torch
@@ -14,20 +14,10 @@ from calibrant.groups import like_input
 def group_alpha(alpha: float, num_valid: Tensor) -> Tensor:
     """Strength of a weight in a group of n rollouts.
 
-    `alpha_G = alpha / ln n`; 0 for `n < 2`, so that weights are 1 there.
+    `alpha_G = alpha / ln n` in float64; 0 for `n < 2`, so that weights are 1 there. GCPO has alpha 0.6.
 
-    Interpretation (c): the paper divides by the logarithm of the group size G. Here n counts the rollouts that have
-    a finite reward, so that a group with unscorable rollouts is treated as the smaller group that it is; with all
-    rollouts scorable, n = G.
-
-    Args:
-        alpha: strength before the group size is taken into account, at least 0 (GCPO: 0.6).
-        num_valid: `[...]`, how many rollouts of each group count.
-
-    Returns:
-        `[...]`, float64, at least 0; for alpha = 0.6 it is 0.8656 at n = 2 and 0.2164 at n = 16.
-
-    Reference: GCPO, section 3.4 and appendix F (b).
+    Reference: GCPO, section 3.4 and appendix F (b). The paper divides by the logarithm of the group size G; here n
+    counts the scorable rollouts (c).
 
     >>> group_alpha(0.6, torch.tensor([16, 2, 1]))
     tensor([0.2164, 0.8656, 0.0000], dtype=torch.float64)
@@ -39,17 +29,9 @@ def group_alpha(alpha: float, num_valid: Tensor) -> Tensor:
 
 
 def damp(uncertainty: Tensor, strength: Tensor | float) -> Tensor:
-    """A weight that falls with uncertainty.
+    """A weight in [0, 1] that falls with uncertainty u, by strength a: `w = clip(1 - a u^2, 0, 1)`.
 
-    `w = clip(1 - a u^2, 0, 1)`. The square leaves small doubts alone. An uncertainty that is not finite is no
-    evidence: its weight is 1.
-
-    Args:
-        uncertainty: u, `[...]`.
-        strength: a, a number or `[...]`.
-
-    Returns:
-        `[...]` in [0, 1], detached, in the type of `uncertainty`.
+    The square keeps the weight of small uncertainties near 1.
 
     Reference: GCPO, equation 8 (b).
 
@@ -61,16 +43,7 @@ def damp(uncertainty: Tensor, strength: Tensor | float) -> Tensor:
 
 
 def boost(informativeness: Tensor, strength: Tensor | float) -> Tensor:
-    """A weight that grows with how much there is to learn.
-
-    `w = 1 + a u`. A score that is not finite is no evidence: its weight is 1.
-
-    Args:
-        informativeness: u, `[...]`, at least 0.
-        strength: a, a number or `[...]`.
-
-    Returns:
-        `[...]`, at least 1 for scores of at least 0, detached, in the type of `informativeness`.
+    """A weight that grows with how informative a group is, u of at least 0, by strength a: `w = 1 + a u`.
 
     Reference: GCPO, equation 11 (b).
 
@@ -93,18 +66,11 @@ def _or_one(weights: Tensor, score: Tensor) -> Tensor:
 
 
 def mean_one(weights: Tensor, where: Tensor | None = None) -> Tensor:
-    """Weights divided by their mean over a batch.
+    """Weights divided by their mean over a batch, `w_i / mean(w)`.
 
-    `w_i / mean(w)`. The mean weight of a batch is a change of the learning rate in disguise; without it, weights only
-    move strength between groups. Weights whose mean is 0 or not finite, and a batch in which none counts, stay as
-    they are.
-
-    Args:
-        weights: `[...]`.
-        where: `[...]`, boolean; which weights enter the mean. All are divided by it.
-
-    Returns:
-        `[...]`, detached, in the type of `weights`.
+    The mean weight of a batch has the effect of a factor on the learning rate; without it, weights only differ between
+    groups. `where` says which weights enter the mean; all are divided by it. If it is 0 or not finite, or no weight
+    counts, weights are not changed.
 
     >>> mean_one(torch.tensor([0.5, 1.5, 4.0]), torch.tensor([True, True, True]))
     tensor([0.2500, 0.7500, 2.0000])

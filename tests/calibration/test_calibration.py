@@ -239,7 +239,7 @@ def test_probabilities_and_bins_are_checked():
         function(torch.tensor([[0.5, 1 + 1e-7]]), y)
     rounded = torch.tensor([[1 + 5e-7, -5e-7]], dtype=torch.float64)
     assert brier(rounded, torch.tensor([[1, 0]])) == 0 == expected_calibration_error(rounded, torch.tensor([[1, 0]]))
-    with pytest.raises(CalibrantError, match="binning has to be one of equal_width, equal_mass, got 'width'"):
+    with pytest.raises(CalibrantError, match="binning has to be one of 'equal_width', 'equal_mass', got 'width'"):
         expected_calibration_error(y, y, binning="width")
     for bins in (0, -1, 2.0, True):
         with pytest.raises(CalibrantError, match="bins has to be an integer of at least 1"):
@@ -724,7 +724,7 @@ def test_shapes_are_checked():
         perplexity_consistency(y.long(), -p, p)
     with pytest.raises(CalibrantError, match="text_ids"):
         perplexity_consistency(y.long(), -p, torch.ones(2, 4).long())
-    with pytest.raises(CalibrantError, match="pooling has to be 'pooled' or 'per_prompt', got 'mean'"):
+    with pytest.raises(CalibrantError, match="pooling has to be one of 'pooled', 'per_prompt', got 'mean'"):
         correctness_auc(p, y, pooling="mean")
 
 

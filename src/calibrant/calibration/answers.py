@@ -15,21 +15,13 @@ from calibrant.statistics.resampling import CHUNK
 class Answers(NamedTuple):
     """The M answers that count, in the order of their confidence where a function says so."""
 
-    confidence: Tensor
-    """`[M]`, float64."""
-    right: Tensor
-    """`[M]`, boolean."""
-    prompt: Tensor
-    """`[M]`, the number of the prompt of each, from 0 to N - 1."""
+    confidence: Tensor  # [M], float64
+    right: Tensor  # [M], boolean
+    prompt: Tensor  # [M], the number of the prompt of each, from 0 to N - 1
 
 
 def counted_answers(caller: str, correct: Tensor, where: Tensor | None, **scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Which answers count, and which are right: `[N, G]` boolean twice.
-
-    Args:
-        correct: `[N, G]`, boolean or 0 and 1; a NaN is out.
-        scores: name = `[N, G]`, e.g. the confidence; a NaN is out.
-    """
+    """Which answers count, and which are right: `[N, G]` boolean twice. A NaN in `correct` or a score is out."""
     shapes = {name: (score, "N G") for name, score in scores.items()}
     check_shapes(caller, **shapes, correct=(correct, "N G"), where=(where, "N G"))
     mask = ~correct.isnan() if where is None else ~correct.isnan() & where
@@ -49,7 +41,7 @@ def flat_answers(caller: str, confidence: Tensor, correct: Tensor, where: Tensor
 
 
 def by_confidence(answers: Answers, *, descending: bool = False) -> Answers:
-    """The same answers, sorted."""
+    """The same answers, sorted by their confidence."""
     order = answers.confidence.argsort(descending=descending)
     return Answers(*(x[order] for x in answers))
 
@@ -64,18 +56,8 @@ def over_weights(
 ) -> Tensor:
     """A statistic for each row of weights, a few rows at a time: memory does not grow with the number of resamples.
 
-    Args:
-        prompt_weights: `[..., N]`, whole numbers: how often each prompt counts. None: each once.
-        num_prompts: N.
-        num_items: how many numbers a row of weights turns into.
-        statistic: weights `[r, N]` in float64 -> `[r, ...]`.
-        device: of the answers.
-
-    Returns:
-        `[..., ...]`, float64.
-
-    Raises:
-        CalibrantError: the weights are not `[..., N]` whole numbers of at least 0.
+    `statistic` maps weights `[r, N]` in float64 to `[r, ...]`; `num_items` is how many numbers it computes per row.
+    Returns `[..., ...]` in float64 for weights `[..., N]`; without weights each prompt counts once.
     """
     if prompt_weights is None:
         return statistic(torch.ones(1, num_prompts, dtype=torch.float64, device=device))[0]

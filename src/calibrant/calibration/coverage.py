@@ -22,18 +22,13 @@ from calibrant.statistics.ranks import take, tie_blocks
 
 
 class PrecisionCoverage(NamedTuple):
-    """Precision against coverage, and areas; C points."""
+    """Precision against coverage, C points, and areas under that curve, each `[]`."""
 
-    coverage: Tensor
-    """`[C]` in (0, 1], ascending."""
-    precision: Tensor
-    """`[C]`, share of right answers among those kept."""
-    area: Tensor
-    """`[]`, mean precision over all coverages."""
-    oracle_area: Tensor
-    """`[]`, of the best order of these answers."""
-    random_area: Tensor
-    """`[]`, of a random order, in expectation: the accuracy."""
+    coverage: Tensor  # [C] in (0, 1], ascending
+    precision: Tensor  # [C], share of right answers among those kept
+    area: Tensor  # mean precision over all coverages
+    oracle_area: Tensor  # of the best order of these answers
+    random_area: Tensor  # of a random order, in expectation: the accuracy
 
     @property
     def excess_over_oracle(self) -> Tensor:
@@ -42,7 +37,7 @@ class PrecisionCoverage(NamedTuple):
 
     @property
     def excess_over_random(self) -> Tensor:
-        """`area - random_area`: what the confidence is worth; negative if it misleads."""
+        """`area - random_area`: what is gained by the confidence; negative if it misleads."""
         return self.area - self.random_area
 
 
@@ -55,26 +50,17 @@ class CoverageAreas(NamedTuple):
 
 
 class RiskCoverage(NamedTuple):
-    """Risk (share of wrong answers) against coverage, and areas; C points."""
+    """Risk (share of wrong answers) against coverage, C points, and areas under that curve, each `[]`."""
 
-    coverage: Tensor
-    """`[C]` in (0, 1], ascending."""
-    risk: Tensor
-    """`[C]`, `1 - precision`."""
-    aurc: Tensor
-    """`[]`, mean risk over all coverages; smaller is better."""
-    oracle_aurc: Tensor
-    """`[]`, of the best order."""
-    excess_aurc: Tensor
-    """`[]`, `aurc - oracle_aurc`, at least 0."""
+    coverage: Tensor  # [C] in (0, 1], ascending
+    risk: Tensor  # [C], 1 - precision
+    aurc: Tensor  # mean risk over all coverages; smaller is better
+    oracle_aurc: Tensor  # of the best order of these answers
+    excess_aurc: Tensor  # aurc - oracle_aurc, at least 0
 
 
 def precision_coverage(
-    confidence: Tensor,
-    correct: Tensor,
-    where: Tensor | None = None,
-    *,
-    coverages: Sequence[float] | None = None,
+    confidence: Tensor, correct: Tensor, where: Tensor | None = None, *, coverages: Sequence[float] | None = None
 ) -> PrecisionCoverage:
     """Precision of the most confident answers, at each coverage, and the area under it.
 
@@ -82,14 +68,8 @@ def precision_coverage(
     `area = 1/n sum_k precision(k/n)`, the exact integral over c in (0, 1]. With n answers, m of them right, the oracle
     has `oracle_area = (m + m (H_n - H_m)) / n` with harmonic numbers H; for large n `a - a ln a` with `a = m/n`.
 
-    Args:
-        coverages: the points of the curve, each in (0, 1]; None: all n, from 1/n to 1.
-
-    Returns:
-        Curve and areas, all in [0, 1]; areas are 0 and the curve is empty (or 0) if nothing counts.
-
-    Raises:
-        CalibrantError: correctness is graded, or a coverage is out of (0, 1].
+    `coverages`, each in (0, 1], are the points of the curve; None: all n, from 1/n to 1. All results are in [0, 1];
+    areas are 0 and the curve is empty (or 0) if nothing counts.
 
     Reference: the metric of CAPO's figures (c); the treatment of ties and the integral are ours (c).
 
@@ -129,10 +109,7 @@ def _precision(answers: Answers, sizes: Tensor) -> Tensor:
 def precision_coverage_areas(
     confidence: Tensor, correct: Tensor, where: Tensor | None = None, *, prompt_weights: Tensor | None = None
 ) -> CoverageAreas:
-    """The areas of `precision_coverage` without its curve, also for resampled prompts.
-
-    Returns:
-        Area, the oracle's and that of a random order, each `[]`, or `[...]` with weights.
+    """The areas of `precision_coverage` without its curve, `[]`, or `[...]` for resampled prompts.
 
     >>> weights = torch.tensor([[1, 1], [2, 0]])
     >>> precision_coverage_areas(torch.tensor([[0.9], [0.1]]), torch.tensor([[0], [1]]), prompt_weights=weights).area
@@ -145,8 +122,8 @@ def precision_coverage_areas(
     def areas(weights: Tensor) -> Tensor:
         return _areas(take(weights, answers.prompt), answers.right.double(), ends)
 
-    found = over_weights(caller, prompt_weights, len(confidence), len(answers.prompt), areas, confidence.device)
-    return CoverageAreas(*(like_input(x, confidence) for x in found.unbind(-1)))
+    results = over_weights(caller, prompt_weights, len(confidence), len(answers.prompt), areas, confidence.device)
+    return CoverageAreas(*(like_input(x, confidence) for x in results.unbind(-1)))
 
 
 def _areas(weights: Tensor, right: Tensor, ends: Tensor) -> Tensor:
@@ -167,21 +144,11 @@ def _areas(weights: Tensor, right: Tensor, ends: Tensor) -> Tensor:
 
 
 def risk_coverage(
-    confidence: Tensor,
-    correct: Tensor,
-    where: Tensor | None = None,
-    *,
-    coverages: Sequence[float] | None = None,
+    confidence: Tensor, correct: Tensor, where: Tensor | None = None, *, coverages: Sequence[float] | None = None
 ) -> RiskCoverage:
     """Risk of the most confident answers at each coverage: the complement of `precision_coverage`.
 
     `risk = 1 - precision`, `AURC = 1 - area`, `E-AURC = AURC - AURC of the oracle`.
-
-    Args:
-        coverages: the points of the curve, each in (0, 1]; None: all n, from 1/n to 1.
-
-    Returns:
-        Curve and areas, all in [0, 1].
 
     Reference: Geifman, Uziel and El-Yaniv (2019) (c).
 

@@ -20,12 +20,10 @@ from calibrant.statistics.resampling import bootstrap_replicates, percentile_int
 class Interval(NamedTuple):
     """A figure and its bootstrap interval, each `[...]` as the statistic gives it."""
 
-    value: Tensor
-    """On the prompts as they are."""
+    value: Tensor  # on all prompts, each once
     low: Tensor
     high: Tensor
-    standard_error: Tensor
-    """Standard deviation of the replicates."""
+    standard_error: Tensor  # standard deviation of the replicates
 
 
 def bootstrap_interval(
@@ -40,32 +38,25 @@ def bootstrap_interval(
     """Interval of a figure over prompts, by resampling whole prompts (the cluster bootstrap).
 
     In each replicate N prompts are drawn with replacement, each with all its answers. The interval is the central
-    part of the replicates (percentiles).
+    part of the replicates (percentiles), without those in which the statistic is NaN.
 
     Args:
         statistic: one value per prompt, `[N]`, of which the mean is the figure (one that is not finite is out); or a
             function of prompt weights `[r, N]` (integers, how often each prompt was drawn) to `[r]` or `[r, ...]`.
             The metrics of this package take such weights, so their differences are functions too, and then paired:
             `lambda w: correctness_auc(a, right, prompt_weights=w) - correctness_auc(b, right, prompt_weights=w)`.
-            Replicates in which it is NaN are left out.
         num_prompts: N, for a function.
-        where: `[N]`, boolean; which prompts there are to draw, all others have weight 0.
-        resamples: how many replicates.
-        level: of the interval.
-
-    Returns:
-        The figure, both ends, and the standard error.
-
-    Raises:
-        CalibrantError: there is no prompt, or N is not given for a function.
+        where: `[N]`, boolean; prompts that may be drawn, all others have weight 0.
+        resamples: number of replicates.
+        level: of the interval, in (0, 1).
 
     Reference: Efron and Tibshirani (1993), percentile interval; resampling of clusters (c).
 
     >>> from calibrant.calibration import correctness_auc
     >>> confidence, right = torch.tensor([[0.9, 0.2], [0.6, 0.3], [0.4, 0.5]]), torch.tensor([[1, 0], [1, 0], [1, 0]])
-    >>> found = bootstrap_interval(lambda w: correctness_auc(confidence, right, prompt_weights=w), 3)
-    >>> round(found.value.item(), 4), round(found.low.item(), 4), found.high.item()
-    (0.8889, 0.0, 1.0)
+    >>> interval = bootstrap_interval(lambda w: correctness_auc(confidence, right, prompt_weights=w), 3)
+    >>> [round(x.item(), 4) for x in interval[:3]]
+    [0.8889, 0.0, 1.0]
     """
     check_count("bootstrap_interval", resamples=resamples)
     check_fraction("bootstrap_interval", level=level)
@@ -85,7 +76,7 @@ def bootstrap_interval(
 def _as_function(
     statistic: Tensor | Callable[[Tensor], Tensor], num_prompts: int | None, where: Tensor | None
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """The function of weights, and which prompts there are."""
+    """The function of weights, and which prompts may be drawn."""
     if isinstance(statistic, Tensor):
         check_shapes("bootstrap_interval", statistic=(statistic, "N"), where=(where, "N"))
         mask = torch.isfinite(statistic) if where is None else torch.isfinite(statistic) & where
@@ -103,9 +94,8 @@ def _as_function(
 
 def _times_drawn(rows: Tensor, num_prompts: int) -> Tensor:
     """How often each prompt was drawn: `[r, n]` numbers of prompts -> `[r, N]`."""
-    return torch.zeros(len(rows), num_prompts, dtype=torch.long, device=rows.device).scatter_add(
-        1, rows, torch.ones_like(rows)
-    )
+    counts = torch.zeros(len(rows), num_prompts, dtype=torch.long, device=rows.device)
+    return counts.scatter_add(1, rows, torch.ones_like(rows))
 
 
 def _deviation(replicates: Tensor) -> Tensor:

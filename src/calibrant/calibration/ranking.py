@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from calibrant.calibration.answers import by_confidence, counted_answers, flat_answers, over_weights
-from calibrant.errors import CalibrantError
+from calibrant.checks import check_option
 from calibrant.groups import like_input
-from calibrant.statistics.ranks import sort_counted, take, won_pairs
+from calibrant.statistics.ranks import take, won_pairs
+from calibrant.statistics.retrieval import pair_share
 
 
 def correctness_auc(
@@ -26,12 +27,9 @@ def correctness_auc(
     O(n log n).
 
     Args:
-        confidence: `[N, G]`, larger means surer, e.g. `mean_logprob`; a NaN is out, infinities are first and last.
+        confidence: `[N, G]`, larger means more certain, e.g. `mean_logprob`; infinities are first and last.
         pooling: "pooled" or "per_prompt".
-        undefined: the value where there is no pair; NaN shows such a result, or leaves it out of an interval.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1].
+        undefined: the value where there is no pair; NaN marks such a result, and leaves it out of an interval.
 
     Reference: CAPO, relative calibration (b). Its pooling is not stated: pooled over a benchmark, and then the mean
     over benchmarks, is an interpretation (c).
@@ -39,23 +37,20 @@ def correctness_auc(
     >>> correctness_auc(torch.tensor([[-0.5, -0.2, -0.9, -0.1]]), torch.tensor([[1, 1, 0, 0]]))
     tensor(0.5000)
     """
-    if pooling not in ("pooled", "per_prompt"):
-        raise CalibrantError(f"correctness_auc: pooling has to be 'pooled' or 'per_prompt', got {pooling!r}")
-    area = _pooled if pooling == "pooled" else _per_prompt
-    found = area(confidence, correct, where, prompt_weights)
-    otherwise = torch.full_like(like_input(found, confidence), undefined)
-    return torch.where(found.isnan(), otherwise, like_input(found, confidence))
+    check_option("correctness_auc", ("pooled", "per_prompt"), pooling=pooling)
+    area = (_pooled if pooling == "pooled" else _per_prompt)(confidence, correct, where, prompt_weights)
+    result = like_input(area, confidence)
+    return torch.where(area.isnan(), torch.full_like(result, undefined), result)
 
 
 def _pooled(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_weights: Tensor | None) -> Tensor:
     answers = by_confidence(flat_answers("correctness_auc", confidence, correct, where))
-
     right = answers.right.double()
 
     def area(weights: Tensor) -> Tensor:
-        each = take(weights, answers.prompt)
-        positive = each * right
-        negative = each - positive
+        weights = take(weights, answers.prompt)
+        positive = weights * right
+        negative = weights - positive
         return won_pairs(answers.confidence, positive, negative) / (positive.sum(-1) * negative.sum(-1))
 
     items = len(answers.prompt)
@@ -64,13 +59,10 @@ def _pooled(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_we
 
 def _per_prompt(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_weights: Tensor | None) -> Tensor:
     mask, right = counted_answers("correctness_auc", correct, where, confidence=confidence)
-    ordered, order = sort_counted(confidence, mask)
-    positive = (right & mask).gather(-1, order).double()
-    negative = (~right & mask).gather(-1, order).double()
-    pairs = positive.sum(-1) * negative.sum(-1)
-    areas = torch.where(pairs > 0, won_pairs(ordered, positive, negative) / pairs, 0.0)
+    areas = pair_share(confidence, right, mask)
+    defined, areas = (~areas.isnan()).double(), areas.nan_to_num(0.0)
 
     def mean(weights: Tensor) -> Tensor:
-        return (weights @ areas) / (weights @ (pairs > 0).double())
+        return (weights @ areas) / (weights @ defined)
 
     return over_weights("correctness_auc", prompt_weights, len(confidence), 0, mean, confidence.device)

@@ -1,11 +1,13 @@
 """Calibration of probabilities: Brier score and binned calibration errors."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from calibrant.calibration.answers import Answers, counted_answers, flat_answers, over_weights, weighted_mean
+from calibrant.checks import check_option
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
 from calibrant.statistics.counted import check_count
@@ -19,14 +21,10 @@ SLACK = 1e-6
 class ReliabilityCurve(NamedTuple):
     """Accuracy against confidence in B bins."""
 
-    edges: Tensor
-    """`[B + 1]`, ascending; bin b holds `edges[b] < p <= edges[b + 1]`, the first one its lower edge as well."""
-    confidence: Tensor
-    """`[B]`, mean probability in each bin; 0 in an empty one."""
-    accuracy: Tensor
-    """`[B]`, share of right answers in each bin; 0 in an empty one."""
-    counts: Tensor
-    """`[B]`, integers."""
+    edges: Tensor  # [B + 1], ascending; bin b holds edges[b] < p <= edges[b + 1], the first one its lower edge as well
+    confidence: Tensor  # [B], mean probability in each bin; 0 in an empty one
+    accuracy: Tensor  # [B], share of right answers in each bin; 0 in an empty one
+    counts: Tensor  # [B], integers
 
 
 def reliability_curve(
@@ -41,17 +39,6 @@ def reliability_curve(
 
     "equal_width": B bins of width 1/B. "equal_mass": the edges are the quantiles 0, 1/B, ..., 1 of the probabilities
     (linear between neighbours); equal probabilities share a bin, so that with many ties some bins stay empty.
-
-    Args:
-        bins: B.
-        binning: "equal_width" or "equal_mass".
-
-    Returns:
-        Edges, mean probability, accuracy and count.
-
-    Raises:
-        CalibrantError: a probability is out of [0, 1], correctness is graded, or the binning is not
-            known.
 
     >>> curve = reliability_curve(torch.tensor([[0.2, 0.4, 0.9, 0.7]]), torch.tensor([[0, 1, 1, 1]]), bins=2)
     >>> curve.confidence, curve.accuracy, curve.counts
@@ -74,16 +61,10 @@ def expected_calibration_error(
     binning: str = "equal_width",
     prompt_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean distance of accuracy and mean probability over bins, weighted by how many answers each holds.
+    """Mean distance of accuracy and mean probability over bins, weighted by the number of answers per bin.
 
-    `ECE = sum_b n_b/n |acc_b - conf_b|`. The number depends on the bins: it is not comparable across binnings.
-
-    Args:
-        prompt_weights: `[..., N]`, integers: the result for data in which each prompt occurs that often, in the bins
-            of the data as they are; for `bootstrap_interval`.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
+    `ECE = sum_b n_b/n |acc_b - conf_b|`, in [0, 1]; 0 if nothing counts. The number depends on the bins: it is not
+    comparable across binnings. With weights the bins are those of the data without weights.
 
     Reference: Naeini, Cooper and Hauskrecht (2015) for equal width, Nixon et al. (2019) for equal mass (c).
 
@@ -103,12 +84,10 @@ def maximum_calibration_error(
     binning: str = "equal_width",
     prompt_weights: Tensor | None = None,
 ) -> Tensor:
-    """Largest distance of accuracy and mean probability over the bins that hold any answer.
+    """Largest distance of accuracy and mean probability over the bins that are not empty.
 
-    `MCE = max_b |acc_b - conf_b|`. A bin with few answers decides it easily; look at the counts.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
+    `MCE = max_b |acc_b - conf_b|`, in [0, 1]; 0 if nothing counts. A bin with few answers may decide it; see the
+    counts.
 
     Reference: Naeini, Cooper and Hauskrecht (2015) (c).
 
@@ -124,13 +103,7 @@ def brier(
 ) -> Tensor:
     """Mean squared distance of probability and outcome, the Brier score.
 
-    `B = 1/n sum_i (p_i - y_i)^2` with `y_i` 1 for a right answer and 0 for a wrong one.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1]; 0 if nothing counts.
-
-    Raises:
-        CalibrantError: a probability is out of [0, 1], or correctness is graded.
+    `B = 1/n sum_i (p_i - y_i)^2` with `y_i` 1 for a right answer and 0 for a wrong one, in [0, 1]; 0 if nothing counts.
 
     Reference: Brier (1950) (c).
 
@@ -140,11 +113,8 @@ def brier(
     mask, right = counted_answers("brier", correct, where, probability=probability)
     squares = (_clamped("brier", probability, mask) - right.double()).square()
 
-    def mean(weights: Tensor) -> Tensor:
-        return weighted_mean(weights, squares, mask)
-
-    score = over_weights("brier", prompt_weights, len(probability), 0, mean, probability.device)
-    return like_input(score, probability)
+    mean = partial(weighted_mean, values=squares, mask=mask)
+    return like_input(over_weights("brier", prompt_weights, len(probability), 0, mean, probability.device), probability)
 
 
 def _clamped(caller: str, probability: Tensor, mask: Tensor) -> Tensor:
@@ -166,8 +136,7 @@ def _probabilities(caller: str, probability: Tensor, correct: Tensor, where: Ten
 
 def _edges(caller: str, values: Tensor, bins: int, binning: str) -> Tensor:
     check_count(caller, bins=bins)
-    if binning not in BINNINGS:
-        raise CalibrantError(f"{caller}: binning has to be one of {', '.join(BINNINGS)}, got {binning!r}")
+    check_option(caller, BINNINGS, binning=binning)
     shares = tuple(b / bins for b in range(bins + 1))
     if binning == "equal_width" or not len(values):
         return torch.tensor(shares, dtype=torch.float64, device=values.device)
@@ -175,11 +144,11 @@ def _edges(caller: str, values: Tensor, bins: int, binning: str) -> Tensor:
 
 
 def _bin_sums(answers: Answers, edges: Tensor, num_prompts: int) -> Tensor:
-    """How many answers each prompt has in each bin, the sum of their probabilities, how many are right: `[N, 3, B]`."""
+    """The number of answers per prompt and bin, the sum of their probabilities, the number of right: `[N, 3, B]`."""
     bins = len(edges) - 1
-    place = answers.prompt * bins + torch.bucketize(answers.confidence, edges[1:-1])
-    each = torch.stack([torch.ones_like(answers.confidence), answers.confidence, answers.right.double()])
-    sums = each.new_zeros(3, num_prompts * bins).index_add(1, place, each)
+    slots = answers.prompt * bins + torch.bucketize(answers.confidence, edges[1:-1])
+    parts = torch.stack([torch.ones_like(answers.confidence), answers.confidence, answers.right.double()])
+    sums = parts.new_zeros(3, num_prompts * bins).index_add(1, slots, parts)
     return sums.reshape(3, num_prompts, bins).transpose(0, 1)
 
 
@@ -200,5 +169,5 @@ def _gaps(
         count, mass, right = (weights @ sums.flatten(1)).unflatten(1, (3, bins)).unbind(1)
         return torch.stack([(right - mass).abs(), count], 1)
 
-    found = over_weights(caller, prompt_weights, len(probability), 3 * bins, gaps, probability.device)
-    return found[..., 0, :], found[..., 1, :]
+    results = over_weights(caller, prompt_weights, len(probability), 3 * bins, gaps, probability.device)
+    return results[..., 0, :], results[..., 1, :]

@@ -1,5 +1,7 @@
 """Subsampling rollouts, and pass@k."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -11,15 +13,9 @@ from calibrant.statistics.counted import as_labels, check_count
 
 
 def first_or_random(caller: str, mask: Tensor, num_samples: int | None, generator: torch.Generator | None) -> Tensor:
-    """Which rollouts are used: the first `num_samples` that count, or a random subset of as many.
+    """Which rollouts are used, `[N, G]` boolean: the first `num_samples` of `mask` per prompt; None: all.
 
-    Args:
-        mask: `[N, G]`, boolean; which rollouts count.
-        num_samples: how many of each prompt, from 1 to G; None: all that count.
-        generator: None: the first ones; otherwise a subset is drawn, all subsets equally likely.
-
-    Returns:
-        `[N, G]`, boolean.
+    With a generator a random subset of as many is drawn, all subsets equally likely.
 
     >>> first_or_random("f", torch.tensor([[False, True, True, True]]), 2, None)
     tensor([[False,  True,  True, False]])
@@ -30,20 +26,15 @@ def first_or_random(caller: str, mask: Tensor, num_samples: int | None, generato
     if generator is None:
         return mask & (mask.cumsum(-1) <= num_samples)
     draws = torch.rand(mask.shape, generator=generator, dtype=torch.float64, device=generator.device).to(mask.device)
-    place = torch.where(mask, draws, 2.0).argsort(-1).argsort(-1)
-    return mask & (place < num_samples)
+    position = torch.where(mask, draws, 2.0).argsort(-1).argsort(-1)
+    return mask & (position < num_samples)
 
 
 def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_weights: Tensor | None = None) -> Tensor:
     """Probability that at least one of k samples is right, in expectation over all subsets of k.
 
-    `pass@k = mean over prompts of 1 - C(n - c, k) / C(n, k)`, with c right ones of n.
-
-    Args:
-        k: from 1 to G. A prompt with fewer than k samples is out.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1]; 0 if no prompt has k samples.
+    `pass@k = mean over prompts of 1 - C(n - c, k) / C(n, k)`, with c right ones of n. A prompt with fewer than k
+    samples is out; 0 if no prompt has k.
 
     Reference: Chen et al. (2021), the unbiased estimator (c).
 
@@ -57,25 +48,14 @@ def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_we
     n = mask.sum(-1, keepdim=True)
     chance = 1 - all_avoided(n, (right & mask).sum(-1, keepdim=True), torch.full_like(n, k))
 
-    def mean(weights: Tensor) -> Tensor:
-        return weighted_mean(weights, chance, n >= k)
-
-    found = over_weights("pass_at_k", prompt_weights, len(correct), 0, mean, correct.device)
-    return like_input(found, correct)
+    mean = partial(weighted_mean, values=chance, mask=n >= k)
+    return like_input(over_weights("pass_at_k", prompt_weights, len(correct), 0, mean, correct.device), correct)
 
 
 def all_avoided(total: Tensor, avoided: Tensor, size: Tensor) -> Tensor:
-    """Probability that a random subset holds none of some members: `C(n - a, m) / C(n, m)`.
+    """Probability that a random subset of m of n holds none of a given members: `C(n - a, m) / C(n, m)`, in float64.
 
-    A product of m fractions: no factorial that overflows.
-
-    Args:
-        total: n, integers.
-        avoided: a, integers, at most n.
-        size: m, integers; a subset of more than n has no probability, and what is returned for it no meaning.
-
-    Returns:
-        float64 in [0, 1], of the shape to which the three broadcast.
+    A product of m fractions, without factorials that overflow; meaningless for m > n.
 
     >>> all_avoided(torch.tensor(4), torch.tensor(1), torch.tensor(2)).item()
     0.5

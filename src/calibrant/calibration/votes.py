@@ -1,9 +1,10 @@
 """From G sampled answers to one: votes of clusters of equal answers, and the answer of highest confidence.
 
-A vote says which rollout it returns, and where several have an equal claim it says so: the credit of a prompt, 1 in
-all, is split between them. So its accuracy is that of breaking ties at random, in expectation, without a draw.
+A vote names the rollout that is returned. In a tie the credit of a prompt, 1 in all, is split: so the accuracy of a
+vote is that of breaking ties at random, in expectation.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,17 +26,11 @@ TOLERATED = 1e-3
 class Vote(NamedTuple):
     """Which answer each prompt gets."""
 
-    representative: Tensor
-    """`[N]`, integers: the rollout that is returned, the first of those with the largest credit; -1 if none votes."""
-    tie_share: Tensor
-    """`[N]`, its credit: 1 for a clear winner, 1/ties in a tie, 0 if none votes."""
-    support: Tensor
-    """`[N]`, what stands behind the winner: its share of all votes or weights, in [0, 1]; in `best_of_n` the confidence
-    of the representative. A confidence of the answer that is returned."""
-    credit: Tensor
-    """`[N, G]`, the probability that each rollout is the one returned."""
-    accuracy: Tensor | None
-    """`[]`, mean over prompts of the credit on right answers; None without `correct`."""
+    representative: Tensor  # [N], integers: the rollout returned, the first of those with the largest credit; -1: none
+    tie_share: Tensor  # [N], its credit: 1 for a clear winner, 1/ties in a tie, 0 if none votes
+    support: Tensor  # [N], confidence of that answer: its share of all votes or weights; best_of_n: its confidence
+    credit: Tensor  # [N, G], the probability that each rollout is the one returned
+    accuracy: Tensor | None  # [], mean over prompts of the credit on right answers; None without `correct`
 
 
 def majority_vote(
@@ -51,13 +46,9 @@ def majority_vote(
     `k* = argmax_k n_k`; a cluster is represented by its first rollout, and T clusters of equal size have 1/T each.
 
     Args:
-        correct: `[N, G]`, boolean or 0 and 1; for the accuracy. A prompt in which a rollout with credit has a NaN
-            (not known) is out of it.
+        correct: for the accuracy. A prompt in which a rollout with credit has a NaN (unknown) is out of it.
         num_samples: how many rollouts of each prompt vote: the first ones that count, or with a generator a random
             subset of them. A prompt that has fewer uses all it has. None: all.
-
-    Returns:
-        Winner, its tie share, its share of the votes, credit and accuracy.
 
     Reference: Wang et al. (2023), self-consistency; shared ties as in the code of RPC (a).
 
@@ -81,13 +72,8 @@ def confidence_weighted_vote(
 ) -> Vote:
     """The answer with the largest total confidence.
 
-    `k* = argmax_k sum_{i in k} c_i`; ties as in `majority_vote`, which this is for equal confidences.
-
-    Args:
-        confidence: `[N, G]`, at least 0, e.g. `exp(mean_logprob)`; a NaN does not vote.
-
-    Returns:
-        Winner, its tie share, its share of all confidence, credit and accuracy.
+    `k* = argmax_k sum_{i in k} c_i`; ties as in `majority_vote`, which this is for equal confidences. Confidences are
+    at least 0, e.g. `exp(mean_logprob)`; a NaN does not vote.
 
     Reference: weighted self-consistency, as in CAPO's comparison (c).
 
@@ -96,13 +82,8 @@ def confidence_weighted_vote(
     tensor([0])
     """
     caller = "confidence_weighted_vote"
-    check_shapes(
-        caller,
-        clusters=(clusters, "N G"),
-        confidence=(confidence, "N G"),
-        where=(where, "N G"),
-        correct=(correct, "N G"),
-    )
+    inputs = {"clusters": clusters, "confidence": confidence, "where": where, "correct": correct}
+    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in inputs.items()})
     mask = _mask(confidence, where)
     weights = torch.where(mask, confidence.detach().double(), 0.0)
     if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
@@ -127,16 +108,13 @@ def perplexity_consistency(
     """The answer with the largest total probability over its distinct completions.
 
     `p_i = exp(mean token log-probability)`, `conf(k) = sum_{distinct i in k} p_i / sum_{distinct i} p_i`,
-    `k* = argmax_k conf(k)`. Identical completions count once, at the first of them: a probability says already how
-    often a completion is expected, and adding it for each copy would turn this back into majority voting.
+    `k* = argmax_k conf(k)`. Identical completions count once, at the first of them: a probability already says how
+    often a completion is expected, and adding it for each copy would turn this into majority voting.
 
     Args:
         mean_logprob: `[N, G]`, at most 0; a NaN does not vote.
         text_ids: `[N, G]`, integers; equal numbers in a row mean identical completion strings.
-        num_samples: how many rollouts of each prompt vote, see `majority_vote`; copies are among them.
-
-    Returns:
-        Winner, its tie share, its normalised confidence, credit and accuracy.
+        num_samples: see `majority_vote`; copies are among them.
 
     Reference: Perplexity Consistency of RPC without its pruning of paths (a); CAPO uses it with 16 samples (b), and
     whether it prunes or counts copies once is not stated (c).
@@ -147,14 +125,8 @@ def perplexity_consistency(
     (tensor([2]), tensor([0.6250]))
     """
     caller = "perplexity_consistency"
-    check_shapes(
-        caller,
-        clusters=(clusters, "N G"),
-        mean_logprob=(mean_logprob, "N G"),
-        text_ids=(text_ids, "N G"),
-        where=(where, "N G"),
-        correct=(correct, "N G"),
-    )
+    inputs = {"clusters": clusters, "mean_logprob": mean_logprob, "text_ids": text_ids, "where": where}
+    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in inputs.items()}, correct=(correct, "N G"))
     mask = _mask(mean_logprob, where)
     logprobs = torch.where(mask, mean_logprob.detach().double(), -torch.inf)
     if bool((logprobs > TOLERATED).any()):
@@ -167,23 +139,13 @@ def perplexity_consistency(
 
 
 def best_of_n(
-    confidence: Tensor,
-    where: Tensor | None = None,
-    *,
-    correct: Tensor | None = None,
-    num_samples: int | None = None,
+    confidence: Tensor, where: Tensor | None = None, *, correct: Tensor | None = None, num_samples: int | None = None
 ) -> Vote:
     """The answer of highest confidence; with fewer samples, in expectation over all subsets.
 
     With n rollouts and subsets of m, a rollout with b others of its confidence (itself among the b) and a others above
-    it is returned with probability `(C(n-a, m) - C(n-a-b, m)) / (b C(n, m))`; for m = n the top ones share 1.
-
-    Args:
-        confidence: `[N, G]`, larger means surer; a NaN is out, infinities are first and last.
-        num_samples: m; None: all. A prompt that has fewer uses all it has.
-
-    Returns:
-        The most confident rollout, its credit as the tie share, its confidence as the support, credit and accuracy.
+    it is returned with probability `(C(n-a, m) - C(n-a-b, m)) / (b C(n, m))`; for m = n the top ones share 1. `m` is
+    `num_samples`; a prompt that has fewer uses all it has. Infinite confidences are first and last.
 
     Reference: the usual best-of-n by a score (c); the expectation over subsets as in pass@k (c).
 
@@ -206,30 +168,19 @@ def best_of_n(
 def vote_accuracy(
     credit: Tensor, correct: Tensor, where: Tensor | None = None, *, prompt_weights: Tensor | None = None
 ) -> Tensor:
-    """Accuracy of a vote: the mean over prompts of the credit that lies on right answers.
+    """Accuracy of a vote: the mean over prompts of the credit `[N, G]` on right answers; 0 if no prompt counts.
 
-    Args:
-        credit: `[N, G]`, as votes return it.
-        correct: `[N, G]`, boolean or 0 and 1. A prompt without credit, or with credit on an answer of which
-            correctness is not known (NaN), is out.
-        where: `[N, G]`, boolean; an answer that is excluded is one of which correctness is not known.
-
-    Returns:
-        `[]`, or `[...]` with weights, in [0, 1]; 0 if no prompt counts.
+    A prompt without credit, or with credit on an answer that is excluded or whose correctness is NaN, is out.
 
     >>> vote_accuracy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[1, 0], [1, 0]]))
     tensor(0.7500)
     """
-    known, right = counted_answers("vote_accuracy", correct, where, credit=credit)
-    paid = credit.detach().double()
-    counts = (paid > 0).any(-1) & ~((paid > 0) & ~known).any(-1)
-    score = torch.where(right & counts[:, None], paid, 0.0).sum(-1)
-
-    def mean(weights: Tensor) -> Tensor:
-        return weighted_mean(weights, score[:, None], counts[:, None])
-
-    found = over_weights("vote_accuracy", prompt_weights, len(credit), 0, mean, credit.device)
-    return like_input(found, credit)
+    counted, right = counted_answers("vote_accuracy", correct, where, credit=credit)
+    values = credit.detach().double()
+    counts = (values > 0).any(-1) & ~((values > 0) & ~counted).any(-1)
+    score = torch.where(right & counts[:, None], values, 0.0).sum(-1)
+    mean = partial(weighted_mean, values=score[:, None], mask=counts[:, None])
+    return like_input(over_weights("vote_accuracy", prompt_weights, len(credit), 0, mean, credit.device), credit)
 
 
 def _mask(values: Tensor, where: Tensor | None) -> Tensor:

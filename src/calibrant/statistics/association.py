@@ -18,32 +18,20 @@ from calibrant.statistics.retrieval import auc, precision_at, top_labels
 class Association(NamedTuple):
     """What `association` finds for S signals of N prompts."""
 
-    kept: Tensor
-    """`[N]`, boolean: the prompts that all figures are of."""
-    spearman: Spearman
-    """`rho` and `p`, each `[S]`."""
-    auc: Tensor
-    """`[S]`, of finding the top share by target."""
-    precision: Tensor
-    """`[S]`, of the top share by signal."""
+    kept: Tensor  # [N], boolean: the prompts that all figures are of
+    spearman: Spearman  # rho and p, each [S]
+    auc: Tensor  # [S], of finding the top share by target
+    precision: Tensor  # [S], of the top share by signal
     spearman_bootstrap: PairedBootstrap
     auc_bootstrap: PairedBootstrap
     fit: CrossValidatedFit
 
 
 def without_outliers(values: Tensor, count: int = 20, where: Tensor | None = None) -> Tensor:
-    """Which entries remain without the `count` largest values.
+    """Which entries remain without the `count` largest values, `[..., N]` boolean: a `where` for other statistics.
 
-    Args:
-        values: `[..., N]`, e.g. the gradient variance of each prompt.
-        count: how many to remove; 0 keeps all. Of equal values at the border the later ones go first.
-        where: `[..., N]`, boolean. A NaN is not kept, nor is it one of the `count`; an infinity is a largest value.
-
-    Returns:
-        `[..., N]`, boolean: a `where` for the other statistics.
-
-    Raises:
-        CalibrantError: nothing would remain.
+    Of equal values at the border the later ones are removed first. A NaN is not kept, nor is it one of the `count`; an
+    infinity is a largest value. CalibrantError if nothing would remain.
 
     Reference: GCPO, D.1: the 20 samples of largest gradient variance are removed (b).
 
@@ -56,8 +44,8 @@ def without_outliers(values: Tensor, count: int = 20, where: Tensor | None = Non
     if count and bool((size <= count).any()):
         raise CalibrantError(f"without_outliers: {count} outliers are to be removed from {int(size.min())} values")
     order = sort_counted(values, mask)[1]
-    place = torch.arange(values.shape[-1], device=values.device).expand_as(order)
-    return torch.zeros_like(order).scatter(-1, order, place) < size - count
+    position = torch.arange(values.shape[-1], device=values.device).expand_as(order)
+    return torch.zeros_like(order).scatter(-1, order, position) < size - count
 
 
 def association(
@@ -83,19 +71,10 @@ def association(
     Args:
         signals: `[S, N]`, e.g. token entropy, semantic entropy, cosine dispersion, barycentric transport.
         target: `[N]`, e.g. the gradient variance `V(q)`, or the success rate.
-        where: `[N]`, boolean.
-        outliers: how many of the largest targets are removed.
-        share: of the prompts that are to be found.
+        outliers: number of the largest targets that are removed.
+        share: share of the prompts that form the label.
         folds: of the fit.
-        resamples: of each bootstrap.
-        level: of the intervals.
-        generator: of the draws; None: new ones with seed 0.
-
-    Returns:
-        All figures, on the same prompts.
-
-    Raises:
-        CalibrantError: too few prompts are left.
+        resamples, level: of each bootstrap.
 
     Reference: GCPO, appendix D and tables 3 and 4 (b). That the label is made after the outliers are gone, from "the
     remaining dataset", and that tables 3 and 4 remove outliers too, are interpretations (c).

@@ -20,20 +20,13 @@ Statistic = Callable[[Tensor, Tensor], Tensor]
 class PairedBootstrap(NamedTuple):
     """A statistic of S signals, and all differences between them; index `[i, j]` is signal i minus signal j."""
 
-    value: Tensor
-    """`[S]`, on the prompts as they are."""
-    low: Tensor
-    """`[S]`, lower end of the interval of the value."""
+    value: Tensor  # [S], on all prompts, each once
+    low: Tensor  # [S], ends of the interval of the value
     high: Tensor
-    """`[S]`, upper end."""
-    difference: Tensor
-    """`[S, S]`, on the prompts as they are."""
-    difference_low: Tensor
-    """`[S, S]`, lower end of the interval of the difference."""
+    difference: Tensor  # [S, S], on all prompts, each once
+    difference_low: Tensor  # [S, S], ends of the interval of the difference
     difference_high: Tensor
-    """`[S, S]`, upper end."""
-    p: Tensor
-    """`[S, S]`, two-sided; 1 on the diagonal."""
+    p: Tensor  # [S, S], two-sided; 1 on the diagonal
 
 
 def _spearman(x: Tensor, y: Tensor) -> Tensor:
@@ -72,29 +65,25 @@ def paired_bootstrap(
     `p = min(1, 2 min(1 + #{Delta <= 0}, 1 + #{Delta >= 0}) / (1 + R))`.
 
     Args:
-        signals: `[S, N]`, each row one signal of the N prompts.
+        signals: `[S, N]`; a prompt with a NaN in any signal or in the target is out for all of them: pairs.
         target: `[N]`, e.g. the gradient variance; 0 and 1 for "auc", where a label is a property of its prompt and
             is not redrawn (c).
-        statistic: "spearman", "auc", "precision_at" (the top tenth, of each replicate anew), or a function
+        statistic: "spearman", "auc", "precision_at" (the top tenth of each replicate), or a function
             `(x [..., N], y [..., N]) -> [...]` that broadcasts leading axes; where it gives NaN the replicate is left
             out.
-        where: `[N]`, boolean. A prompt with a NaN in any signal or in the target is out for all of them: pairs.
         resamples: R.
-        level: of the intervals.
+        level: of the intervals, in (0, 1).
 
     Returns:
-        Values and differences with intervals and p-values, in the units of the statistic. A value that is not
-        defined on the prompts as they are (a constant signal, a single label) is 0, or 0.5 for "auc".
-
-    Raises:
-        CalibrantError: no prompt is left, or the statistic is not known.
+        Values and differences in the units of the statistic. A value that is not defined on all prompts (a constant
+        signal, a single label) is 0, or 0.5 for "auc".
 
     Reference: GCPO, D.6 (b); its bounds "strictly above zero" read as percentiles, the p-value and its added 1 are
     interpretations (c).
 
     >>> y = torch.arange(30.0)
-    >>> found = paired_bootstrap(torch.stack([y, y % 7]), y, resamples=200)
-    >>> found.value[0].item(), bool(found.difference_low[0, 1] > 0), bool(found.p[0, 1] < 0.05)
+    >>> result = paired_bootstrap(torch.stack([y, y % 7]), y, resamples=200)
+    >>> result.value[0].item(), bool(result.difference_low[0, 1] > 0), bool(result.p[0, 1] < 0.05)
     (1.0, True, True)
     """
     function = _checked(signals, target, statistic, where)
@@ -123,10 +112,9 @@ def _checked(signals: Tensor, target: Tensor, statistic: str | Statistic, where:
     if callable(statistic):
         return statistic
     if statistic not in STATISTICS:
-        known = ", ".join(STATISTICS)
+        hint = nearest(str(statistic), STATISTICS)
         raise CalibrantError(
-            f"paired_bootstrap: no statistic is named {statistic!r}{nearest(str(statistic), STATISTICS)}; there are "
-            f"{known}, and functions of your own"
+            f"paired_bootstrap: no statistic is named {statistic!r}{hint}; give {', '.join(STATISTICS)} or a function"
         )
     if statistic == "auc":
         as_labels("paired_bootstrap", "target", target)

@@ -25,14 +25,9 @@ def spearman(x: Tensor, y: Tensor, where: Tensor | None = None) -> Spearman:
     `1 - 6 sum_q (r_x(q) - r_y(q))^2 / (N (N^2 - 1))`; with ties that formula differs.
     `p = P(|T| >= |rho| sqrt((N - 2) / (1 - rho^2)))` with Student's T of N - 2 degrees of freedom.
 
-    Args:
-        x: `[..., N]`; leading axes are batch axes and are broadcast against those of y.
-        y: `[..., N]`.
-        where: `[..., N]`, boolean. A pair with a NaN is out; infinities are the first and the last.
+    A pair with a NaN is out; infinities are the first and the last; leading axes are broadcast. Where x or y has no two
+    different values, rho is 0 and p 1 (c); with fewer than three pairs p is 1.
 
-    Returns:
-        `(rho, p)`, each `[...]`. Where x or y has no two different values there is no order to compare: rho 0 and
-        p 1 (c). With fewer than three pairs p is 1.
 
     Reference: GCPO, equation 21 (b), which is the formula without ties. That the published p-values are those of
     Student's distribution is an interpretation (c); the thresholds in table 4 agree with it for 395 to 498 prompts.

@@ -1,22 +1,16 @@
 """Checks of the statistics: lengths, masks and options."""
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_shapes, is_number
 from calibrant.errors import CalibrantError
 
 
 def counted(caller: str, where: Tensor | None, **values: Tensor) -> Tensor:
-    """Which of the N entries count in all tensors: those without a NaN that `where` does not exclude.
+    """Which of the N entries count in all tensors, `[..., N]` boolean: not NaN and not excluded by `where`.
 
-    Args:
-        values: name = `[..., N]`; leading axes are broadcast.
-
-    Returns:
-        Boolean, `[..., N]` with the leading axes of all.
+    Leading axes of the tensors are broadcast.
 
     >>> counted("f", None, x=torch.tensor([1.0, torch.nan]), y=torch.zeros(3, 2))[0].tolist()
     [True, False]
@@ -30,8 +24,8 @@ def counted(caller: str, where: Tensor | None, **values: Tensor) -> Tensor:
             raise RuntimeError
         shape = torch.broadcast_shapes(*(tensor.shape for tensor in present.values()))
     except RuntimeError:
-        found = " and ".join(f"{name} {list(tensor.shape)}" for name, tensor in present.items())
-        raise CalibrantError(f"{caller}: expected {', '.join(present)} of one length [..., N], got {found}") from None
+        shapes = " and ".join(f"{name} {list(tensor.shape)}" for name, tensor in present.items())
+        raise CalibrantError(f"{caller}: expected {', '.join(present)} of one length [..., N], got {shapes}") from None
     device = next(iter(values.values())).device
     mask = torch.ones(shape, dtype=torch.bool, device=device) if where is None else where.expand(shape)
     for tensor in values.values():
@@ -47,7 +41,7 @@ def check_fraction(caller: str, **numbers: float) -> None:
     calibrant.errors.CalibrantError: f: level has to be a number between 0 and 1, got 95
     """
     for name, value in numbers.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1:
+        if not is_number(value) or not 0 < value < 1:
             raise CalibrantError(f"{caller}: {name} has to be a number between 0 and 1, got {value!r}")
 
 
@@ -73,17 +67,17 @@ threshold to turn a graded reward into 0 and 1
     """
     if labels.dtype == torch.bool:
         return labels
-    strange = labels[(labels != 0) & (labels != 1) & ~labels.isnan()]
-    if strange.numel():
+    odd = labels[(labels != 0) & (labels != 1) & ~labels.isnan()]
+    if odd.numel():
         raise CalibrantError(
-            f"{caller}: {name} has to be 0 or 1 (or NaN where it is not known), got {strange[0].item():g}; set a "
+            f"{caller}: {name} has to be 0 or 1 (or NaN where it is not known), got {odd[0].item():g}; set a "
             "threshold to turn a graded reward into 0 and 1"
         )
     return labels == 1
 
 
 def size_of_share(share: float, count: Tensor) -> Tensor:
-    """`ceil(share * n)`, at least 1; rounding in the product does not add one: 0.07 * 100 = 7.000000000000001.
+    """`ceil(share * n)`, at least 1, not raised by rounding: 0.07 * 100 = 7.000000000000001 gives 7.
 
     >>> size_of_share(0.07, torch.tensor([100, 101, 3])).tolist()
     [7.0, 8.0, 1.0]

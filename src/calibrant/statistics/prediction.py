@@ -14,20 +14,14 @@ from calibrant.statistics.resampling import private_generator
 
 
 class CrossValidatedFit(NamedTuple):
-    """What a linear fit achieves on prompts held out; leading axes as those of the signals."""
+    """Errors of a linear fit on held-out prompts; leading axes as those of the signals."""
 
-    mae: Tensor
-    """`[...]`, mean absolute error, in units of the target: the mean over folds."""
-    spearman: Tensor
-    """`[...]`, rank correlation of prediction and target: the mean over folds."""
-    fold_mae: Tensor
-    """`[..., F]`."""
-    fold_spearman: Tensor
-    """`[..., F]`; 0 in a fold whose predictions or targets are all equal."""
-    baseline_mae: Tensor
-    """`[]`, error of the mean of the other folds as the prediction: what a useless signal achieves."""
-    prediction: Tensor
-    """`[..., N]`, each from a fit without its prompt; 0 for prompts that do not count."""
+    mae: Tensor  # [...], mean absolute error, in units of the target: the mean over folds
+    spearman: Tensor  # [...], rank correlation of prediction and target: the mean over folds
+    fold_mae: Tensor  # [..., F]
+    fold_spearman: Tensor  # [..., F]; 0 in a fold whose predictions or targets are all equal
+    baseline_mae: Tensor  # [], error if the mean of the other folds is the prediction: that of a useless signal
+    prediction: Tensor  # [..., N], each from a fit without its prompt; 0 for prompts that do not count
 
 
 def cross_validated_fit(
@@ -39,25 +33,17 @@ def cross_validated_fit(
     joint: bool = False,
     generator: torch.Generator | None = None,
 ) -> CrossValidatedFit:
-    """Least squares `V(q) = b_0 + b_1 u(q)`, judged on held-out folds.
+    """Least squares `V(q) = b_0 + b_1 u(q)`, evaluated on held-out folds.
 
     The prompts are shuffled and cut into F folds whose sizes differ by at most one; each fold is predicted by the fit
     to the others. A signal that is constant in a training part predicts the mean.
 
     Args:
-        signal: `[..., N]`; each row of the leading axes is fitted by itself, on the same folds.
+        signal: `[..., N]`; each row of the leading axes is fitted separately, on the same folds.
         target: `[N]`, e.g. the gradient variance.
         folds: F, at least 2.
         where: `[N]`, boolean. A prompt with a value that is not finite in any signal or in the target is out for all.
-        joint: fit all rows of signals `[P, N]` together, `V = b_0 + sum_p b_p u_p`; the leading axes of the result
-            are then gone.
-        generator: of the shuffle; None: a new one with seed 0.
-
-    Returns:
-        Errors and rank correlations on held-out folds, and the held-out predictions.
-
-    Raises:
-        CalibrantError: fewer prompts count than there are folds.
+        joint: fit all rows of signals `[P, N]` together, `V = b_0 + sum_p b_p u_p`; the result has no leading axes.
 
     Reference: GCPO, D.7 (b). The number of folds, the shuffle, and means over folds instead of one figure for all
     held-out predictions together are interpretations (c).
@@ -77,10 +63,10 @@ def cross_validated_fit(
         raise CalibrantError(f"cross_validated_fit: {len(rows)} prompts count, fewer than the {folds} folds")
     features = (signal if joint else signal[..., None, :]).mT[..., rows, :].detach().double()
     fold = _fold_numbers(len(rows), folds, target.device, generator)
-    found = _judge(features, target[rows].detach().double(), fold, folds)
-    prediction = signal.new_zeros((*found.prediction.shape[:-1], len(target)), dtype=torch.float64)
-    prediction[..., rows] = found.prediction
-    return CrossValidatedFit(*(like_input(x, signal) for x in (*found[:-1], prediction)))
+    fit = _evaluate(features, target[rows].detach().double(), fold, folds)
+    prediction = signal.new_zeros((*fit.prediction.shape[:-1], len(target)), dtype=torch.float64)
+    prediction[..., rows] = fit.prediction
+    return CrossValidatedFit(*(like_input(x, signal) for x in (*fit[:-1], prediction)))
 
 
 def _fold_numbers(count: int, folds: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -89,8 +75,8 @@ def _fold_numbers(count: int, folds: int, device: torch.device, generator: torch
     return torch.empty_like(order).scatter(0, order, torch.arange(count, device=device) % folds)
 
 
-def _judge(features: Tensor, target: Tensor, fold: Tensor, folds: int) -> CrossValidatedFit:
-    """Fits to features `[..., n, P]` and their figures on held-out folds, in float64."""
+def _evaluate(features: Tensor, target: Tensor, fold: Tensor, folds: int) -> CrossValidatedFit:
+    """Fits to features `[..., n, P]` and their errors on held-out folds, in float64."""
     size = target.abs().amax().clamp(min=torch.finfo(torch.float64).tiny)
     features, scaled = _unit(features), target / size
     prediction = torch.zeros_like(features[..., 0])

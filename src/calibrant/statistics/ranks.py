@@ -1,4 +1,4 @@
-"""Ranks with ties: the common ground of correlations of ranks, areas under curves and top shares."""
+"""Ranks with ties, for rank correlations, areas under curves and top shares."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,9 @@ from torch.nn.functional import pad
 
 
 def tie_blocks(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the run of equal values around each entry starts, and one past where it ends.
+    """For each entry of `[..., M]`, sorted in either direction, where its run of equal values starts, and its end.
 
-    Args:
-        ordered: `[..., M]`, sorted along the last axis in either direction; a NaN equals nothing.
-
-    Returns:
-        Two tensors `[..., M]` of positions, from 0 to M - 1 and from 1 to M.
+    Two tensors of positions, the ends exclusive; a NaN equals nothing.
 
     >>> [x.tolist() for x in tie_blocks(torch.tensor([0.1, 0.5, 0.5, 0.9]))]
     [[0, 1, 1, 3], [1, 3, 3, 4]]
@@ -33,8 +29,8 @@ def take(values: Tensor, positions: Tensor) -> Tensor:
     [[2, 1, 2], [4, 3, 4]]
     """
     leading = torch.broadcast_shapes(values.shape[:-1], positions.shape[:-1])
-    found = values.expand(*leading, values.shape[-1])
-    return found.gather(-1, positions.expand(*leading, positions.shape[-1]))
+    values = values.expand(*leading, values.shape[-1])
+    return values.gather(-1, positions.expand(*leading, positions.shape[-1]))
 
 
 def sort_counted(values: Tensor, mask: Tensor, *, descending: bool = False) -> tuple[Tensor, Tensor]:
@@ -55,14 +51,7 @@ def with_mask(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mid_ranks(values: Tensor, mask: Tensor) -> Tensor:
-    """Ranks from 1 upwards, in each tie the mean of its ranks.
-
-    Args:
-        values: `[..., M]`; infinities are the first and the last.
-        mask: `[..., M]`, boolean; which values count.
-
-    Returns:
-        `[..., M]`, float64; 0 for those that do not count.
+    """Ranks from 1 upwards, `[..., M]` in float64, in each tie the mean of its ranks; 0 where the mask is False.
 
     >>> mid_ranks(torch.tensor([0.5, 0.1, 0.5, 9.0]), torch.tensor([True, True, True, False])).tolist()
     [2.5, 1.0, 2.5, 0.0]
@@ -76,15 +65,8 @@ def mid_ranks(values: Tensor, mask: Tensor) -> Tensor:
 def won_pairs(ordered: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """Weight of the pairs (positive, negative) whose positive has the larger value; half of it in a tie.
 
-    `sum_i p_i (sum_{j: x_j < x_i} q_j + 0.5 sum_{j: x_j = x_i} q_j)`, from cumulative sums.
-
-    Args:
-        ordered: `[..., M]`, ascending; a NaN counts as larger than all.
-        positive: `[..., M]`, weights `p`, in the same order.
-        negative: `[..., M]`, weights `q`; leading axes of the three are broadcast.
-
-    Returns:
-        `[...]`, float64; exact for weights that are whole numbers.
+    `sum_i p_i (sum_{j: x_j < x_i} q_j + 0.5 sum_{j: x_j = x_i} q_j)`, from cumulative sums, for ascending values x, a
+    NaN last, and weights p and q in the same order: `[..., M]` -> `[...]` in float64, exact for whole numbers.
     """
     first, end = tie_blocks(ordered)
     below = pad(negative.double().cumsum(-1), (1, 0))

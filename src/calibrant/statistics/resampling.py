@@ -1,4 +1,4 @@
-"""The bootstrap: resampled prompts, and intervals from what a statistic does on them."""
+"""The bootstrap: statistics on resampled prompts, and intervals from them."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**18
-"""How many numbers one pass over resamples holds in each of its few temporary tensors: little enough for a cache."""
+"""Numbers in each of the few temporary tensors of one pass over resamples: few enough for a cache."""
 
 
 def private_generator(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
@@ -50,13 +50,13 @@ def percentiles(values: Tensor, shares: tuple[float, ...]) -> Tensor:
         return values.new_full((len(shares), *values.shape[1:]), torch.nan)
     ordered = values.sort(0).values
     last = (~values.isnan()).sum(0, keepdim=True).clamp(min=1) - 1
-    found = []
+    results = []
     for share in shares:
-        place = share * last.double()
-        low = ordered.gather(0, place.floor().long())
-        high = ordered.gather(0, place.ceil().long())
-        found.append(torch.where(low == high, low, low + (high - low) * (place - place.floor())))
-    return torch.cat(found)
+        position = share * last.double()
+        low = ordered.gather(0, position.floor().long())
+        high = ordered.gather(0, position.ceil().long())
+        results.append(torch.where(low == high, low, low + (high - low) * (position - position.floor())))
+    return torch.cat(results)
 
 
 def percentile_interval(value: Tensor, replicates: Tensor, level: float) -> tuple[Tensor, Tensor]:

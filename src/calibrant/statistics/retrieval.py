@@ -11,15 +11,8 @@ from calibrant.statistics.ranks import sort_counted, tie_blocks, with_mask, won_
 def auc(score: Tensor, label: Tensor, where: Tensor | None = None) -> Tensor:
     """Area under the ROC curve: how often a labelled entry has a larger score than one without the label.
 
-    `AUC = P(u(q+) > u(q-)) + 0.5 P(u(q+) = u(q-))`.
-
-    Args:
-        score: `[..., N]`; leading axes are batch axes and are broadcast against those of the labels.
-        label: `[..., N]`, boolean or 0 and 1.
-        where: `[..., N]`, boolean. An entry with a NaN in score or label is out.
-
-    Returns:
-        `[...]` in [0, 1]; 0.5 where there is no pair (c).
+    `AUC = P(u(q+) > u(q-)) + 0.5 P(u(q+) = u(q-))`, in [0, 1]; 0.5 where there is no pair (c). Labels are boolean, or 0
+    and 1, or NaN; leading axes are broadcast.
 
     Reference: GCPO, equation 22 (b), which leaves out the term for ties: without it a score with ties could not
     reach `AUC(u) + AUC(-u) = 1`, and a constant score would have an area of 0 (c).
@@ -40,17 +33,10 @@ def pair_share(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
 
 
 def top_labels(values: Tensor, share: float = 0.1, where: Tensor | None = None) -> Tensor:
-    """Which entries are the top share by value: the set that a score is to find.
+    """Which entries are the top share by value, `[..., N]` boolean: the set that a score is to find.
 
     The largest `k = ceil(share * n)` values. A tie at the border is taken in whole or left out whole, whichever
-    leads closer to k, but for a set that would be empty; so the order of the entries does not matter.
-
-    Args:
-        values: `[..., N]`, e.g. the gradient variance of each prompt.
-        share: in (0, 1); 0.1 is the top decile.
-
-    Returns:
-        `[..., N]`, boolean.
+    is closer to k, unless the set would be empty; so the order of the entries does not matter.
 
     Reference: GCPO, D.5 (b); the rule for ties (c).
 
@@ -66,20 +52,11 @@ def top_labels(values: Tensor, share: float = 0.1, where: Tensor | None = None) 
 
 
 def precision_at(score: Tensor, target: Tensor, share: float = 0.1, where: Tensor | None = None) -> Tensor:
-    """Which part of the top share by score is in the top share by target.
+    """The share of the top entries by score that are top entries by target.
 
-    `Precision = |Top(score) and Top(target)| / k` with `k = ceil(share * n)`. Where a tie straddles the border, its
-    members are in with equal probability and the result is the expectation: the order of the entries does not
-    matter, and a constant score has the precision of chance.
-
-    Args:
-        score: `[..., N]`; leading axes are batch axes and are broadcast against those of the target.
-        target: `[..., N]`, e.g. the gradient variance of each prompt.
-        share: in (0, 1).
-        where: `[..., N]`, boolean. An entry with a NaN in score or target is out.
-
-    Returns:
-        `[...]` in [0, 1]; 0 where nothing counts.
+    `Precision = |Top(score) and Top(target)| / k` with `k = ceil(share * n)`, in [0, 1]; 0 where nothing counts. Where
+    a tie straddles the border, its members are in with equal probability and the result is the expectation: the order
+    of the entries does not matter, and a constant score has the precision of chance. Leading axes are broadcast.
 
     Reference: GCPO, equation 23, Precision@10% (b); the expectation over ties (c).
 

@@ -15,12 +15,7 @@ def two_sided_p(correlation: Tensor, count: Tensor) -> Tensor:
     `t = rho sqrt(df / (1 - rho^2))` with `df = n - 2` has Student's distribution (for ranks: nearly), so
     `p = P(|T| >= |t|) = I_{1 - rho^2}(df/2, 1/2)`, the regularised incomplete beta function.
 
-    Args:
-        correlation: `[...]` in [-1, 1].
-        count: `[...]`, how many pairs the correlation is of.
-
-    Returns:
-        `[...]`, float64 in [0, 1]; 1 with fewer than three pairs, which leave no degree of freedom.
+    For correlations in [-1, 1] of `count` pairs; 1 with fewer than three pairs, which leave no degree of freedom.
 
     >>> two_sided_p(torch.tensor(0.5, dtype=torch.float64), torch.tensor(20)).round(decimals=6).item()
     0.02477
