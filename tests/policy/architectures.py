@@ -66,6 +66,7 @@ OWN = {  # what introspection cannot know
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, use_mamba_kernels=False),
     "lfm2_moe": dict(layer_types=["conv", "full_attention"] * 2),
     "mamba2": dict(num_heads=4, head_dim=16, expand=2),
+    "minicpm3": dict(num_key_value_heads=4, dim_model_base=16),
     "nemotron": dict(num_key_value_heads=2),
 }
 

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.policy import logps_in_chunks
-from calibrant.policy.known import known
 from calibrant.policy.prefill import shared_prefill
+from calibrant.policy.verify import record_of
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 ORDINARY = (
@@ -88,7 +88,7 @@ def test_generation_and_log_probabilities(kind):
         assert "generate" in vars(model)
     expected = reference(model, ids, mask, *written)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    memory = known(model)
+    memory = record_of(model)
     shares = any("gradients" in way for way in memory.verified) and "generation" not in memory.failed
     if kind != "rwkv":  # which has no gradient in evaluation mode
         theirs, ours = gradient(model, expected), gradient(model, found)

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from architectures import tiny
-from test_prefix import build, random_batch
+from small_models import build, random_batch
 from transformers import AutoTokenizer, DynamicCache
 from transformers.cache_utils import (
     DynamicIndexedLayer,
@@ -19,8 +19,8 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 from calibrant.cli.main import main
 from calibrant.policy import logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
 from calibrant.policy.cached import repeatable
-from calibrant.policy.known import known
 from calibrant.policy.prompts import Batch
+from calibrant.policy.verify import record_of
 
 KINDS = ["mamba2", "jamba", "qwen3_next"]
 SAMPLING = ["--max-completion-length", "4"]
@@ -43,7 +43,7 @@ def test_evaluate_and_check_prefix(folder, tmp_path, capsys):
     capsys.readouterr()
     assert main(["check-prefix", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert said.count("not possible") == 2 and "This model cannot share prompts" in said
+    assert said.count("not possible") == 3 and "This model cannot share prompts" in said
 
 
 @pytest.mark.parametrize("folder", KINDS, indirect=True)
@@ -95,7 +95,7 @@ def test_a_route_that_differs_is_not_taken(what, monkeypatch):
     expected = plain_logps(model, *batch).logps
     with pytest.warns(UserWarning, match="Qwen2ForCausalLM does not share prompts.*differ from those of the plain"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=4).logps
-    assert torch.equal(found, expected) and list(known(model).failed) == ["cached"]
+    assert torch.equal(found, expected) and list(record_of(model).failed) == ["cached"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         logps_in_chunks(model, *batch, rows_per_chunk=4)

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from calibrant.policy.decode import plain_sampling
-from calibrant.policy.known import known
 from calibrant.policy.prefill import shared_prefill
+from calibrant.policy.verify import record_of
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 IDS = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5]])[[0, 1, 0, 0, 1, 1]]
@@ -64,7 +64,7 @@ def test_more_than_plain_sampling_is_left_as_it_is(name, where):
     assert plain_sampling(model, {"input_ids": IDS, "attention_mask": MASK, **options}) is None
     with shared_prefill(model, states=True) as decoded:
         assert written(model, **options) == plain
-    assert decoded.ids is None and not known(model).failed and not known(model).verified
+    assert decoded.ids is None and not record_of(model).failed and not record_of(model).verified
 
 
 def test_hybrid_is_the_default_cache():
@@ -182,4 +182,4 @@ def test_a_trainer_with_other_settings(policy, questions, tmp_path, changes):
         policy, lambda completions, **_: [float(len(x)) for x in completions], args, questions
     )
     trainer.train()
-    assert "generation" not in known(trainer.model).verified
+    assert "generation" not in record_of(trainer.model).verified

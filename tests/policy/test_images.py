@@ -13,8 +13,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from calibrant.policy.known import known
 from calibrant.policy.prefill import shared_prefill
+from calibrant.policy.verify import record_of
 
 IMAGE, START = 60, 61
 TEXT = dict(
@@ -92,7 +92,7 @@ def test_completions_of_images_are_those_of_generate(build):
     plain = answers(model, given)
     with shared_prefill(model, states=True) as decoded:
         assert torch.equal(answers(model, given), plain)
-    assert decoded.ids is None and not known(model).verified and not known(model).failed
+    assert decoded.ids is None and not record_of(model).verified and not record_of(model).failed
     blind = dict(given, pixel_values=torch.zeros_like(given["pixel_values"]))
     assert not torch.equal(answers(model, blind), plain)  # the image matters
 

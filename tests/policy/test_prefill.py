@@ -15,7 +15,7 @@ from transformers import (
 from calibrant.policy import decode as decode_module
 from calibrant.policy.decode import plain_sampling
 from calibrant.policy.head import find_head, recording
-from calibrant.policy.prefill import prefilled, shared_prefill
+from calibrant.policy.prefill import shared_prefill
 
 PROMPTS = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5], [0, 3, 3, 4, 9]])
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])
@@ -64,10 +64,11 @@ def test_prompts_are_read_once(policy):
 )
 def test_nothing_to_share(policy, ids, mask):
     model = AutoModelForCausalLM.from_pretrained(policy)
-    assert prefilled(model, ids, mask) is None
-    plain = sampled(model, ids, mask)
+    plain, seen = sampled(model, ids, mask), []
+    model.get_input_embeddings().register_forward_hook(lambda _m, ids, _o: seen.append(tuple(ids[0].shape)))
     with shared_prefill(model):
         assert torch.equal(plain, sampled(model, ids, mask))
+    assert seen[0] == tuple(ids.shape)
 
 
 def mistral():

@@ -1,11 +1,13 @@
-"""Check that sharing prompts gives a model the log-probabilities and gradients of the plain forward.
+"""Check that sharing prompts gives a model the samples, log-probabilities and gradients of the plain path.
 
-MODEL is a run directory, a model folder, a hub name, or 'demo'. Every route that the model supports is compared on a
-small random batch. A model that supports none (one with recurrent layers, say) trains and evaluates by the plain path.
-The exit status is 1 when a route differs from the plain forward and 0 otherwise.
+MODEL is a run directory, a model folder, a hub name, or 'demo'. On a small random batch each route of log-probabilities
+is compared with the plain forward, and generation after shared prompts with the model's own generate. A model for which
+nothing is possible (one with recurrent layers, say) trains and evaluates by the plain path. The exit status is 1 when a
+row differs and 0 otherwise.
 """
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,19 +48,19 @@ def run(options: argparse.Namespace) -> int:
     policy, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
     result = check_prefix(policy, tokenizer, seed=settings.seed, temperature=settings.temperature)
     dtype = str(result.dtype).removeprefix("torch.")
-    print(f"{settings.model}: {type(policy).__name__} in {dtype}, largest errors against the plain forward")
-    print(f"{'route':<8}{'log-probability':>17}{'gradient':>10}")
+    print(f"{settings.model}: {type(policy).__name__} in {dtype}, largest errors against the plain path")
+    print(f"{'route':<11}{'log-probability':>17}{'gradient':>10}")
     for route in result.routes:
         print(_line(route))
-    print(f"{'allowed':<8}{result.tolerances[0]:>17.1e}{result.tolerances[1]:>10.1e}")
+    print(f"{'allowed':<11}{result.tolerances[0]:>17.1e}{result.tolerances[1]:>10.1e}")
     if all(route.obstacle is not None for route in result.routes):
         print("This model cannot share prompts: calibrant computes every rollout with its own prompt, as TRL does.")
         return 0
     return 0 if result.equal else 1
 
 
-def _line(route: "RouteCheck") -> str:
-    if route.obstacle is not None:
-        return f"{route.route:<8}{'-':>17}{'-':>10}  not possible: {route.obstacle}"
-    verdict = "equal" if route.equal else "DIFFERS"
-    return f"{route.route:<8}{route.logp_error:>17.1e}{route.gradient_error:>10.1e}  {verdict}"
+def _line(row: "RouteCheck") -> str:
+    if row.obstacle is not None:
+        return f"{row.route:<11}{'-':>17}{'-':>10}  not possible: {row.obstacle}"
+    gradient = "-" if math.isnan(row.gradient_error) else f"{row.gradient_error:.1e}"
+    return f"{row.route:<11}{row.logp_error:>17.1e}{gradient:>10}  {'equal' if row.equal else 'DIFFERS'}"

@@ -20,7 +20,7 @@ from calibrant.gradients.loop import loop_sums
 from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, batch_rows, passes, select
 from calibrant.gradients.plan import Plan, make_plan
 from calibrant.groups import like_input, masked
-from calibrant.policy.modes import evaluating
+from calibrant.policy.verify import evaluating
 from calibrant.signals import moments
 
 

@@ -1,21 +1,21 @@
-"""Checks, for a model of one's own, that shared prompts give the numbers and gradients of the plain forward."""
+"""Checks, for a model of one's own, that shared prompts give the numbers and gradients of the plain path."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import text_config
-from calibrant.policy.known import reason_of
-from calibrant.policy.logps import logps_of_whole_logits, shared_prefix_logps
-from calibrant.policy.modes import evaluating
+from calibrant.policy.logps import LogprobRequest, logps_of_whole_logits, shared_prefix_logps
+from calibrant.policy.prefill import logits_both_ways, sampling_to_share
 from calibrant.policy.prompts import Batch
-from calibrant.policy.routes import Route
+from calibrant.policy.routes import STATES, Route
+from calibrant.policy.verify import Difference, difference, evaluating, reason_of
 
-SHARED: tuple[Route, ...] = ("cached", "packed")
-
+NEW_TOKENS = 4
 TOLERANCES = {
     torch.float64: (1e-6, 1e-6),
     torch.float32: (1e-4, 1e-4),
@@ -29,19 +29,19 @@ Those of float64 are wide because most models compute norms and softmax in float
 
 
 class RouteCheck(NamedTuple):
-    """Errors of one route, or why the model cannot take it; `equal` says whether the errors are within tolerance."""
+    """Errors of a route or of generation, or why it is not possible; `equal`: the errors are within tolerance."""
 
     route: str
     logp_error: float
-    gradient_error: float
+    gradient_error: float  # NaN for generation
     equal: bool
     obstacle: str | None
 
 
 class PrefixCheck(NamedTuple):
-    """What a check found: the verdict, the tolerances of both errors and the type they are for, and each route.
+    """What a check found: the verdict, the tolerances of both errors and the type they are for, and each row.
 
-    A model with an obstacle on every route shares no prompts: calibrant takes the plain path for it.
+    A model with an obstacle in every row shares no prompts: calibrant takes the plain path for it.
     """
 
     equal: bool
@@ -51,23 +51,18 @@ class PrefixCheck(NamedTuple):
 
 
 def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temperature: float = 1.0) -> PrefixCheck:
-    """Compares every route with the model's whole logits on a small random batch: log-probabilities and full gradients.
+    """Compares shared prompts with the plain path on a small random batch: each route, and generation.
 
     The batch has prompts of different lengths with different numbers of rows in mixed order, ragged completions and an
-    empty one; its prompts are longer than a sliding window of up to 256 tokens. The model is checked in evaluation mode
-    (no dropout, no gradient checkpointing) and left as it was, gradients included.
+    empty one; its prompts are longer than an attention window of up to 256 tokens. Special tokens of the tokenizer stay
+    out of it. The model is checked in evaluation mode (no dropout, no gradient checkpointing) and left as it was.
 
-    Errors: `max |logp - plain|` over tokens, and `|g - g_plain| / |g_plain|` for the gradients g of
-    `sum_t w_t logp_t` with random w, all parameters in one vector.
-
-    Args:
-        model: a causal language model of transformers.
-        tokenizer: of the model; its special tokens stay out of the batch.
-        seed: of the batch.
-        temperature: that the logits are divided by.
+    Of a route: `max |logp - plain|` over tokens, and `|g - g_plain| / |g_plain|` for the gradients g of
+    `sum_t w_t logp_t` with random w, all parameters in one vector. Of generation: `max |logp - plain|` over tokens that
+    `generate` samples after the prompts.
 
     Returns:
-        Errors and verdict of each route; the check as a whole passes if a route is open and all that are open pass.
+        Errors and verdict of each row; the check passes if something is possible and all that is possible is equal.
         Tolerances are `TOLERANCES` (c).
 
     Raises:
@@ -76,45 +71,46 @@ def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temp
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise CalibrantError("check_prefix: no parameter of the model requires a gradient; unfreeze what is trained")
-    dtype = weights[0].dtype
-    batch, factors = _random_batch(model, tokenizer, seed)
-    with evaluating(model), torch.enable_grad():
-        plain = _gradient(logps_of_whole_logits(model, *batch, temperature=temperature), factors, weights)
-        routes = tuple(_check_route(model, batch, factors, weights, plain, name, temperature) for name in SHARED)
-    tried = [route.equal for route in routes if route.obstacle is None]
-    return PrefixCheck(bool(tried) and all(tried), TOLERANCES[dtype], dtype, routes)
+    tolerances, batch = TOLERANCES[weights[0].dtype], _random_batch(model, tokenizer, seed)
+    ways: dict[str, Callable[[], Difference]] = {
+        name: partial(_route, model, batch, weights, cast(Route, name), temperature) for name in STATES
+    }
+    ways["generation"] = partial(_generation, model, batch, temperature)
+    with evaluating(model), torch.enable_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = tuple(_row(name, way, tolerances) for name, way in ways.items())
+    tried = [row.equal for row in rows if row.obstacle is None]
+    return PrefixCheck(bool(tried) and all(tried), tolerances, weights[0].dtype, rows)
 
 
-def _check_route(
-    model: nn.Module,
-    batch: Batch,
-    factors: Tensor,
-    weights: Sequence[Tensor],
-    plain: tuple[Tensor, Tensor],
-    route: Route,
-    temperature: float,
-) -> RouteCheck:
+def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, float]) -> RouteCheck:
     try:
-        result = shared_prefix_logps(model, *batch, temperature=temperature, route=route)
-        logps, gradient = _gradient(result.logps, factors, weights)
+        result = way()
     except Exception as error:  # whatever a model of somebody else's raises
-        return RouteCheck(route, torch.nan, torch.nan, False, reason_of(error))
-    logp_error = float((logps - plain[0]).abs().max())
-    gradient_error = float((gradient - plain[1]).norm() / plain[1].norm().clamp(min=1e-30))
-    logp_tolerance, gradient_tolerance = TOLERANCES[weights[0].dtype]
-    equal = logp_error <= logp_tolerance and gradient_error <= gradient_tolerance
-    return RouteCheck(route, logp_error, gradient_error, equal, None)
+        return RouteCheck(name, torch.nan, torch.nan, False, reason_of(error))
+    equal = result.largest <= tolerances[0] and (name not in STATES or result.gradient <= tolerances[1])
+    return RouteCheck(name, result.largest, result.gradient, equal, None)
 
 
-def _gradient(logps: Tensor, factors: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities, and the gradient of their weighted sum as one vector."""
-    loss = (logps * factors.to(logps)).sum()
-    gradients = torch.autograd.grad(loss, weights, materialize_grads=True, allow_unused=True)
-    return logps.detach(), torch.cat([gradient.flatten().to(logps) for gradient in gradients])
+def _route(model: nn.Module, batch: Batch, weights: Sequence[Tensor], route: Route, temperature: float) -> Difference:
+    where = batch.completion_mask != 0
+    shared = shared_prefix_logps(model, *batch, temperature=temperature, route=route)
+    plain = logps_of_whole_logits(model, batch, LogprobRequest(temperature, False, False))
+    return difference(shared.logps[where][:, None], plain.logps[where][:, None], weights)
 
 
-def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> tuple[Batch, Tensor]:
-    """Seven rows of three prompts, and a random factor for each completion token."""
+def _generation(model: nn.Module, batch: Batch, temperature: float) -> Difference:
+    options = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "max_new_tokens": NEW_TOKENS}
+    options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
+    config = sampling_to_share(model, options)
+    generate: Any = model.generate
+    shared, plain, tokens = logits_both_ways(model, generate, batch.prompt_ids, batch.prompt_mask, config, NEW_TOKENS)
+    logps = [(x / temperature).log_softmax(-1).gather(-1, tokens[:, None]) for x in (shared, plain)]
+    return difference(logps[0], logps[1])
+
+
+def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> Batch:
+    """Seven rows of three prompts."""
     generator = torch.Generator().manual_seed(seed)
     config, completion = text_config(model), 9
     window = getattr(config, "sliding_window", None) or 0
@@ -130,6 +126,4 @@ def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> tuple[Batch, T
     completion_mask = (torch.arange(completion) < ends[:, None]).long()
     completions = usable[torch.randint(len(usable), (len(rows), completion), generator=generator)]
     batch = Batch((prompts * prompt_mask)[rows], prompt_mask[rows], completions * completion_mask, completion_mask)
-    factors = torch.randn(len(rows), completion, generator=generator, dtype=torch.float64)
-    device = next(model.parameters()).device
-    return Batch(*(tensor.to(device) for tensor in batch)), factors.to(device)
+    return Batch(*(tensor.to(next(model.parameters()).device) for tensor in batch))

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.policy import logps_in_chunks
-from calibrant.policy.modes import evaluating
 from calibrant.policy.prefill import shared_prefill
+from calibrant.policy.verify import evaluating
 
 TOKENS_A_CHUNK = 2**14
 """Completion tokens that are scored at a time: logits of all of them are held at once."""

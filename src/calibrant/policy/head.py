@@ -95,7 +95,8 @@ def _scale(config: Any) -> float:
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))
     divisor = getattr(config, "logits_scaling", None)
-    return 1.0 if divisor is None else 1.0 / divisor
+    before_head = config.model_type == "minicpm3"  # which divides the states
+    return 1.0 if divisor is None or before_head else 1.0 / divisor
 
 
 def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:

@@ -21,10 +21,11 @@ from calibrant.policy.head import (
     token_logps,
     unwrapped,
 )
-from calibrant.policy.known import check_close, fail, known, reason_of, warn_once
-from calibrant.policy.modes import evaluating
 from calibrant.policy.prompts import Batch, Prompts, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
+from calibrant.policy.verify import assert_close, columns_to_verify, evaluating, reason_of, record_of, warn_once
+
+TOKENS_TO_VERIFY = 16
 
 
 class SharedPrefix(NamedTuple):
@@ -57,22 +58,7 @@ def plain_logps(
     """Log-probabilities of completion tokens with one forward of every row: the reference.
 
     `logp_t = log softmax(z_t / temperature)[y_t]`, `z_t` the logits after the prompt and the completion before t. As
-    in TRL the model gets ids and mask alone, so positions are the model's own, and what is padding in the
-    completion is 0.
-
-    Args:
-        model: a causal language model of transformers, in wrappers or not.
-        prompt_ids: `[B, P]`, padded on the left.
-        prompt_mask: `[B, P]`, 0 and 1.
-        completion_ids: `[B, T]`, padded on the right.
-        completion_mask: `[B, T]`, 0 and 1.
-        temperature: that the logits are divided by.
-        entropies: whether to compute entropies.
-        hidden_states: whether to return the states that the output head reads.
-
-    Returns:
-        `logps [B, T]` and `entropies [B, T]` in nats, in at least float32; `hidden_states [B, T, D]` in the type of
-        the model, the one at t predicts token t. All are differentiable, and 0 where the completion mask is.
+    in TRL the model gets ids and mask alone, so positions are the model's own.
 
     Raises:
         CalibrantError: shapes that do not fit, masks of other values than 0 and 1, or a model whose head cannot be
@@ -103,7 +89,7 @@ def shared_prefix_logps(
 ) -> SharedPrefix:
     """Log-probabilities as of `plain_logps`, with each distinct prompt computed once for all rows that have it.
 
-    Two routes give the same numbers and gradients up to rounding:
+    Two routes give the same numbers and gradients up to rounding; "auto" takes the one that is expected to be cheaper:
 
     * `cached`: the prompts run once with a cache that keeps its graph, the completions run on the cache repeated. Two
       forwards, any attention with keys and values. Gradient checkpointing switches the cache off, so not with that.
@@ -113,21 +99,6 @@ def shared_prefix_logps(
 
     Rows may stand in any order and prompts may have any number of rows. A model in training mode with dropout draws
     one mask for a prompt instead of one for each row: noise that the rows of a group share.
-
-    Args:
-        model: a causal language model of transformers, in wrappers or not.
-        prompt_ids: `[B, P]`, padded on the left.
-        prompt_mask: `[B, P]`, 0 and 1.
-        completion_ids: `[B, T]`, padded on the right.
-        completion_mask: `[B, T]`, 0 and 1; a row may be empty.
-        temperature: that the logits are divided by.
-        entropies: whether to compute entropies.
-        hidden_states: whether to return the states that the output head reads.
-        prefix_index: `[B]`, integers, which prompt each row has; found by comparison when None.
-        route: "cached", "packed", or "auto" for the one that is expected to be cheaper.
-
-    Returns:
-        As `plain_logps`.
 
     Raises:
         CalibrantError: as `plain_logps`; a `prefix_index` that gives different prompts one number; a model that can
@@ -158,7 +129,7 @@ def logps_in_chunks(
     prefix_index: Tensor | None = None,
     route: Route = "auto",
 ) -> SharedPrefix:
-    """Log-probabilities as of `plain_logps`, a few rows at a time, with prompts shared where that pays.
+    """Log-probabilities as of `plain_logps`, `rows_per_chunk` rows at a time, with prompts shared where that pays.
 
     Rows are cut along prompts (`group_chunks`). A chunk is computed plainly if sharing is not expected to be cheaper
     there. With gradients the graphs of all chunks are held at once.
@@ -167,14 +138,6 @@ def logps_in_chunks(
     are compared with the plain forward (states of the head and, where there is one, a gradient); a route that fails or
     differs is not taken again by this model, and one warning says when none is left. Where the head cannot be read
     either, log-probabilities come from the model's whole logits, and `hidden_states` is None.
-
-    Args:
-        model, prompt_ids, prompt_mask, completion_ids, completion_mask: as in `shared_prefix_logps`.
-        rows_per_chunk: most rows at a time.
-        temperature, entropies, hidden_states, prefix_index, route: as in `shared_prefix_logps`.
-
-    Returns:
-        As `plain_logps`, rows in the order of the batch.
 
     Raises:
         CalibrantError: bad input; with another route than "auto", as `shared_prefix_logps`.
@@ -199,7 +162,7 @@ def _joined(parts: tuple[Tensor | None, ...], back: Tensor) -> Tensor | None:
 
 def reads_head(model: nn.Module) -> bool:
     """Whether the output head of a model can be read, as far as is known: log-probabilities take whole logits else."""
-    return "plain" not in known(model).failed and has_head(model)
+    return "plain" not in record_of(model).failed and has_head(model)
 
 
 def _check(caller: str, batch: Batch, temperature: float) -> None:
@@ -222,8 +185,8 @@ def _chunk(model: nn.Module, batch: Batch, request: LogprobRequest, prefix_index
                 _verify(model, route, short, prompts)
             return _computed(model, route, batch, short, prompts, request)
         except Exception as error:  # whatever a model of somebody else's raises; the plain path raises what is its own
-            fail(model, route, error)
-    return _from_logits(model, batch, request)
+            record_of(model).failed[route] = reason_of(error)
+    return logps_of_whole_logits(model, batch, request)
 
 
 def _computed(
@@ -237,7 +200,7 @@ def _computed(
 
 def _working_route(model: nn.Module, short: Batch, prompts: Prompts) -> str:
     """A route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
-    failed = known(model).failed
+    failed = record_of(model).failed
     plainly = "logits" if "plain" in failed else "plain"
     if len(prompts.first) == len(prompts.which):
         return plainly
@@ -254,40 +217,26 @@ def _working_route(model: nn.Module, short: Batch, prompts: Prompts) -> str:
 
 
 def _verify(model: nn.Module, route: str, batch: Batch, prompts: Prompts) -> None:
-    """Compares a route with the plain forward on up to three rows, the first time that a model takes it.
+    """Compares a route with the plain forward on up to three shortened rows, the first time that a model takes it.
 
     Raises:
         NotShared: they differ; also anything that the model raises.
     """
-    way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", known(model).verified
+    way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", record_of(model).verified
     if way in verified:
         return
     largest = prompts.rows.argmax()
-    rows = [*(prompts.which == largest).nonzero()[:2], *(prompts.which != largest).nonzero()[:1]]
-    few, inner = batch.rows(torch.cat(rows)), unwrapped(model)
-    head, where = find_head(inner), few.completion_mask != 0
+    rows = torch.cat([*(prompts.which == largest).nonzero()[:2], *(prompts.which != largest).nonzero()[:1]])
+    columns = columns_to_verify(model, batch.prompt_ids.shape[1])
+    few = Batch(*(x[rows, -columns:] for x in batch[:2]), *(x[rows, :TOKENS_TO_VERIFY] for x in batch[2:]))
+    inner, where = unwrapped(model), few.completion_mask != 0
+    if not where.any():
+        return
+    head = find_head(inner)
     with evaluating(inner):
-        found, plain = STATES[route](inner, head, few, distinct_prompts(few)), _plain_states(inner, head, few)
-        states, expected = (x.states[:, : where.shape[1]][where] for x in (found, plain))
-        rough = plain.autocast in HALF or next(inner.parameters()).dtype in HALF
-        check_close(f"states of the route '{route}'", states, expected, rough=rough)
-        if expected.requires_grad:
-            gradients = (_gradient(inner, x) for x in (states, expected))
-            check_close(f"gradients of the route '{route}'", *gradients, rough=rough, factor=10.0)
-    if bool(where.any()):
-        verified.add(way)
-
-
-def _gradient(model: nn.Module, states: Tensor) -> Tensor:
-    """Of a sum of the states, in one small matrix near the input, as one vector `[1, n]`.
-
-    Not in a vector: keys' biases have a gradient of 0, up to rounding.
-    """
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    weight = min(trained[: len(trained) // 2 + 1], key=lambda x: x.numel() if x.ndim > 1 else torch.inf)
-    loss = (states * torch.linspace(-1, 1, states.shape[-1], device=states.device)).sum()
-    gradient = torch.autograd.grad(loss, weight, allow_unused=True, materialize_grads=True)[0]
-    return gradient.flatten()[None]
+        both = STATES[route](inner, head, few, distinct_prompts(few)), _plain_states(inner, head, few)
+        assert_close(inner, f"states of the route '{route}'", *(x.states[:, : where.shape[1]][where] for x in both))
+    verified.add(way)
 
 
 def _plain_states(model: nn.Module, head: Head, batch: Batch) -> Recorded:
@@ -304,22 +253,8 @@ def _whole(batch: Batch) -> tuple[Tensor, Tensor]:
     return ids, torch.cat([batch.prompt_mask, batch.completion_mask.to(batch.prompt_mask)], dim=1)
 
 
-def logps_of_whole_logits(
-    model: nn.Module,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    completion_ids: Tensor,
-    completion_mask: Tensor,
-    *,
-    temperature: float = 1.0,
-) -> Tensor:
-    """Log-probabilities `[B, T]` as of `plain_logps`, from the logits that any causal model returns."""
-    batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
-    return _from_logits(model, batch, LogprobRequest(temperature, False, False)).logps
-
-
-def _from_logits(model: nn.Module, batch: Batch, request: LogprobRequest) -> SharedPrefix:
-    """From the whole logits of the model, as they are."""
+def logps_of_whole_logits(model: nn.Module, batch: Batch, request: LogprobRequest) -> SharedPrefix:
+    """Log-probabilities and entropies as of `plain_logps`, from the logits that any causal model returns."""
     ids, mask = _whole(batch)
     where = batch.completion_mask != 0
     logits = model(input_ids=ids, attention_mask=mask).logits[:, batch.prompt_ids.shape[1] - 1 : -1][where]

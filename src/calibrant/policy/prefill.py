@@ -14,10 +14,18 @@ from transformers.cache_utils import Cache
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import repeatable
 from calibrant.policy.decode import Decoded, decode, next_logits, plain_sampling
-from calibrant.policy.head import HALF, has_head
-from calibrant.policy.known import NotShared, check_close, fail, known, warn_once
-from calibrant.policy.modes import evaluating
+from calibrant.policy.head import has_head
+from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
+from calibrant.policy.verify import (
+    NotShared,
+    assert_close,
+    columns_to_verify,
+    evaluating,
+    reason_of,
+    record_of,
+    warn_once,
+)
 
 WAY = "generation"
 
@@ -26,17 +34,18 @@ WAY = "generation"
 def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decoded]:
     """Within it, `model.generate` reads each distinct prompt once and drops rows once they are finished.
 
-    The same samples as without, up to rounding of the logits. Generation is as it was where nothing is repeated; where
-    it is more than sampling or greedy search from token ids (`plain_sampling`); where `generate` was replaced, on the
-    instance or by its class; and for a model whose cache cannot be repeated, or that failed or differed when its first
-    two tokens were compared with those of `generate` at the first use: one warning says so.
+    The samples are those of `generate`, up to rounding of the logits. Generation is as it was where no prompt is
+    repeated; where it is more than sampling or greedy search from token ids (`plain_sampling`); where `generate` was
+    replaced, on the instance or by its class; and, with one warning, for a model whose cache cannot be repeated, or
+    that failed or differed when its first two tokens were compared with those of `generate` at the first use.
 
     Args:
-        model: whatever `generate` is called on.
-        states: whether to keep what the output head reads, for whoever needs it afterwards; not kept without a head.
+        model: what `generate` is called on.
+        states: whether to keep what the output head reads, for whoever needs it afterwards.
 
     Yields:
-        What the last call of `generate` has decoded, if states are kept; nothing where generation is as it was.
+        What the last call of `generate` has decoded, if states are kept and the model has a head; nothing where
+        generation is as it was.
     """
     decoded, records = Decoded(), states and has_head(model)
     if not _is_own_generate(model):
@@ -45,20 +54,18 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     original: Any = model.generate
 
     def generate(*arguments: Any, **options: Any) -> Any:
-        config = None if arguments or WAY in known(model).failed else _shareable(model, options)
+        config = None if arguments or WAY in record_of(model).failed else _shareable(model, options)
         if config is None:
             return original(*arguments, **options)
-        random = _random_state(options["input_ids"].device)
+        restore = _random_state(options["input_ids"].device)
         try:
             return _generate(model, original, options, config, decoded if records else None)
         except CalibrantError:  # of weights that are damaged: the same in any way of generation
             raise
-        except (
-            Exception
-        ) as error:  # whatever a model of somebody else's raises; its own generate raises what is its own
-            fail(model, WAY, error)
-            warn_once(model, known(model).failed[WAY])
-            random()
+        except Exception as error:  # of any model; its own `generate` raises what is its own
+            record_of(model).failed[WAY] = reason_of(error)
+            warn_once(model, reason_of(error))
+            restore()
             return original(**options)
 
     vars(model)["generate"] = generate  # of this instance; the class keeps its own
@@ -91,7 +98,24 @@ def _shareable(model: nn.Module, options: dict[str, Any]) -> GenerationConfig | 
         return None
     if config is None or options["input_ids"].shape[1] < 2:
         return None
-    return config if len(options["input_ids"].unique(dim=0)) < len(options["input_ids"]) else None
+    first = distinct_rows(options["input_ids"], options["attention_mask"]).first
+    return config if len(first) < len(options["input_ids"]) else None
+
+
+def sampling_to_share(model: nn.Module, options: dict[str, Any]) -> GenerationConfig:
+    """The configuration that `model.generate(**options)` resolves to.
+
+    Raises:
+        NotShared: generation with these options shares no prompts.
+    """
+    if not _is_own_generate(model):
+        raise NotShared("its `generate` is not that of transformers")
+    if (reason := refusal(model)) is not None:
+        raise NotShared(f"it {reason}")
+    config = plain_sampling(model, options)
+    if config is None:
+        raise NotShared("its generation_config asks for more than plain sampling on a dynamic cache")
+    return config
 
 
 def _random_state(device: torch.device) -> Callable[[], None]:
@@ -118,66 +142,63 @@ def _generate(
     if (reason := refusal(model)) is not None:
         raise NotShared(f"it {reason}")
     ids, mask = options["input_ids"], options["attention_mask"]
-    if WAY not in known(model).verified:
-        _verify(model, original, ids, mask, config)
+    if WAY not in record_of(model).verified:
+        columns, restore = columns_to_verify(model, ids.shape[1]), _random_state(ids.device)
+        few = distinct_rows(ids, mask).first[:2]
+        shared, plain, _ = logits_both_ways(model, original, ids[few, -columns:], mask[few, -columns:], config, 2)
+        assert_close(model, "logits after a shared prompt", shared, plain)
+        record_of(model).verified.add(WAY)
+        restore()
     cache = prefilled(model, ids, mask)
-    if cache is None:
-        return original(**options)
     return original(**options, past_key_values=cache, custom_generate=partial(decode, decoded=decoded))
 
 
 @torch.no_grad()
-def _verify(model: Any, original: Callable[..., Any], ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
-    """Compares the logits of the first two tokens with those of `generate`, for up to two prompts.
+def logits_both_ways(
+    model: Any, original: Callable[..., Any], ids: Tensor, mask: Tensor, config: GenerationConfig, new_tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits `[n, V]` of the first tokens after some prompts, with shared prompts and as `generate` computes them.
+
+    Rows are repeated, and half of them dropped after the first token.
+
+    Returns:
+        Both, and the tokens `[n]` that `generate` sampled there.
 
     Raises:
-        NotShared: they differ; also anything that the model raises.
+        NotShared: the model's cache cannot be repeated; also anything that the model raises.
     """
-    rows = torch.cat([ids, mask.to(ids)], dim=1).unique(dim=0)[:2]
-    ids, mask = rows.split(ids.shape[1], dim=1)
-    probe = copy.deepcopy(config)
-    probe.update(max_length=None, min_length=None, max_new_tokens=2, min_new_tokens=2)
+    probe, count = copy.deepcopy(config), len(ids)
+    probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
-    random, count = _random_state(ids.device), len(ids)
     with evaluating(model):
         plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
         cache: Any = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
-        for step, logits in enumerate(plain.logits):
-            repeats = 2 - step  # half of the rows are dropped after the first token
+        logits = []
+        for step in range(len(plain.logits)):
+            repeats = 1 if step else 2
             seen = plain.sequences[:, : ids.shape[1] + step].repeat(repeats, 1)
             attended = torch.cat([mask, mask.new_ones(count, step)], dim=1).repeat(repeats, 1)
-            found = next_logits(model, seen, attended, cache)
-            rough = next(model.parameters()).dtype in HALF or torch.is_autocast_enabled(ids.device.type)
-            check_close("logits after a shared prompt", found, logits.repeat(repeats, 1), rough=rough)
+            logits.append(next_logits(model, seen, attended, cache)[-count:])
             cache.batch_select_indices(torch.arange(count, device=ids.device))
-    random()
-    known(model).verified.add(WAY)
+    tokens = plain.sequences[:, ids.shape[1] :].T.flatten()
+    return torch.cat(logits), torch.cat(plain.logits), tokens
 
 
 @torch.no_grad()
-def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache | None:
-    """The cache of all prompt tokens but the last, one entry per row; None where no row repeats another.
+def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache:
+    """The cache of all prompt tokens but the last, one entry per row of `[B, P]`.
 
     Positions are those that `generate` gives: padding is not counted.
-
-    Args:
-        model: a causal language model.
-        input_ids: `[B, P]`, padded on the left.
-        attention_mask: `[B, P]`.
 
     Raises:
         NotShared: the model's cache cannot be repeated.
     """
-    rows = torch.cat([input_ids, attention_mask.to(input_ids)], dim=1)
-    distinct, which = rows.unique(dim=0, return_inverse=True)
-    length = input_ids.shape[1]
-    if len(distinct) == len(rows) or length < 2:
-        return None
-    ids, mask = distinct[:, : length - 1], distinct[:, length : 2 * length - 1]
+    prompts = distinct_rows(input_ids, attention_mask)
+    ids, mask = (x[prompts.first, :-1] for x in (input_ids, attention_mask))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache: Any = getattr(output, "past_key_values", None)
     if not repeatable(cache):
         raise NotShared("its cache cannot be repeated (attention with keys and values is needed in every layer)")
-    cache.batch_select_indices(which)
+    cache.batch_select_indices(prompts.which)
     return cache

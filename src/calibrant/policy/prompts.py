@@ -10,7 +10,7 @@ from calibrant.errors import CalibrantError
 
 
 class Batch(NamedTuple):
-    """B rows: prompts `[B, P]` padded on the left, completions `[B, T]` padded on the right, masks of 0 and 1."""
+    """B rows of prompts `[B, P]` and completions `[B, T]`."""
 
     prompt_ids: Tensor
     prompt_mask: Tensor
@@ -41,11 +41,7 @@ class Prompts(NamedTuple):
 
 
 def check_batch(caller: str, batch: Batch) -> None:
-    """Raises unless shapes fit and masks hold 0 and 1.
-
-    Raises:
-        CalibrantError: they do not.
-    """
+    """Raises a CalibrantError, in the name of `caller`, unless shapes fit and masks hold 0 and 1."""
     check_shapes(
         caller,
         prompt_ids=(batch.prompt_ids, "B P"),
@@ -59,21 +55,23 @@ def check_batch(caller: str, batch: Batch) -> None:
             raise CalibrantError(f"{caller}: {name} has to hold 0 and 1 (integers or booleans), got {mask.dtype}")
 
 
-def group_numbers(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-    """Which distinct prompt each row has, `[B]`, by exact comparison of ids and mask `[B, P]`."""
-    return torch.unique(_keys(prompt_ids, prompt_mask), dim=0, return_inverse=True)[1]
+def distinct_rows(ids: Tensor, mask: Tensor) -> Prompts:
+    """The distinct prompts among rows of ids and mask `[B, P]`, by exact comparison."""
+    return _prompts(_keys(ids, mask), dim=0)
 
 
-def _keys(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-    return torch.cat([prompt_ids, prompt_mask.to(prompt_ids)], dim=1)
+def _keys(ids: Tensor, mask: Tensor) -> Tensor:
+    return torch.cat([ids, mask.to(ids)], dim=1)
+
+
+def _prompts(keys: Tensor, dim: int | None = None) -> Prompts:
+    _, which, rows = torch.unique(keys, dim=dim, return_inverse=True, return_counts=True)
+    order = which.argsort(stable=True)
+    return Prompts(order[rows.cumsum(0) - rows], which, rows)
 
 
 def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompts:
     """The distinct prompts of a batch, by exact comparison of ids and mask or as `prefix_index` numbers them.
-
-    Args:
-        batch: B rows.
-        prefix_index: `[B]`, integers; rows of one number have one prompt.
 
     Raises:
         CalibrantError: rows of one number have different prompts.
@@ -82,11 +80,10 @@ def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompt
     >>> distinct_prompts(Batch(ids, mask, ids, mask)).which
     tensor([1, 0, 1])
     """
-    keys = _keys(batch.prompt_ids, batch.prompt_mask)
     if prefix_index is None:
-        return _prompts(*torch.unique(keys, dim=0, return_inverse=True, return_counts=True)[1:])
+        return distinct_rows(batch.prompt_ids, batch.prompt_mask)
     check_shapes("prefix_index", prompt_ids=(batch.prompt_ids, "B P"), prefix_index=(prefix_index, "B"))
-    prompts = _prompts(*torch.unique(prefix_index, return_inverse=True, return_counts=True)[1:])
+    prompts, keys = _prompts(prefix_index), _keys(batch.prompt_ids, batch.prompt_mask)
     different = (keys != keys[prompts.first[prompts.which]]).any(1).nonzero()
     if len(different):
         row = int(different[0])
@@ -97,20 +94,10 @@ def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompt
     return prompts
 
 
-def _prompts(which: Tensor, rows: Tensor) -> Prompts:
-    order = which.argsort(stable=True)
-    return Prompts(order[rows.cumsum(0) - rows], which, rows)
-
-
 def group_chunks(prefix_index: Tensor, rows_per_chunk: int) -> list[Tensor]:
-    """Cuts rows into chunks along prompts: whole groups share a chunk where they fit, larger groups are cut.
+    """Row numbers of chunks of at most `rows_per_chunk` rows, cut along prompts.
 
-    Args:
-        prefix_index: `[B]`, integers; which prompt each row has.
-        rows_per_chunk: most rows of a chunk.
-
-    Returns:
-        Row numbers of each chunk; every row is in one of them.
+    Whole groups share a chunk where they fit; larger groups are cut.
 
     Raises:
         CalibrantError: rows_per_chunk is not a positive integer.

@@ -1,4 +1,10 @@
-"""Which routes a model can take, and the cheapest of them for a batch."""
+"""Which routes a model can take, and the cheapest of them for a batch.
+
+Costs are in forward passes of one token. A token costs 1 for the weights and `L / (6 D)` for attending to L columns,
+with D the width of the model: a layer of a transformer multiplies `24 D^2` numbers per token, and its attention
+`4 L D`. Attention is counted as computed, with the columns that the mask hides. Calibrated by measurement (c), see
+benchmarks/prefix.py.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
@@ -7,7 +13,6 @@ from torch import nn
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import cached, packed
-from calibrant.policy.cost import MARGIN, cached_cost, packed_cost, plain_cost
 from calibrant.policy.head import Head, Recorded, model_name, text_config, unwrapped
 from calibrant.policy.prompts import Batch, Prompts
 
@@ -18,12 +23,13 @@ STATES: Mapping[str, Callable[[nn.Module, Head, Batch, Prompts], Recorded]] = {
     "packed": packed.packed_states,
 }
 
+PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens
+COPY = 0.03  # what it costs to repeat the keys and values of one prompt token for one row
+MARGIN = 0.9  # sharing has to cost less than this share of the plain forward: the estimate has errors
+
 
 def obstacles(model: nn.Module) -> dict[str, str | None]:
-    """Why a model cannot take each route, or None: as far as can be told before a forward pass.
-
-    Args:
-        model: a causal language model of transformers.
+    """Why a model cannot take each route, as far as can be told before a forward pass.
 
     Returns:
         `{"cached": reason, "packed": reason}`; a reason reads after the model's name, None where the route is open.
@@ -43,7 +49,7 @@ def refusal(model: nn.Module) -> str | None:
 
 
 def check_route(route: str) -> None:
-    """Raises unless there is such a route."""
+    """Raises a CalibrantError unless there is such a route."""
     if route not in ("auto", *STATES):
         raise CalibrantError(f"unknown route {route!r}; give one of: auto, {', '.join(STATES)}")
 
@@ -76,3 +82,25 @@ def cheapest(model: nn.Module, batch: Batch, prompts: Prompts, routes: Iterable[
     }
     best = min(routes, key=costs.__getitem__)
     return best, distinct < rows and costs[best] < MARGIN * plain_cost(prompt, rows, completion, width)
+
+
+def plain_cost(prompt: int, rows: int, completion: int, width: int) -> float:
+    """Every row with its own copy of the prompt: `64 + rows c(P + T, P + T)` with `c(n, L) = n (1 + L / (6 D))`."""
+    return PASS_TOKENS + rows * _cost(prompt + completion, prompt + completion, width)
+
+
+def cached_cost(prompt: int, distinct: int, rows: int, completion: int, width: int) -> float:
+    """Prompts, then completions but their last tokens: `128 + N c(P, P) + 0.03 rows P + rows c(T - 1, P + T - 1)`."""
+    prompts, suffix = distinct * _cost(prompt, prompt, width), completion - 1
+    if suffix <= 0:
+        return PASS_TOKENS + prompts
+    return 2 * PASS_TOKENS + prompts + COPY * rows * prompt + rows * _cost(suffix, prompt + suffix, width)
+
+
+def packed_cost(prompt: int, distinct: int, longest_suffix: int, width: int) -> float:
+    """One row per prompt with all of its completions, S tokens at most: `64 + N c(P + S, P + S)`."""
+    return PASS_TOKENS + distinct * _cost(prompt + longest_suffix, prompt + longest_suffix, width)
+
+
+def _cost(tokens: int, columns: int, width: int) -> float:
+    return tokens * (1.0 + columns / (6.0 * width))

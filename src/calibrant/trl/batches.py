@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.policy.prompts import group_numbers
+from calibrant.policy.prompts import distinct_rows
 
 Batch = dict[str, Any]
 
@@ -50,7 +50,7 @@ _KEYS = ("prompt_ids", "prompt_mask", "completion_mask")
 
 def _order(rows: Mapping[str, Tensor]) -> Tensor:
     """Row numbers by group, groups by their longest completion."""
-    which = group_numbers(rows["prompt_ids"], rows["prompt_mask"])
+    which = distinct_rows(rows["prompt_ids"], rows["prompt_mask"]).which
     lengths = rows["completion_mask"].sum(1)
     longest = torch.zeros_like(lengths).scatter_reduce(0, which, lengths, "amax")
     return torch.argsort(longest[which] * len(which) + which, stable=True)

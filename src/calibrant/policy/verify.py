@@ -1,0 +1,127 @@
+"""Comparing shared prompts with the plain path, and what is remembered per model: what differed, failed or agreed."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from calibrant.errors import CalibrantError
+from calibrant.policy.head import HALF, model_name, text_config, unwrapped
+
+EXACT, ROUGH = 1e-4, 5e-2
+"""Largest relative error of values: on a CPU in float32 or float64, and elsewhere. A gradient may have ten times it."""
+
+
+class NotShared(Exception):
+    """Why a model does not share prompts."""
+
+
+@dataclass
+class ModelRecord:
+    """Of one model: ways of sharing that failed, with the reason; ways that were verified; whether a warning was given.
+
+    A way is "generation" or a route of log-probabilities.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    verified: set[str] = field(default_factory=set)
+    warned: bool = False
+
+
+_RECORDS: WeakKeyDictionary[nn.Module, ModelRecord] = WeakKeyDictionary()
+
+
+def record_of(model: nn.Module) -> ModelRecord:
+    """The record of a model, the same inside wrappers and out."""
+    return _RECORDS.setdefault(unwrapped(model), ModelRecord())
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of an error, with its type unless it is calibrant's."""
+    reason = next(iter(str(error).strip().splitlines()), "")
+    return reason if isinstance(error, CalibrantError | NotShared) else f"{type(error).__name__}: {reason}"
+
+
+def warn_once(model: nn.Module, reason: str) -> None:
+    """Warns, once per model, that prompts are not shared."""
+    if not record_of(model).warned:
+        record_of(model).warned = True
+        warnings.warn(f"{model_name(model)} does not share prompts, the plain path is taken: {reason}", stacklevel=2)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout, no gradient checkpointing); each module's mode is restored on exit."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class Difference(NamedTuple):
+    """Of vectors v `[n, D]` from expected ones u: `max |v - u|` and the mean of `|v - u| / |u|`; of gradients g."""
+
+    largest: float
+    mean: float
+    gradient: float  # |g_v - g_u| / |g_u|; NaN without parameters
+
+
+def difference(shared: Tensor, plain: Tensor, weights: Sequence[Tensor] = ()) -> Difference:
+    """How much vectors `[n, D]` and their gradients differ from those of the plain path.
+
+    Vectors that are not finite in the plain path are left out. The gradient is that of `sum w v` with random w, with
+    respect to all of `weights` as one vector.
+    """
+    finite = plain.isfinite().all(-1)
+    if not finite.any():
+        return Difference(0.0, 0.0, torch.nan)
+    wide = torch.promote_types(plain.dtype, torch.float32)
+    shared, plain = shared[finite].to(wide), plain[finite].to(wide)
+    error, size, gradient = (shared - plain).detach(), plain.detach().norm(dim=-1).clamp(min=1e-12), torch.nan
+    if weights:
+        factors = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)).to(plain)
+        found, expected = (_gradient((values * factors).sum(), weights) for values in (shared, plain))
+        gradient = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+    return Difference(float(error.abs().max()), float((error.norm(dim=-1) / size).mean()), gradient)
+
+
+def _gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    gradients = torch.autograd.grad(loss, list(weights), materialize_grads=True, allow_unused=True)
+    return torch.cat([gradient.flatten().to(loss) for gradient in gradients])
+
+
+def assert_close(model: nn.Module, what: str, shared: Tensor, plain: Tensor) -> None:
+    """Compares vectors `[n, D]` of a model with those of the plain path, and gradients where there is a graph.
+
+    Gradients of two small matrices near the input, to which all layers contribute; not of vectors, as biases of keys
+    have a gradient of 0 up to rounding.
+
+    Raises:
+        NotShared: they differ by more than rounding.
+    """
+    inner, device = unwrapped(model), plain.device.type
+    trained = [weight for weight in inner.parameters() if weight.requires_grad]
+    early = sorted((w for w in trained[: len(trained) // 2 + 1] if w.ndim > 1), key=Tensor.numel)[:2]
+    result = difference(shared, plain, early if plain.requires_grad else ())
+    half = {plain.dtype, next(inner.parameters()).dtype} & set(HALF) or torch.is_autocast_enabled(device)
+    allowed = EXACT if device == "cpu" and not half else ROUGH
+    if not (result.mean <= allowed and (not plain.requires_grad or result.gradient <= 10 * allowed)):
+        raise NotShared(
+            f"{what} differ from those of the plain forward (relative error {result.mean:.1e}, of the gradient "
+            f"{result.gradient:.1e})"
+        )
+
+
+def columns_to_verify(model: nn.Module, length: int) -> int:
+    """Columns at the end of a prompt that a comparison reads: few, but more than an attention window holds."""
+    config = text_config(model)
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size"))
+    return min(length, 8 + max([56, *(window for window in windows if isinstance(window, int))]))
