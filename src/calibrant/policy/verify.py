@@ -124,4 +124,4 @@ def columns_to_verify(model: nn.Module, length: int) -> int:
     """Columns at the end of a prompt that a comparison reads: few, but more than an attention window holds."""
     config = text_config(model)
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size"))
-    return min(length, 8 + max([56, *(window for window in windows if isinstance(window, int))]))
+    return min(length, 8 + max([24, *(window for window in windows if isinstance(window, int))]))
