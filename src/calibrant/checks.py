@@ -37,6 +37,11 @@ G is 4 in rewards and 3 in where
             raise CalibrantError(f"{caller}: where has to be a boolean mask {_brackets(letters)}, got {tensor.dtype}")
 
 
+def check_grouped(caller: str, **tensors: Tensor | None) -> None:
+    """Raises unless all tensors are `[N, G]` of one length each, as `check_shapes` does."""
+    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in tensors.items()})
+
+
 def _mismatch(name: str, tensor: Tensor, letters: list[str], sizes: dict[str, tuple[object, str]]) -> str:
     """What is wrong with one tensor, or an empty string; remembers the lengths of its axes in `sizes`."""
     batched = letters[0] == "..."

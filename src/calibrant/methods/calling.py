@@ -134,17 +134,10 @@ def apply(
 ) -> WeightedAdvantages:
     """Calls a method with the inputs that it names, and multiplies its base advantages by its weights.
 
-    For a method that does not name `rewards`, rollouts without a finite reward count too.
-
-    Args:
-        state: what a method with memory returned at the previous step.
-        bases: base advantages by name, `[N, G]`, used instead of those of the groups' rewards; see
-            `scorer.trainer_bases`.
-        hyper: hyper-parameters; the others keep the method's defaults.
-
-    Raises:
-        CalibrantError: an input that the groups lack (the error says what supplies it), an unknown hyper-parameter,
-            or a result that is not an outcome `[N, G]` of finite numbers.
+    `state` is what a method with memory returned at the previous step. `bases` are base advantages by name, `[N, G]`,
+    used instead of those of the groups' rewards (see `scorer.trainer_bases`). For a method that does not name
+    `rewards`, rollouts without a finite reward count too. CalibrantError for an input that the groups lack, an unknown
+    hyper-parameter, or a result that is not an outcome of finite numbers.
 
     >>> apply("rd_only", Groups(torch.tensor([[2.0, 0.0]])), alpha=0.0).weights
     tensor([[1., 1.]])
@@ -182,14 +175,10 @@ def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
         weights=(outcome.weights, "N G T" if per_token else "N G"),
         base=(advantages, "N G"),
         replaced=(outcome.replaced, "N G"),
-        **{f"score {name}": (score, _letters(score)) for name, score in outcome.scores.items()},
+        **{f"score {n}": (x, "N G" if getattr(x, "ndim", 1) == 2 else "N") for n, x in outcome.scores.items()},
     )
     if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
         raise CalibrantError(f"{caller}: replaced has to be a boolean mask [N, G], got {outcome.replaced.dtype}")
     for part, tensor in (("weights", outcome.weights), ("advantages", advantages)):
         if tensor is not None and not torch.isfinite(tensor).all():
             raise CalibrantError(f"{caller} returned {part} that are not finite")
-
-
-def _letters(score: object) -> str:
-    return "N G" if isinstance(score, Tensor) and score.ndim == 2 else "N"

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from calibrant.advantages import standardised
 from calibrant.checks import (
+    check_grouped,
     check_non_negative,
     check_option,
     check_positive,
     check_reward_range,
-    check_shapes,
     check_share,
     is_number,
 )
@@ -50,7 +50,6 @@ def empo(
             paper's gate, whose values were not found); None: no such gate.
 
     Scores: consensus_reward (`r_i`, `[N, G]`), semantic_entropy (nats), majority_share (`[N]`)
-
     Paper: EMPO (arXiv:2504.05812)
     Per: reward
     Effect: replaces the reward by a share of at most 1
@@ -61,7 +60,7 @@ def empo(
     >>> outcome.scores["consensus_reward"], outcome.base
     (tensor([[0.5000, 0.5000, 0.2500, 0.2500]]), tensor([[ 0.8654,  0.8654, -0.8654, -0.8654]]))
     """
-    check_shapes("empo", clusters=(clusters, "N G"), where=(where, "N G"), empty=(empty, "N G"))
+    check_grouped("empo", clusters=clusters, where=where, empty=empty)
     check_option("empo", (None, "all_distinct"), gate=gate)
     check_share("empo", min_majority=min_majority)
     if empty_reward is not None and empty is None:
@@ -113,7 +112,6 @@ def grpo_care(
 
     Scores: consistency_bonus (`[N, G]`, in units of the reward), accurate_confidence (`[N]`, `mean_S(c)`; 0 if S is
         empty)
-
     Paper: GRPO-CARE (arXiv:2506.16141)
     Per: reward
     Effect: adds 0 or up to 0.5 of the reward's range to the reward
@@ -126,8 +124,8 @@ def grpo_care(
     >>> grpo_care(rewards, confidence, None).scores["consistency_bonus"]  # 0.95 >= mean(0.95, 0.6, 0.7) - 0.01
     tensor([[1., 0., 0., 0.]])
     """
-    given = {"rewards": rewards, "answer_confidence": answer_confidence, "where": where, "total_rewards": total_rewards}
-    check_shapes("grpo_care", **{name: (tensor, "N G") for name, tensor in given.items()})
+    tensors = {"answer_confidence": answer_confidence, "total_rewards": total_rewards}
+    check_grouped("grpo_care", rewards=rewards, where=where, **tensors)
     low, high = check_reward_range("grpo_care", reward_range)
     margin, bound = 0.0 if margin is None else margin, 1.0 if upper is None else upper
     check_non_negative("grpo_care", bonus=bonus, margin=margin)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from calibrant.checks import (
     check_around_one,
+    check_grouped,
     check_non_negative,
     check_option,
     check_positive,
     check_reward_range,
-    check_shapes,
     check_share,
 )
 from calibrant.errors import CalibrantError
@@ -69,12 +69,10 @@ def capo(
         graded: compare rewards that are not binary: `A~_i = sum_j (r_i - r_j) sigmoid(-s_ij (l_i - l_j) / tau) / tau`,
             `s_ij = sign(r_i - r_j)`, in units of the reward; the mask goes by the sign of `A~_i`. For rewards 0 and 1
             it is the same.
-        reward_range: (lowest, highest) task reward, read to tell binary rewards.
 
     Scores: correctness_auc (share of pairs in which the better rollout is the likelier, ties half; 0.5 without pairs),
         logprob_margin (mean of `l_better - l_worse`, nats, 0 without pairs), kept_share (of the rollouts with a pair;
         1 without)
-
     Paper: CAPO (arXiv:2604.12632)
     Per: rollout
     Effect: replaces the advantage; at most (n - 1) / tau, 25 at 16 rollouts per prompt
@@ -87,8 +85,8 @@ def capo(
     >>> capo(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), logprobs, logprobs, None).base
     tensor([[ 1.6667,  1.2984, -0.9612, -2.0039]])
     """
-    given = {"rewards": rewards, "mean_logprob": mean_logprob, "ref_mean_logprob": ref_mean_logprob, "where": where}
-    check_shapes("capo", **{name: (tensor, "N G") for name, tensor in given.items()}, correct=(correct, "N G"))
+    tensors = {"mean_logprob": mean_logprob, "ref_mean_logprob": ref_mean_logprob, "correct": correct}
+    check_grouped("capo", rewards=rewards, where=where, **tensors)
     check_option("capo", ("sum", "group", "pairs"), normalise=normalise)
     bounds = {"ref_high": ref_high, "ref_low": ref_low}
     check_positive("capo", tau=tau, **{name: bound for name, bound in bounds.items() if bound is not None})
@@ -105,7 +103,9 @@ def capo(
     advantages = pull.sum(-1) / _normaliser(normalise, grades, difference)
     advantages = advantages / tau if inverse_tau else advantages
     kept = _kept(advantages, ref_mean_logprob.detach().double(), ref_high, ref_low)
-    scores = {**_ranking(difference, margin), "kept_share": _share(kept, advantages != 0)}
+    paired = advantages != 0
+    share = (kept & paired).sum(-1) / paired.sum(-1).clamp(min=1).double()
+    scores = {**_ranking(difference, margin), "kept_share": torch.where(paired.any(-1), share, 1.0)}
     return replaced(torch.where(kept, advantages, 0.0), scores, rewards)
 
 
@@ -135,11 +135,6 @@ def _ranking(difference: Tensor, margin: Tensor) -> dict[str, Tensor]:
     ranked = torch.where(better, 0.5 * (1.0 + margin.sign()), 0.0).sum((-1, -2)) / count.clamp(min=1)
     gap = torch.where(better, margin, 0.0).sum((-1, -2)) / count.clamp(min=1)
     return {"correctness_auc": torch.where(count > 0, ranked, 0.5), "logprob_margin": gap}
-
-
-def _share(kept: Tensor, counted: Tensor) -> Tensor:
-    count = counted.sum(-1)
-    return torch.where(count > 0, (kept & counted).sum(-1) / count.clamp(min=1).double(), 1.0)
 
 
 def egpo(
@@ -182,10 +177,8 @@ def egpo(
             asymmetric one of `H_i / (H + eps)`, which amplifies uncertain right rollouts.
         nsr: whether groups that are all wrong are pushed down.
         nsr_share: the share of groups above which they are scaled down, in [0, 1].
-        reward_range: (lowest, highest) task reward, read to tell binary rewards.
 
     Scores: certainty_ratio (`w^_i`, `[N, G]`, 1 where unknown), nsr (`[N]`, 1 for a group that is pushed down)
-
     Paper: EGPO (arXiv:2602.22751)
     Per: rollout
     Effect: x [0.5, 2]: right x 1 to 2, wrong x 0.5 to 1; -1 to -0.5 in groups that are all wrong
@@ -197,8 +190,8 @@ def egpo(
     >>> egpo(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), logprobs, None).weights
     tensor([[2.0000, 1.0000, 1.0000, 0.5000]])
     """
-    given = {"rewards": rewards, "mean_logprob": mean_logprob, "where": where, "correct": correct}
-    check_shapes("egpo", **{n: (x, "N G") for n, x in given.items()}, total_rewards=(total_rewards, "N G"))
+    tensors = {"mean_logprob": mean_logprob, "correct": correct, "total_rewards": total_rewards}
+    check_grouped("egpo", rewards=rewards, where=where, **tensors)
     check_around_one("egpo", low, high)
     check_non_negative("egpo", low=low)
     check_positive("egpo", eps=eps)
@@ -286,25 +279,21 @@ def binary_verdicts(
     """
     low, high = check_reward_range(caller, reward_range)
     if correct is not None:
-        return _as_given(caller, correct.detach().double(), where)
+        correct = torch.where(torch.isfinite(correct) & where, correct.detach().double(), torch.nan)
+        odd = correct[(correct != 0) & (correct != 1) & ~correct.isnan()]
+        if len(odd):
+            raise CalibrantError(f"{caller}: correct has to be 1, 0 or NaN (unknown), got {odd[0].item():g}")
+        return correct
     values = rewards.detach().double()
     for wrong, right in ((low, high), *BINARY):
         is_right, is_wrong = _near(values, right, right - wrong), _near(values, wrong, right - wrong)
         if (is_right | is_wrong | ~where).all():
             return torch.where(where, is_right.double(), torch.nan)
-    odd = values[where & ~_near(values, low, high - low) & ~_near(values, high, high - low)][0].item()
+    outside = values[where & ~_near(values, low, high - low) & ~_near(values, high, high - low)][0].item()
     raise CalibrantError(
         f"{caller} needs binary rewards or the input 'correct' ({SOURCES['correct']}){otherwise}: a reward of "
-        f"{odd:g} is neither end of the reward range [{low:g}, {high:g}]"
+        f"{outside:g} is neither end of the reward range [{low:g}, {high:g}]"
     )
-
-
-def _as_given(caller: str, correct: Tensor, where: Tensor) -> Tensor:
-    finite = torch.isfinite(correct) & where
-    odd = correct[finite & (correct != 0) & (correct != 1)]
-    if len(odd):
-        raise CalibrantError(f"{caller}: correct has to be 1, 0 or NaN (unknown), got {odd[0].item():g}")
-    return torch.where(finite, correct, torch.nan)
 
 
 def _near(values: Tensor, target: float, width: float) -> Tensor:

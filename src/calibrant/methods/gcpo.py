@@ -157,21 +157,15 @@ def gcpo_grad(
 
 
 def _gcpo(
-    name: str,
-    uncertainty: Tensor,
-    rewards: Tensor,
-    where: Tensor,
-    alpha: float,
-    reward_range: Sequence[float],
-    mean_one: bool,
+    name: str, u: Tensor, rewards: Tensor, where: Tensor, alpha: float, reward_range: Sequence[float], mean_one: bool
 ) -> Outcome:
-    """The product of a damping weight of an uncertainty, `[N]` float64, and the boost of reward dispersion."""
+    """The product of a damping weight of an uncertainty u, `[N]` float64, and the boost of reward dispersion."""
     strength = group_alpha(alpha, where.sum(-1))
     dispersion = reward_dispersion(rewards.double(), reward_range, where)
     scores = {
-        name: uncertainty,
+        name: u,
         "reward_dispersion": dispersion,
-        "geometric_weight": damp(uncertainty, strength),
+        "geometric_weight": damp(u, strength),
         "reward_weight": boost(dispersion, strength),
     }
     return weighed(rewards, where, scores["geometric_weight"] * scores["reward_weight"], scores, mean_one=mean_one)

@@ -7,25 +7,19 @@ from calibrant.errors import CalibrantError, nearest
 SOURCES = {
     "rewards": "the task reward of each rollout",
     "where": "which rollouts count; those with a reward, unless more are excluded",
-    "total_rewards": "the weighted sum of all reward functions, each standardised first with normalize_then_sum: "
-    "training has it",
-    "correct": "training knows it with is_correct and a column 'references' in the data; in a rollout file the column "
-    "correct",
+    "total_rewards": "in training: the weighted sum of all rewards, each standardised first with normalize_then_sum",
+    "correct": "verdicts: in training with is_correct and a data column 'references', in a file the column correct",
     "embeddings": "the texts and an embedding model",
     "clusters": "the texts and an answer key, or an entailment model",
     "entailment": "the texts and an entailment model",
     "empty": "the extracted answers",
-    "mean_logprob": "the policy's log-probabilities: training computes them; in a rollout file the columns logprob "
-    "and num_tokens",
-    "ref_mean_logprob": "the log-probabilities of a frozen reference: training computes them; in a rollout file the "
-    "columns ref_logprob and num_tokens",
-    "token_entropy": "the entropies of the policy's next-token distributions: training computes them; in a rollout "
-    "file the column token_entropy",
-    "answer_confidence": "the log-probabilities of the answer's tokens under a slowly averaged reference: training "
-    "computes them",
-    "ratio_variance": "the importance ratios of the current policy to the one that sampled: training computes them",
-    "head_gram": "inner products of the gradients of the policy's output head: training computes them",
-    "state": "what the method returned at the step before, empty at first",
+    "mean_logprob": "the policy's log-probabilities: in training, or in a file the columns logprob and num_tokens",
+    "ref_mean_logprob": "a frozen reference's log-probabilities: in training; in a file ref_logprob and num_tokens",
+    "token_entropy": "entropies of the policy's next-token distributions: in training; in a file token_entropy",
+    "answer_confidence": "likelihoods of the answer's tokens under a slowly averaged reference: in training",
+    "ratio_variance": "importance ratios of the current policy to the one that sampled: in training",
+    "head_gram": "inner products of the gradients of the policy's output head: in training",
+    "state": "what the method returned at the previous step, empty at first",
 }
 """Input -> what supplies it."""
 

@@ -93,21 +93,21 @@ def page(name: str, method: str | Method) -> str:
     """
     about, text = card(method), inspect.getdoc(resolve_method(method)) or ""
     settings = "; ".join(_setting(about.name, option, value) for option, value in about.recommended.items())
-    facts = [
-        ("Paper", about.paper),
-        ("Weight", about.per if about.per == UNKNOWN else f"per {about.per}"),
-        ("Effect at the defaults", about.effect),
-        ("Scores", about.scores),
-        ("Certainty", about.certainty),
-        ("Trained with", settings or "the settings of GRPO"),
-    ]
+    facts = {
+        "Paper": about.paper,
+        "Weight": about.per if about.per == UNKNOWN else f"per {about.per}",
+        "Effect at the defaults": about.effect,
+        "Scores": about.scores,
+        "Certainty": about.certainty,
+        "Trained with": settings or "the settings of GRPO",
+    }
     return "\n".join(
         [
             f"# {name}\n",
             text[: section.start()] if (section := SECTION.search(text)) else text + "\n",
             f"**When.** {about.when[:1].upper()}{about.when[1:]}\n",
             "| | |\n|---|---|",
-            *(f"| {key} | {_cell(value)} |" for key, value in facts),
+            *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
             f"\n{LEVELS}\n",
             _inputs(about.needs, about.optional),
             _hyperparameters(method, text),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_grouped
 from calibrant.groups import like_input
 from calibrant.methods.outcome import Outcome
 
@@ -66,5 +66,5 @@ def rloo(rewards: Tensor, where: Tensor | None) -> Outcome:
 
 
 def _unweighted(caller: str, rewards: Tensor, where: Tensor | None, base: str) -> Outcome:
-    check_shapes(caller, rewards=(rewards, "N G"), where=(where, "N G"))
+    check_grouped(caller, rewards=rewards, where=where)
     return Outcome(like_input(torch.ones_like(rewards), rewards), {}, base)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_non_negative, check_option, check_shapes, check_share
+from calibrant.checks import check_grouped, check_non_negative, check_option, check_shapes, check_share
 from calibrant.groups import valid
 from calibrant.methods.inputs import missing_input
 from calibrant.methods.outcome import Outcome, weighed
@@ -32,7 +32,7 @@ def grpo_se(
     estimator: str = "rao",
     mean_one: bool = False,
 ) -> Outcome:
-    """GRPO damped by semantic entropy: prompts whose answers spread over many meanings get smaller updates.
+    """GRPO damped by semantic entropy: prompts whose answers have many meanings get smaller updates.
 
     `u = clip(SE / ln n, 0, 1)`; shape "damp": `w = clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`. The shapes
     of SEED-GRPO take alpha as it is: "reciprocal" `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`,
@@ -46,7 +46,6 @@ def grpo_se(
         estimator: "rao" or "mc", see `signals.semantic_entropy`.
 
     Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
-
     Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts per prompt
@@ -58,7 +57,7 @@ def grpo_se(
     >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 - 0.6 / ln 4 * 0.75^2
     (tensor([0.7500]), tensor(0.7565))
     """
-    _check_shapes("grpo_se", rewards, where, clusters, mean_logprob)
+    check_grouped("grpo_se", rewards=rewards, where=where, clusters=clusters, mean_logprob=mean_logprob)
     check_option("grpo_se", ("damp", *FORMS), shape=shape)
     where = valid(rewards, where)
     log_mass = _log_mass("grpo_se", mass, mean_logprob)
@@ -116,7 +115,7 @@ def grpo_kle(
     >>> grpo_kle(torch.tensor([[2.0, 0.0, 0.0, 1.0]] * 2), torch.stack([apart, same]), None).weights[:, 0]
     tensor([0.5672, 1.0000])
     """
-    _check_shapes("grpo_kle", rewards, where, clusters, mean_logprob)
+    check_grouped("grpo_kle", rewards=rewards, where=where, clusters=clusters, mean_logprob=mean_logprob)
     check_shapes("grpo_kle", rewards=(rewards, "N G"), entailment=(entailment, "N G G L"))
     check_labels("grpo_kle", entailment)
     check_option("grpo_kle", ("damp", *FORMS), shape=shape)
@@ -144,7 +143,7 @@ def seed_grpo(
     estimator: str = "rao",
     mean_one: bool = False,
 ) -> Outcome:
-    """SEED-GRPO: centred advantages, shrunk for prompts whose answers spread over many meanings.
+    """SEED-GRPO: centred advantages, reduced for prompts whose answers have many meanings.
 
     `A~_i = (r_i - mean) f(u)`, `u = clip(SE / ln n, 0, 1)`, with f one of "reciprocal" `1 / (1 + alpha u)`, "linear"
     `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
@@ -158,7 +157,6 @@ def seed_grpo(
             same of counted ones; "mc", the paper's equation 5, which ln n does not bound.
 
     Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
-
     Paper: SEED-GRPO (arXiv:2505.12346)
     Per: prompt
     Effect: x [0.96, 1]
@@ -171,7 +169,7 @@ def seed_grpo(
     >>> outcome.weights[0, 0], outcome.base  # 1 / (1 + 0.0417 * 0.75)
     (tensor(0.9697), 'centred')
     """
-    _check_shapes("seed_grpo", rewards, where, clusters, mean_logprob)
+    check_grouped("seed_grpo", rewards=rewards, where=where, clusters=clusters, mean_logprob=mean_logprob)
     check_option("seed_grpo", tuple(FORMS), form=form)
     check_option("seed_grpo", ("rao", "freq", "mc"), estimator=estimator)
     where = valid(rewards, where)
@@ -182,13 +180,6 @@ def seed_grpo(
     weight = _shaped("seed_grpo", form, u, FORMS[form] if alpha is None else alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
     return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred")
-
-
-def _check_shapes(
-    caller: str, rewards: Tensor, where: Tensor | None, clusters: Tensor | None, mean_logprob: Tensor | None
-) -> None:
-    arguments = {"rewards": rewards, "where": where, "clusters": clusters, "mean_logprob": mean_logprob}
-    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in arguments.items()})
 
 
 def _log_mass(caller: str, mass: str, mean_logprob: Tensor | None) -> Tensor | None:

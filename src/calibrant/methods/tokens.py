@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_around_one, check_option, check_positive, check_shapes, check_share
+from calibrant.checks import check_around_one, check_grouped, check_option, check_positive, check_share
 from calibrant.groups import LARGEST_REWARD, NO_SPREAD, mean_over, spread_over, std_over, valid
 from calibrant.methods.outcome import Outcome, weighed
 
@@ -33,7 +33,6 @@ def edge_grpo(
         high: the highest ratio, at least 1; weights are at least `1 / high`.
 
     Scores: entropy_ratio (`P^_i`, `[N, G]`)
-
     Paper: EDGE-GRPO, equations 3, 6 and 7 (arXiv:2507.21848)
     Per: rollout
     Effect: x [0.1, 10]
@@ -46,7 +45,7 @@ def edge_grpo(
     >>> edge_grpo(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), None).weights
     tensor([[2.0000, 0.6667]])
     """
-    check_shapes("edge_grpo", rewards=(rewards, "N G"), token_entropy=(token_entropy, "N G"), where=(where, "N G"))
+    check_grouped("edge_grpo", rewards=rewards, token_entropy=token_entropy, where=where)
     check_positive("edge_grpo", low=low)
     check_around_one("edge_grpo", low, high)
     where = valid(rewards, where)
@@ -80,7 +79,6 @@ def eg_spo(
         phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
 
     Scores: token_entropy (`H_i`, `[N, G]`, 0 where unknown)
-
     Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO, appendix G
     Per: rollout
     Effect: x [0.5, 1]
@@ -92,7 +90,7 @@ def eg_spo(
     >>> eg_spo(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.2, 0.9, 0.4]]), None).weights
     tensor([[0.5000, 1.0000, 1.0000]])
     """
-    check_shapes("eg_spo", rewards=(rewards, "N G"), token_entropy=(token_entropy, "N G"), where=(where, "N G"))
+    check_grouped("eg_spo", rewards=rewards, token_entropy=token_entropy, where=where)
     check_option("eg_spo", ("hard", "soft"), gate=gate)
     check_share("eg_spo", quantile=quantile, phi=phi)
     where = valid(rewards, where)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from calibrant.advantages import standardised
-from calibrant.checks import check_non_negative, check_option, check_reward_range, check_shapes
+from calibrant.checks import check_grouped, check_non_negative, check_option, check_reward_range, check_shapes
 from calibrant.groups import masked, std_over, valid
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import gradient_snr_weight, head_gradient_variance, reward_dispersion
@@ -35,7 +35,6 @@ def q_hawkeye(
         alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". 0 gives plain GRPO, bit for bit.
 
     Scores: reward_variance (u), variance_weight
-
     Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
     Per: prompt
     Effect: x [0.4, 1]
@@ -48,7 +47,7 @@ def q_hawkeye(
     >>> q_hawkeye(rewards, None, form="exponential", reward_range=(1.0, 5.0)).weights[:, 0]
     tensor([0.8187, 0.9907])
     """
-    check_shapes("q_hawkeye", rewards=(rewards, "N G"), where=(where, "N G"))
+    check_grouped("q_hawkeye", rewards=rewards, where=where)
     check_option("q_hawkeye", tuple(STRENGTHS), form=form)
     strength = STRENGTHS[form] if alpha is None else alpha
     check_non_negative("q_hawkeye", alpha=strength)
@@ -74,7 +73,6 @@ def r2vpo(
         penalty: strength, at least 0; 0 gives plain GRPO, bit for bit.
 
     Scores: ratio_variance (`[N, G]`, 0 where unknown)
-
     Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
     Per: rollout
     Effect: x [0, 1]; 1 on fresh rollouts
@@ -85,7 +83,7 @@ def r2vpo(
     >>> r2vpo(torch.tensor([[1.0, 0.0]]), ratios.var(-1, correction=0), None).weights  # 1 / 1.02
     tensor([[0.9804, 1.0000]])
     """
-    check_shapes("r2vpo", rewards=(rewards, "N G"), ratio_variance=(ratio_variance, "N G"), where=(where, "N G"))
+    check_grouped("r2vpo", rewards=rewards, ratio_variance=ratio_variance, where=where)
     check_non_negative("r2vpo", penalty=penalty)
     where = valid(rewards, where)
     variance = ratio_variance.detach().double()
