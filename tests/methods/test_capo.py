@@ -153,5 +153,5 @@ def test_equal_rewards_are_read_by_the_range_before_anything_else():
 
 
 def test_capo_offers_the_graded_form():
-    with pytest.raises(CalibrantError, match=r"references' in the data.*column correct\), or graded=True"):
+    with pytest.raises(CalibrantError, match=r"data column 'references'.*column correct\), or graded=True"):
         capo(row(2, 0.7, 0, 0), LOGPROBS, LOGPROBS, None)

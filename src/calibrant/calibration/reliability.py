@@ -28,12 +28,7 @@ class ReliabilityCurve(NamedTuple):
 
 
 def reliability_curve(
-    probability: Tensor,
-    correct: Tensor,
-    where: Tensor | None = None,
-    *,
-    bins: int = 15,
-    binning: str = "equal_width",
+    probability: Tensor, correct: Tensor, where: Tensor | None = None, *, bins: int = 15, binning: str = "equal_width"
 ) -> ReliabilityCurve:
     """Mean probability and accuracy, bin by bin.
 

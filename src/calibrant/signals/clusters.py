@@ -53,7 +53,7 @@ RULES = {
 def greedy_clusters(
     pairwise_or_keys: Tensor | Sequence[Sequence[Hashable]], where: Tensor | None = None, *, threshold: float = 0.35
 ) -> Tensor:
-    """Cluster numbers of the answers of each group, 0, 1, ... in order of first appearance.
+    """Cluster numbers of the answers of each group, `[N, G]` int64, 0, 1, ... in order of first appearance.
 
     From keys: equal keys share a cluster; each empty key ("" or None) is a cluster of its own.
 
@@ -68,8 +68,6 @@ def greedy_clusters(
             clusters need the same `where`: there -1 is a number like any other.
         threshold: the smallest probability that joins, in [0, 1]; not used with keys.
 
-    Returns:
-        `[N, G]`, int64.
     Reference: GCPO, appendix E.3 (b).
 
     >>> greedy_clusters([["paris", "lyon", "paris", "", ""]])

@@ -35,9 +35,7 @@ def scored(values: Tensor, mask: Tensor) -> Tensor:
 def mean_logprob(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Mean log-probability of the tokens of each rollout, its length-normalised log-likelihood: a confidence.
 
-    `lpm_i = sum_t mask_it logp_it / sum_t mask_it`, in nats.
-
-    In [-1000, 0] for log-probabilities; -1000 where `scored` is False (c).
+    `lpm_i = sum_t mask_it logp_it / sum_t mask_it`, in nats: in [-1000, 0]; -1000 where `scored` is False (c).
 
     Reference: Kuhn, Gal and Farquhar, semantic uncertainty (a); CAPO (b). The value of an empty completion is ours
     (c): the clamped formula `sum / max(T, 1)` gives 0, a probability of 1.
@@ -142,6 +140,7 @@ def token_mean(caller: str, values: Tensor, mask: Tensor, otherwise: float) -> T
 
 
 def as_token_mask(caller: str, mask: Tensor) -> Tensor:
+    """The mask as booleans; raises for a floating type."""
     if mask.is_floating_point():
         raise CalibrantError(f"{caller}: a mask of tokens has to be boolean or integers 0 and 1, got {mask.dtype}")
     return mask != 0

@@ -48,7 +48,6 @@ def semantic_entropy(
             favour short answers strongly.
         estimator: "rao" or "mc".
 
-
     Reference: counted and "rao": Kuhn, Gal and Farquhar's code, cluster assignment entropy and Rao's predictive
     entropy over clusters (a); SEED-GRPO's released code as readers describe it (a*). "mc": SEED-GRPO, equation 5 (b),
     with masses that are normalised over the group (c).
@@ -153,8 +152,8 @@ def kernel_language_entropy(
 
     `K_ij <- K_ij / sqrt(K_ii K_jj) / n` has trace 1; `VNE = -sum lambda ln lambda` over its eigenvalues.
 
-    With clusters, `K` is mixed with semantic entropy: `alpha K + (1 - alpha) B`, where `B` has the block
-    `P_k / n_k` for each cluster, so that `VNE(B)` is `semantic_entropy(clusters, log_mass)`.
+    With clusters, `K` is mixed with semantic entropy: `alpha K + (1 - alpha) B`, where `B` has the block `P_k / n_k`
+    for each cluster, so that `VNE(B)` is `semantic_entropy(clusters, log_mass)`.
 
     Answers that all entail each other do not give 0 but, with g the ratio of the kernel at the eigenvalues 2n and 0,
     `V_same`, the entropy of `1 / (1 + (n-1) g)` once and `g / (1 + (n-1) g)` n - 1 times (mixed: with one cluster).
@@ -165,16 +164,12 @@ def kernel_language_entropy(
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment) in this order, premise i and
             hypothesis j; or `[N, G, G]`, scores `s_ij` in [0, 1]. The diagonal is not read. A score that is not
             finite is no link (c): give NaN to empty answers.
-        kernel: "heat" or "matern".
-        t: time of the heat kernel, above 0.
-        kappa: length scale of the Matern kernel, above 0.
-        nu: smoothness of the Matern kernel, above 0.
+        t, kappa, nu: time of the heat kernel, length scale and smoothness of the Matern kernel; above 0.
         clusters, log_mass: `[N, G]`, as in `semantic_entropy`, to mix with it.
         alpha: the share of the kernel in the mixture, in [0, 1].
-        rescale: whether to return u in [0, 1] instead of nats.
 
     Returns:
-        `[N]` nats in [0, ln n], or [0, 1]; 0 with fewer than two rollouts.
+        `[N]` nats in [0, ln n], or u in [0, 1]; 0 with fewer than two rollouts.
 
     Reference: Nikitin et al., Kernel Language Entropy, their code (a); the probabilities as weights: lm-polygraph (a).
 
@@ -232,7 +227,6 @@ def semantic_nearest_neighbour_entropy(
         tau: temperature, above 0; the reference searches 0.1, 1, 10, 100.
         weights: `[..., N, G]`, e.g. likelihoods `exp(mean_logprob)`; scaled to mean 1 here, negative ones count as 0,
             all 0 as equal, and one that is not finite excludes its rollout (c).
-        rescale: whether to return u in [0, 1].
 
     Returns:
         `[..., N]` nats, or [0, 1]. One rollout gives the formula's `-S_11 / tau`, the lowest of its range, or u = 0;
