@@ -1,4 +1,4 @@
-"""Errors that a user can do something about, and the names that they may have meant."""
+"""Errors that a user can act on, and the nearest names to a misspelt one."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class CalibrantError(ValueError):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Stopped(Exception):
+    """Work was stopped on request (Ctrl-C); the message says how to continue it. The exit status is 130."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -22,5 +26,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shortened(ids: list[str], most: int = 5) -> str:
-    """The first of some names, and dots where there are more."""
+    """The first of some names, followed by dots if there are more."""
     return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")

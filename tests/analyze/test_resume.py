@@ -37,7 +37,7 @@ def test_an_interruption_loses_at_most_one_group_and_changes_nothing(whole, tmp_
     path = tmp_path / "analysis"
     interrupt_after(monkeypatch, 3)
     assert main([*SMALL, "--out", str(path)]) == 130
-    assert f"--out {path} goes on" in capsys.readouterr().err
+    assert f"continue with the same command and --out {path}" in capsys.readouterr().err
     monkeypatch.undo()
     assert len(lines_of(path)) == 3 and not (path / "analysis.json").exists()
     with open(path / "groups.jsonl", "a") as file:  # as killed inside a write

@@ -94,7 +94,7 @@ def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
         (["train", "--method-options", "alpha=!!python/object/apply:os.system ['true']"], "is not YAML"),
         (["train", "--method-options", "reward_range=1"], "two finite numbers"),
         (["train", "--method-options", "reward_range=[a, b]"], "two finite numbers"),
-        (["train", "--train-rows", "3", "--no-evaluation"], "3 questions to train on, fewer than the 8 of a step"),
+        (["train", "--train-rows", "3", "--no-evaluation"], "3 training prompts, fewer than the 8 of a step"),
         (["train", "--seed", "-1"], "option 'seed' is -1"),
         (["train", "--seed", "4294967296"], "option 'seed' is 4294967296"),
         (["train", "--seed", "9223372036854775807"], "option 'seed' is 9223372036854775807"),
@@ -211,7 +211,7 @@ def test_an_evaluation_is_not_written_over_a_run(capsys, tmp_path):
 
 def test_an_analysis_is_not_resumed_as_a_run(capsys, tmp_path):
     write_yaml(tmp_path / "config.yaml", {"command": "analyze", "settings": {"split": None}})
-    assert "`calibrant analyze` wrote it" in refused(capsys, "train", "--resume", str(tmp_path))
+    assert "was written by `calibrant analyze`" in refused(capsys, "train", "--resume", str(tmp_path))
 
 
 def run_directory(path, **settings):
@@ -249,7 +249,7 @@ def test_a_full_disk_is_said_and_loses_nothing(capsys, tmp_path, monkeypatch):
     def full(*_args, **_keywords):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("calibrant.trl.trainer.write_rollouts", full)
+    monkeypatch.setattr("calibrant.trl.rollout_files.write_rollouts", full)
     line = refused(capsys, "train", *SMALL, "--method", "grpo", "--out", str(tmp_path / "run"))
     assert "the disk is full" in line
     monkeypatch.undo()

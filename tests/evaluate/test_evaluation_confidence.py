@@ -62,7 +62,7 @@ def test_without_likelihoods_it_says_so():
 
 def test_without_anything_that_says_what_is_right():
     frame = pd.DataFrame(rows()).drop(columns="references")
-    with pytest.raises(CalibrantError, match="neither 'correct' nor 'references'"):
+    with pytest.raises(CalibrantError, match="no value in references or correct"):
         evaluate_rollouts(frame, TASK)
 
 
@@ -98,7 +98,7 @@ def test_what_to_judge_has_to_be_said_once(capsys, arguments):
 
 def test_two_models_of_one_name_are_not_written_over_each_other(tmp_path, capsys):
     assert main(["evaluate", "a/mine", "b/mine", "--out", str(tmp_path)]) == 2
-    assert "a folder 'mine'" in capsys.readouterr().err
+    assert "one folder 'mine'" in capsys.readouterr().err
     assert main(["evaluate", "demo", "demo"]) == 2
     assert "'demo' is given twice" in capsys.readouterr().err
 

@@ -116,7 +116,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, arguments, said):
 def test_without_any_reward_it_says_so_and_correct_stands_in(tmp_path, capsys):
     rows = [row | {"reward": None} for row in ROWS]
     assert main(["score", str(write_rollouts(tmp_path / "r.parquet", rows))]) == 2
-    assert "no finite reward" in capsys.readouterr().err
+    assert "no finite value in reward or correct" in capsys.readouterr().err
     judged = [row | {"correct": i == 0} for i, row in enumerate(rows)]
     assert main(["score", str(write_rollouts(tmp_path / "r.parquet", judged)), "--method", "grpo"]) == 0
 
@@ -133,5 +133,5 @@ def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name
     (tmp_path / "config.yaml").write_text("kept")
     source = write_rollouts(tmp_path / "r.jsonl", ROWS)
     assert main(["score", str(source), "--out", str(tmp_path / name)]) == 2
-    assert "is no name of a rollout file" in capsys.readouterr().err
+    assert "is not the name of a rollout file" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "kept"

@@ -94,7 +94,7 @@ def test_without_a_whole_checkpoint_nothing_is_trained(run, capsys, kind):
     damage(run.checkpoints / "checkpoint-4" / "optimizer.pt", kind)
     damage(run.checkpoints / "checkpoint-2" / "scheduler.pt", kind)
     line = refused(capsys, "train", "--resume", str(run.path))
-    assert "no checkpoint of the run is whole" in line and "optimizer.pt'" in line and "scheduler.pt'" in line
+    assert "every checkpoint of the run is damaged" in line and "optimizer.pt'" in line and "scheduler.pt'" in line
     assert not run.model.exists() and (run.checkpoints / "checkpoint-4").exists()
 
 
@@ -119,7 +119,7 @@ def test_a_damaged_last_checkpoint_is_not_published(trained, run, capsys, monkey
     """Nothing trains here: the checkpoint breaks after it was found whole."""
     taken = iter([run.checkpoints / "checkpoint-4", run.checkpoints / "checkpoint-2"])
     monkeypatch.setattr("calibrant.train.training.last_checkpoint", lambda *_: next(taken))
-    assert "the last checkpoint is not whole" in refused(capsys, "train", "--resume", str(run.path))
+    assert "the last checkpoint is damaged" in refused(capsys, "train", "--resume", str(run.path))
     assert not run.model.exists()
 
 

@@ -29,7 +29,7 @@ def test_nothing_is_written_where_nothing_is_missing(ended, capsys, caplog):
     before = files(ended)
     assert main(["train", "--resume", str(ended)]) == 0
     assert files(ended) == before
-    assert "has ended after 2 steps and lacks nothing" in caplog.text
+    assert "is complete after 2 steps; nothing is missing" in caplog.text
     assert "report.html" in capsys.readouterr().out
 
 

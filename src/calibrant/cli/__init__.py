@@ -1,1 +1,1 @@
-"""The command line, one file per command: each parses, calls, and prints."""
+"""The command line, a module per command: docstring and `EXAMPLES` are its help text, `run` returns its exit status."""

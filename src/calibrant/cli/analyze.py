@@ -7,12 +7,12 @@ groups with reward spread. An interrupted analysis is continued by the same comm
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.demo import embedded_policy
+from calibrant.errors import Stopped
 from calibrant.options import add_arguments, read
 
 EXAMPLES = """examples:
@@ -25,13 +25,11 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of an analysis, and of its directory."""
     parser.add_argument("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN, or -FILE)")
     add_arguments(parser, AnalyzeSettings)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measures, writes tables and report, and prints the recommendation."""
     given = {name: value for name, value in vars(options).items() if name != "out"}
     policy = embedded_policy(given.get("task", AnalyzeSettings.task))
     settings = read(AnalyzeSettings, {"model": policy} | given)
@@ -44,12 +42,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         analysis = collect(settings, path)
     except KeyboardInterrupt:
-        print(f"calibrant: stopped; the same command with --out {path} goes on", file=sys.stderr)
-        return 130
-    results = write_results(analysis)
-    report = write_analysis_report(path)
-    print_results(results)
-    print(f"directory: {path}\nreport:    {report}")
+        raise Stopped(f"stopped; continue with the same command and --out {path}") from None
+    print_results(write_results(analysis))
+    print(f"directory: {path}\nreport:    {write_analysis_report(path)}")
     return 0
 
 
@@ -67,23 +62,20 @@ def print_results(results: dict[str, Any]) -> None:
         "V(q), with spread": variance.get("informative"),
         "success rate": success.get("all"),
     }
-    present = {name: table for name, table in columns.items() if table}
-    if present:
+    if present := {name: table["rows"] for name, table in columns.items() if table}:
         _print_table(present)
-    for sentence in results["recommendation"]["words"]:
-        print(sentence)
-    print()
+    print(*results["recommendation"]["words"], sep="\n", end="\n\n")
 
 
-def _print_table(tables: dict[str, Any]) -> None:
+def _print_table(columns: dict[str, Any]) -> None:
     from calibrant.report.formats import rho_text
     from calibrant.report.names import label
 
-    last = tables.get("V(q), with spread") or next(iter(tables.values()))
-    names = sorted(last["rows"], key=lambda name: -last["rows"][name]["rho"])
+    sorted_by = columns.get("V(q), with spread") or next(iter(columns.values()))
+    names = sorted(sorted_by, key=lambda name: -sorted_by[name]["rho"])
     width = max(len(label(name)) for name in names)
-    print(f"\n{'rank correlation with':<{width}}" + "".join(f"{name:>22}" for name in tables))
+    print(f"\n{'rank correlation with':<{width}}" + "".join(f"{name:>22}" for name in columns))
     for name in names:
-        cells = (rho_text(table["rows"][name]) if name in table["rows"] else "-" for table in tables.values())
+        cells = (rho_text(rows[name]) if name in rows else "-" for rows in columns.values())
         print(f"{label(name):<{width}}" + "".join(f"{cell:>22}" for cell in cells))
     print()

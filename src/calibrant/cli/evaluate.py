@@ -10,13 +10,11 @@ rollout file.
 import argparse
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calibrant.evaluate.settings import EvaluateSettings
+from calibrant.files import locked
 from calibrant.options import add_arguments, read
-
-if TYPE_CHECKING:
-    from calibrant.evaluate.command import Evaluation
 
 EXAMPLES = """examples:
   calibrant evaluate demo
@@ -29,7 +27,6 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the models and the options."""
     parser.add_argument(
         "models", metavar="MODEL", nargs="*", help="run directory, model folder, hub name, 'demo' or 'demo-arithmetic'"
     )
@@ -37,29 +34,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Evaluates, prints tables, and writes files where asked."""
     settings = read(EvaluateSettings, vars(options))
-    from calibrant.files import locked
+    from calibrant.evaluate import command
 
     with locked(settings.out) if settings.out else nullcontext():
-        _evaluate(settings)
+        evaluated = command.evaluations(settings)
+        print_table({name: evaluation.results for name, evaluation in evaluated.items()})
+        for name, evaluation in evaluated.items():
+            print_calibration(name, evaluation.results)
+        if len(evaluated) == 2:
+            first, second = evaluated
+            print(f"{second} minus {first}, sampled, paired by prompt")
+            _print_figures(command.change(settings, evaluated), "+.3f", 26)
+            print()
+        for folder in command.write(settings.out, evaluated) if settings.out else []:
+            print(f"written: {folder}")
     return 0
 
 
-def _evaluate(settings: EvaluateSettings) -> None:
-    from calibrant.evaluate import command
-
-    evaluated = command.evaluations(settings)
-    print_table({name: evaluation.results for name, evaluation in evaluated.items()})
-    for name, evaluation in evaluated.items():
-        print_calibration(name, evaluation.results)
-    if len(evaluated) == 2:
-        print_differences(evaluated, settings)
-    for folder in command.write(settings.out, evaluated) if settings.out else []:
-        print(f"written: {folder}")
-
-
-def print_table(evaluations: dict[str, dict[str, Any]]) -> None:
+def print_table(evaluations: Mapping[str, dict[str, Any]]) -> None:
     """Prints evaluations, one line per decoding: mean and 95% interval of each metric."""
     first = next(iter(evaluations.values()))
     width = max(len(name) for name in evaluations)
@@ -72,8 +65,8 @@ def print_table(evaluations: dict[str, dict[str, Any]]) -> None:
     print(f"{'':<{width}}  {'':<8}" + "".join(f"{name:>22}" for name in first["sampled"]))
     for name, evaluation in evaluations.items():
         for decoding in decodings:
-            cells = (_cell(x) for x in evaluation[decoding].values())
-            print(f"{name:<{width}}  {decoding:<8}" + "".join(f"{cell:>22}" for cell in cells))
+            cells = "".join(f"{_cell(x):>22}" for x in evaluation[decoding].values())
+            print(f"{name:<{width}}  {decoding:<8}{cells}")
     print()
 
 
@@ -83,8 +76,7 @@ def print_calibration(name: str, results: dict[str, Any]) -> None:
         print(f"{name}: no calibration: {results.get('calibration_missing', 'it was not measured')}\n")
         return
     print(f"{name}: confidence is the likelihood per token")
-    for figure, value in results["calibration"].items():
-        print(f"  {figure:<30}{_cell(value):>24}")
+    _print_figures(results["calibration"], ".3f", 24)
     sizes = list(next(iter(results["selection"].values())))
     print("\n  accuracy of one answer of" + "".join(f"{n:>9}" for n in sizes))
     for rule, row in results["selection"].items():
@@ -92,19 +84,10 @@ def print_calibration(name: str, results: dict[str, Any]) -> None:
     print()
 
 
-def print_differences(evaluated: "Mapping[str, Evaluation]", settings: EvaluateSettings) -> None:
-    """Prints the second model's metrics minus the first one's on the same prompts, with paired intervals."""
-    from calibrant.evaluate.evaluation import differences
-    from calibrant.tasks import resolve
-
-    (first, before), (second, after) = evaluated.items()
-    print(f"{second} minus {first}, sampled, paired by prompt")
-    rows = differences(resolve(settings.task), before.answers, after.answers, seed=settings.seed)
-    for name, value in rows.items():
-        print(f"  {name:<30}{_cell(value, sign=True):>26}")
-    print()
+def _print_figures(figures: Mapping[str, Mapping[str, float]], form: str, width: int) -> None:
+    for name, x in figures.items():
+        print(f"  {name:<30}{_cell(x, form):>{width}}")
 
 
-def _cell(x: dict[str, float], *, sign: bool = False) -> str:
-    form = "+.3f" if sign else ".3f"
+def _cell(x: Mapping[str, float], form: str = ".3f") -> str:
     return f"{x['mean']:{form}} [{x['low']:{form}}, {x['high']:{form}}]"

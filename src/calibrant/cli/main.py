@@ -1,4 +1,4 @@
-"""`calibrant`: runs a command; an error is one line."""
+"""`calibrant`: runs a command; an error that a user can act on is one line."""
 
 import argparse
 import errno
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from calibrant import __version__
-from calibrant.errors import CalibrantError, nearest
+from calibrant.errors import CalibrantError, Stopped, nearest
 from calibrant.files import disk_full
 
 COMMANDS = {
@@ -36,11 +36,15 @@ UNUSABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
 )
-"""What an operating system says of a path that a user has to change."""
+"""Errors of the operating system about a path, which a user has to change."""
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
+
+    def __init__(self, prog: str, description: str, examples: str):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, None, description, examples, formatter_class=formatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and where the options are listed, and exits with status 2."""
@@ -53,67 +57,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it succeeded, 1 where `check-prefix` found a difference, 2 after bad input, 130 after Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
     try:
-        return _run(arguments)
-    except CalibrantError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("calibrant: stopped", file=sys.stderr)
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except (KeyboardInterrupt, Stopped) as stopped:
+        print(f"calibrant: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
     except Exception as error:
-        if disk_full(error):
-            return _fail(
-                "the disk is full, or a quota or limit on file sizes is reached; raise it or free some space and go on "
-                "(train: with --resume; analyze: by the same command), nothing that was saved is lost"
-            )
-        if _memory_full(error):
-            return _fail(f"not enough memory ({_short(str(error))}); ask for less at once, e.g. fewer --rollouts")
-        if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-            return _fail(f"'{_short(str(error.filename))}' cannot be used ({error.strerror}); give another path")
-        raise
+        if (message := _message(error)) is None:
+            raise
+        print(f"calibrant: error: {' '.join(message.split())}", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
-    parser = Parser(
-        prog="calibrant", description="Uncertainty-calibrated group policy optimisation for language models.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"calibrant {__version__}")
     commands = "\n".join(f"  {name:<13} {summary}" for name, summary in COMMANDS.items())
+    about = f"Uncertainty-calibrated group policy optimisation for language models.\n\ncommands:\n{commands}"
+    parser = Parser("calibrant", about, EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"calibrant {__version__}")
     parser.add_argument("command", metavar="COMMAND", help=f"one of: {', '.join(COMMANDS)}")
-    parser.description = f"{parser.description}\n\ncommands:\n{commands}"
     name = parser.parse_args(arguments[:1]).command
     if name not in COMMANDS:
         parser.error(f"unknown command '{name}'{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
     command = importlib.import_module(f"calibrant.cli.{name.replace('-', '_')}")
-    options = Parser(
-        prog=f"calibrant {name}", description=command.__doc__, epilog=command.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    command.add_options(options)
-    parsed, unknown = options.parse_known_args(arguments[1:])
+    parser = Parser(f"calibrant {name}", command.__doc__ or "", command.EXAMPLES)
+    command.add_options(parser)
+    parsed, unknown = parser.parse_known_args(arguments[1:])
     if unknown:
-        known = [flag for action in options._actions for flag in action.option_strings]
-        options.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], known)}")
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        parser.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], flags)}")
     status: int = command.run(parsed)
     return status
 
 
-def _fail(message: str) -> int:
-    print(f"calibrant: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+def _message(error: Exception) -> str | None:
+    """What is wrong and what to do, of an error that a user can act on; None of any other."""
+    if isinstance(error, CalibrantError):
+        return str(error)
+    if disk_full(error):
+        return (
+            "the disk is full, or a quota or limit on file sizes is reached; free some space or raise the limit, then "
+            "continue (train: with --resume; analyze: with the same command); nothing that was saved is lost"
+        )
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
+        return f"not enough memory ({_short(str(error))}); compute less at once, e.g. fewer --rollouts"
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+        return f"'{_short(str(error.filename))}' cannot be used ({error.strerror}); give another path"
+    return None
 
 
-def _memory_full(error: BaseException) -> bool:
-    """Whether an error comes from full memory; torch has words of its own for it."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:200]}..."
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."

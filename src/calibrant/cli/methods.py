@@ -1,11 +1,14 @@
 """List the methods: paper, inputs, what a weight applies to, range of the weights, level of certainty.
 
-With a name, the page of that method: formula, hyper-parameters, recommended settings. The dotted path of a function of
-your own is read the same way.
+With a name, the page of that method: formula, hyper-parameters, recommended settings. The dotted path of your own
+function works the same way.
 """
 
 import argparse
+import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import TextWrapper, fill
 
 EXAMPLES = """examples:
   calibrant methods
@@ -15,21 +18,16 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
     parser.add_argument("method", nargs="?", metavar="METHOD", help="name, or dotted path of a function")
     parser.add_argument("--pages", metavar="DIR", help="folder for one Markdown page per method")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the table or a page, or writes pages."""
-    import sys
-
     from calibrant.methods.pages import page, write_pages
 
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     if options.pages:
-        written = write_pages(Path(options.pages))
-        print(f"written: {len(written)} pages in {options.pages}")
+        print(f"written: {len(write_pages(Path(options.pages)))} pages in {options.pages}")
     elif options.method:
         print(page(options.method, options.method))
     else:
@@ -39,9 +37,6 @@ def run(options: argparse.Namespace) -> int:
 
 def print_table() -> None:
     """Prints one block per method: what it does, then paper, inputs, effect and level of certainty."""
-    from shutil import get_terminal_size
-    from textwrap import TextWrapper, fill
-
     from calibrant.methods import METHODS
     from calibrant.methods.pages import LEVELS, card
 
@@ -52,4 +47,4 @@ def print_table() -> None:
         facts = f"{about.paper} | needs {', '.join(about.needs)} | per {about.per} | {about.effect} | {about.certainty}"
         print(f"{name:<{column}}" + wrap(about.summary).lstrip())
         print(wrap(facts))
-    print(f"\n{fill(LEVELS, width)}\n\nMore of one: calibrant methods NAME")
+    print(f"\n{fill(LEVELS, width)}\n\nPage of one method: calibrant methods NAME")

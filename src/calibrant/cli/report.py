@@ -10,12 +10,10 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
     parser.add_argument("run", metavar="RUN", help="directory of a run or of an analysis")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes report.html."""
     from calibrant.report import write_analysis_report, write_report
 
     path = Path(options.run)

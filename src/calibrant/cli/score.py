@@ -26,17 +26,15 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the file and the options."""
     parser.add_argument("file", metavar="FILE", help="rollout file, .parquet or .jsonl")
     add_arguments(parser, ScoreSettings)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Scores, writes the file where asked, and prints tables."""
     settings = read(ScoreSettings, vars(options))
     from calibrant.score.command import score_file
 
-    sys.path.insert(0, str(Path.cwd()))  # finds the user's own method, as `python -m` does
+    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     print_scored(score_file(settings))
     if settings.out:
         print(f"written: {settings.out}")

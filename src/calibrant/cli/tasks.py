@@ -1,10 +1,6 @@
 """List the tasks, one per line: name, kind, splits, reward and its range, summary, source of the rows."""
 
 import argparse
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from calibrant.tasks.base import Task
 
 EXAMPLES = """example:
   calibrant tasks
@@ -14,26 +10,19 @@ Rows of a task that is not embedded come from the hub, or from the official file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares nothing: the command has no options."""
+    pass
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the table."""
     from calibrant.tasks import TASKS
 
-    rows = [(t.name, t.kind, ", ".join(t.splits), _reward(t), t.summary, _data(t)) for t in TASKS.values()]
+    rows = []
+    for task in TASKS.values():
+        low, high = task.reward_range
+        reward = f"{task.reward_name} [{low:g}, {high:g}]"
+        hubs = dict.fromkeys(hub.repository for hub in task.source.hubs.values()) if task.source else ("embedded",)
+        rows.append((task.name, task.kind, ", ".join(task.splits), reward, task.summary, ", ".join(hubs)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     return 0
-
-
-def _reward(task: "Task") -> str:
-    low, high = task.reward_range
-    return f"{task.reward_name} [{low:g}, {high:g}]"
-
-
-def _data(task: "Task") -> str:
-    if task.source is None:
-        return "embedded"
-    return ", ".join(dict.fromkeys(at.repository for at in task.source.hubs.values()))

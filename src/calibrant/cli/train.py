@@ -2,7 +2,7 @@
 
 Without options, the embedded demo policy is trained on the embedded task, offline. The run directory holds the resolved
 options, metrics per step, every rollout with its scores and weights, evaluations before and after training, the model
-and a report. Options of the command line take precedence over --config, and both over the defaults.
+and a report. Options of the command line take precedence over those of --config, and both over the defaults.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, Stopped
 from calibrant.files import read_yaml
 from calibrant.options import add_arguments, coerced
 from calibrant.train.settings import TrainSettings, policy_defaults, resolve_settings
@@ -29,7 +29,6 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of a run, and of its directory."""
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-METHOD-seedN)")
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, with underscores in their names")
     parser.add_argument("--resume", metavar="RUN", help="run directory of the run to resume")
@@ -37,8 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Trains or resumes, and prints the evaluations."""
-    sys.path.insert(0, str(Path.cwd()))  # finds the user's own method, as `python -m` does
+    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     given = coerced(TrainSettings, {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume")})
     if options.resume:
         if options.out or options.config:
@@ -49,14 +47,13 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.train import runs, training
 
     path = Path(options.out) if options.out else runs.default_path(settings)
-    return _guarded(lambda: training.start(settings, path), path)
+    return _finish(lambda: training.start(settings, path), path)
 
 
 def _resume(directory: str, given: dict[str, object]) -> int:
-    from calibrant.train import training
-    from calibrant.train.runs import Run
+    from calibrant.train import runs, training
 
-    run = Run(Path(directory))
+    run = runs.Run(Path(directory))
     settings = run.settings()
     for name, value in given.items():
         if value != (kept := getattr(settings, name)):
@@ -64,25 +61,23 @@ def _resume(directory: str, given: dict[str, object]) -> int:
                 f"the run '{directory}' was started with {name} = {kept}, not {value}; resume it without "
                 f"--{name.replace('_', '-')}, or start a new run with --out"
             )
-    return _guarded(lambda: training.resume(run, settings), run.path)
+    return _finish(lambda: training.resume(run, settings), run.path)
 
 
-def _guarded(train: "Callable[[], Run]", path: Path) -> int:
+def _finish(train: "Callable[[], Run]", path: Path) -> int:
     from calibrant.train.processes import processes, shutdown_processes
-    from calibrant.train.training import Stopped
 
     try:
         finished = train()
-        shutdown_processes()
-    except Stopped as stopped:
+    except KeyboardInterrupt:
+        again = f"; resume with: calibrant train --resume {path}" if (path / "config.yaml").exists() else ""
+        raise Stopped(f"stopped{again}") from None
+    except Stopped:
         shutdown_processes()
         if processes().is_main_process:
-            print(f"calibrant: {stopped}", file=sys.stderr)
+            raise
         return 130
-    except KeyboardInterrupt:
-        again = f"; go on with: calibrant train --resume {path}" if (path / "config.yaml").exists() else ""
-        print(f"calibrant: stopped{again}", file=sys.stderr)
-        return 130
+    shutdown_processes()
     if processes().is_main_process:
         _print_result(finished)
     return 0
@@ -97,4 +92,4 @@ def _print_result(finished: "Run") -> None:
     for name, what in (("batch/unscorable", "unscorable"), ("batch/reward_out_of_range", "outside the reward range")):
         if count := int(sum(row.get(name, 0) for row in read_json_lines(finished.metrics))):
             print(f"warning: {count} rewards were {what}; metrics.jsonl has the count per step", file=sys.stderr)
-    print(f"run directory: {finished.path}\nreport:        {finished.path / 'report.html'}")
+    print(f"run directory: {finished.path}\nreport:        {finished.report}")

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from calibrant.errors import CalibrantError
-from calibrant.evaluate.evaluation import evaluate, evaluate_rollouts
+from calibrant.evaluate.evaluation import Table, differences, evaluate, evaluate_rollouts
 from calibrant.evaluate.settings import EvaluateSettings
 from calibrant.files import write_json
 from calibrant.policy.models import load_model, quiet_loading
-from calibrant.rollouts import group_keys, read_rollouts, write_rollouts
+from calibrant.rollouts import read_rollouts, write_rollouts
 from calibrant.tasks import resolve
-from calibrant.tasks.base import Task
 from calibrant.tasks.prompts import fit_to
 
 
@@ -22,25 +21,21 @@ class Evaluation(NamedTuple):
     answers: list[dict[str, Any]]  # the rows of rollouts.parquet
 
 
-def check_out(settings: EvaluateSettings) -> None:
-    """Raises CalibrantError for an `out` that cannot take the results, before anything is computed."""
-    if settings.out is None:
-        return
-    out, names = Path(settings.out), [Path(name).name for name in settings.models]
-    if out.exists() and not out.is_dir():
-        raise CalibrantError(f"'{out}' is a file; give --out a folder")
-    if (out / "config.yaml").exists():
-        raise CalibrantError(f"'{out}' holds a run or an analysis; give --out a folder of its own")
-    if len(set(names)) < len(names):
-        raise CalibrantError(f"--out has one folder '{names[0]}' for both models; evaluate them one at a time")
-
-
 def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
-    """Model, or rollout file -> its evaluation."""
-    check_out(settings)
+    """Model, or rollout file -> its evaluation.
+
+    Raises:
+        CalibrantError: an `out` that cannot hold the results, before anything is computed; a wrong model or file.
+    """
+    if settings.out and (Path(settings.out) / "config.yaml").exists():
+        raise CalibrantError(f"'{settings.out}' holds a run or an analysis; give another --out")
+    names = [Path(name).name for name in settings.models]
+    if settings.out and len(set(names)) < len(names):
+        raise CalibrantError(f"--out has one folder '{names[0]}' for both models; evaluate them one at a time")
     task = resolve(settings.task)
-    if settings.from_rollouts:
-        return {settings.from_rollouts: _of_file(settings.from_rollouts, task, settings.seed)}
+    if file := settings.from_rollouts:
+        frame = read_rollouts(file, ("references", "correct"))
+        return {file: Evaluation(*evaluate_rollouts(frame, task, seed=settings.seed, path=file))}
     quiet_loading()
     folder = Path(settings.data_dir) if settings.data_dir else None
     rows = task.load(task.splits[-1], settings.prompts, 0, data_dir=folder)
@@ -57,21 +52,14 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     return evaluated
 
 
-def _of_file(path: str, task: Task, seed: int) -> Evaluation:
-    judged_by = ("references", "correct")
-    frame = read_rollouts(path, judged_by)
-    if all(frame[name].isna().all() for name in judged_by if name in frame):
-        raise CalibrantError(f"'{path}' has no value in references or correct; fill one of them in")
-    group_keys(frame, path)
-    return Evaluation(*evaluate_rollouts(frame, task, seed=seed))
+def change(settings: EvaluateSettings, evaluated: Mapping[str, Evaluation]) -> Table:
+    """The second model's metrics minus the first one's on the same prompts, with paired intervals."""
+    before, after = evaluated.values()
+    return differences(resolve(settings.task), before.answers, after.answers, seed=settings.seed)
 
 
 def write(out: str, evaluated: Mapping[str, Evaluation]) -> list[Path]:
-    """Writes evaluation.json and rollouts.parquet into a folder; with two models, into one subfolder each.
-
-    Returns:
-        The folders written.
-    """
+    """Writes evaluation.json and rollouts.parquet into a folder, of two models into one subfolder each; returns it."""
     folders = {name: Path(out) / Path(name).name if len(evaluated) > 1 else Path(out) for name in evaluated}
     for name, folder in folders.items():
         write_rollouts(folder / "rollouts.parquet", evaluated[name].answers)

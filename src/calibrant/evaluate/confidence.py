@@ -1,6 +1,7 @@
-"""Calibration and selection of sampled answers of a rollout file: every figure with an interval over prompts."""
+"""Calibration and selection of sampled answers: every figure with an interval over prompts."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,13 +18,13 @@ Figures = Callable[[Tensor], Mapping[Any, Tensor]]
 
 RESAMPLES = 1000
 POINTS = 50
-"""Points of a curve that are kept for drawing."""
+"""Number of points of the precision-coverage curve."""
 
 
 def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0) -> dict[str, Any]:
-    """Whether confidence tells right answers from wrong ones, and what selecting by it gains.
+    """Whether confidence separates right answers from wrong ones, and the accuracy of selecting by it.
 
-    The confidence of an answer is its mean log-probability a token, as a probability `exp` of that (CAPO).
+    The confidence of an answer is `exp` of its mean log-probability per token (CAPO).
 
     Args:
         frame: sampled answers with `correct`, `logprob` and `num_tokens`.
@@ -49,35 +50,35 @@ def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0
 
 
 def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, seed: int = 0) -> dict[str, Any]:
-    """As `calibration`, of tensors `[N, G]`; NaN is out."""
+    """As `calibration`, from tensors `[N, G]`; NaN in `confidence` or `correct` excludes a rollout."""
     selected = _selection(confidence, correct, clusters, text_ids)
 
     def figures(weights: Tensor) -> dict[Any, Tensor]:
-        trust = _trust(confidence, correct, weights)
-        return {**trust, **{name: figure(weights) for name, figure in selected.items()}}
+        accuracies = {name: accuracy(prompt_weights=weights) for name, accuracy in selected.items()}
+        return {**_calibration(confidence, correct, weights), **accuracies}
 
-    found = _intervals(figures, len(confidence), seed)
-    table: dict[str, Any] = {}
+    values = _intervals(figures, len(confidence), seed)
+    selection: dict[str, Any] = {}
     for rule, size in selected:
-        table.setdefault(rule, {})[str(size)] = found.pop((rule, size))
-    return {"calibration": found, "selection": table, "curves": _curves(confidence, correct)}
+        selection.setdefault(rule, {})[str(size)] = values.pop((rule, size))
+    return {"calibration": values, "selection": selection, "curves": _curves(confidence, correct)}
 
 
 def _intervals(figures: Figures, prompts: int, seed: int) -> dict[Any, dict[str, float]]:
     """Figures with their intervals, all from the same resampled prompts."""
     names = list(figures(torch.ones(1, prompts, dtype=torch.long)))
-    found = bootstrap_interval(
+    interval = bootstrap_interval(
         lambda weights: torch.stack([x.double() for x in figures(weights).values()], dim=-1),
         prompts,
         resamples=RESAMPLES,
         generator=torch.Generator().manual_seed(seed),
     )
-    columns = {"mean": found.value.tolist(), "low": found.low.tolist(), "high": found.high.tolist()}
-    return {name: {key: values[i] for key, values in columns.items()} for i, name in enumerate(names)}
+    rows = zip(interval.value.tolist(), interval.low.tolist(), interval.high.tolist(), strict=True)
+    return {name: dict(zip(("mean", "low", "high"), row, strict=True)) for name, row in zip(names, rows, strict=True)}
 
 
-def _trust(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """Whether confidence tells right from wrong, under prompt weights `[r, N]`."""
+def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """The figures of calibration under prompt weights `[r, N]`."""
     probability = confidence.exp()
     areas = measures.precision_coverage_areas(confidence, correct, prompt_weights=weights)
     return {
@@ -95,41 +96,33 @@ def _trust(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Te
 
 def _selection(
     confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor
-) -> dict[tuple[str, int], Callable[[Tensor], Tensor]]:
-    """Accuracy of one answer a prompt, by votes of the first n and best of any n, and pass@k: functions of weights."""
+) -> dict[tuple[str, int], Callable[..., Tensor]]:
+    """Rule and n -> accuracy of one answer per prompt, a function of `prompt_weights`.
+
+    Votes select among the first n samples, `best_of_n` and `pass_at_k` among any n.
+    """
     probability, counts = confidence.exp(), ~confidence.isnan() & ~correct.isnan()
-    rules: dict[str, Callable[[int], Vote]] = {
-        "majority_vote": lambda n: measures.majority_vote(clusters, counts, num_samples=n),
-        "confidence_weighted_vote": lambda n: measures.confidence_weighted_vote(
-            clusters, probability, counts, num_samples=n
-        ),
-        "perplexity_consistency": lambda n: measures.perplexity_consistency(
-            clusters, confidence, text_ids, counts, num_samples=n
-        ),
-        "best_of_n": lambda n: measures.best_of_n(confidence, counts, num_samples=n),
+    rules: dict[str, Callable[..., Vote]] = {
+        "majority_vote": partial(measures.majority_vote, clusters),
+        "confidence_weighted_vote": partial(measures.confidence_weighted_vote, clusters, probability),
+        "perplexity_consistency": partial(measures.perplexity_consistency, clusters, confidence, text_ids),
+        "best_of_n": partial(measures.best_of_n, confidence),
     }
     sizes = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= confidence.shape[1]]
-    chosen = {(name, n): _accuracy(rule(n), correct, counts) for name, rule in rules.items() for n in sizes}
-    return chosen | {("pass_at_k", n): _pass_at(n, correct, counts) for n in sizes}
+    accuracies: dict[tuple[str, int], Callable[..., Tensor]] = {
+        (name, n): partial(vote_accuracy, rule(where=counts, num_samples=n).credit, correct, counts)
+        for name, rule in rules.items()
+        for n in sizes
+    }
+    return accuracies | {("pass_at_k", n): partial(measures.pass_at_k, correct, n, counts) for n in sizes}
 
 
-def _accuracy(vote: Vote, correct: Tensor, where: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda weights: vote_accuracy(vote.credit, correct, where, prompt_weights=weights)
-
-
-def _pass_at(k: int, correct: Tensor, where: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda weights: measures.pass_at_k(correct, k, where, prompt_weights=weights)
-
-
-def _curves(confidence: Tensor, correct: Tensor) -> dict[str, Any]:
+def _curves(confidence: Tensor, correct: Tensor) -> dict[str, dict[str, list[float]]]:
     coverage = measures.precision_coverage(confidence, correct, coverages=[i / POINTS for i in range(1, POINTS + 1)])
     reliability = measures.reliability_curve(confidence.exp(), correct)
     return {
-        "precision_coverage": {"coverage": coverage.coverage.tolist(), "precision": coverage.precision.tolist()},
+        "precision_coverage": {name: getattr(coverage, name).tolist() for name in ("coverage", "precision")},
         "reliability": {
-            "edges": reliability.edges.tolist(),
-            "confidence": reliability.confidence.tolist(),
-            "accuracy": reliability.accuracy.tolist(),
-            "counts": reliability.counts.tolist(),
+            name: getattr(reliability, name).tolist() for name in ("edges", "confidence", "accuracy", "counts")
         },
     }

@@ -1,7 +1,8 @@
-"""How good a policy's answers are, and whether its confidence can be trusted; with intervals over prompts."""
+"""Metrics and accuracy of a policy's answers and the calibration of its confidence, with intervals over prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.confidence import calibration
 from calibrant.policy.generation import generate
+from calibrant.rollouts import group_keys
 from calibrant.tasks.base import Pooled, Row, Task
+from calibrant.tasks.files import Record
 from calibrant.tasks.judged import judged_rows
 from calibrant.tasks.prompts import prompt_for
 
 Table = dict[str, dict[str, float]]
+"""Name -> `mean`, `low` and `high`."""
+
 Figure = Callable[[Any], float]
 
 RESAMPLES, POOLED_RESAMPLES = 2000, 1000
@@ -32,22 +37,16 @@ def evaluate(
     max_completion_length: int | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Evaluates a policy on rows of a task.
+) -> tuple[dict[str, Any], list[Record]]:
+    """Evaluates a policy on rows of a task: one greedy answer and `samples` sampled answers per prompt.
 
     Args:
-        model: the policy.
-        tokenizer: its tokenizer.
-        task: says how answers are read and judged.
-        rows: N questions.
-        samples: sampled answers a question.
-        temperature: of sampling.
-        max_completion_length: longest answer in tokens; the task's when None.
+        max_completion_length: maximum number of tokens of an answer; the task's if None.
         seed: of sampling and of the bootstrap.
         progress: whether to show progress bars.
 
     Returns:
-        The results, as `evaluation.json` holds them, and the sampled answers as rows of a rollout file.
+        The content of `evaluation.json`, and the sampled answers as rows of a rollout file.
     """
     prompts = [prompt_for(row, tokenizer) for row in rows]
     common = {"max_new_tokens": max_completion_length or task.max_completion_length, "seed": seed}
@@ -71,80 +70,78 @@ def evaluate(
     return results | calibration(pd.DataFrame(answers), task.key, seed=seed), answers
 
 
-def table(task: Task, answers: Sequence[dict[str, Any]], *, seed: int = 0) -> Table:
-    """Means of a task's metrics and of its accuracy over judged answers.
+def table(task: Task, answers: Sequence[Record], *, seed: int = 0) -> Table:
+    """Means of a task's metrics and of the accuracy over judged answers, with 95% intervals over prompts.
 
-    Args:
-        task: says how answers are measured.
-        answers: rows as of `judged_rows`; those of one prompt are together.
-        seed: of the bootstrap.
-
-    Returns:
-        name -> `{"mean", "low", "high"}`, a 95% percentile interval from resampling prompts with their answers.
-        Answers of which correctness is not known are out of the accuracy.
+    Answers of unknown correctness are excluded from the accuracy.
     """
     means, sums = by_prompt(task, answers), _sums(task, answers)
-    pooled = {name: interval(sums[name], each.figure, seed=seed) for name, each in task.pooled.items()}
+    pooled = {name: interval(sums[name], metric.figure, seed=seed) for name, metric in task.pooled.items()}
     return {name: interval(means[name].dropna(), seed=seed) for name in means} | pooled
 
 
-def by_prompt(task: Task, answers: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The mean of each metric, and the accuracy, of the answers to each prompt; one row a prompt."""
+def by_prompt(task: Task, answers: Sequence[Record]) -> pd.DataFrame:
+    """The mean of each metric, and the accuracy, of the answers to each prompt; one row per prompt."""
     columns = {name: _measured(metric, answers) for name, metric in task.metrics.items()}
     columns["accuracy"] = [np.nan if row["correct"] is None else float(row["correct"]) for row in answers]
     return pd.DataFrame(columns).groupby([row["prompt_id"] for row in answers], sort=False).mean()
 
 
-def differences(
-    task: Task, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], *, seed: int = 0
-) -> Table:
-    """What the second answers have more than the first, prompt by prompt: mean and 95% paired bootstrap interval."""
+def differences(task: Task, before: Sequence[Record], after: Sequence[Record], *, seed: int = 0) -> Table:
+    """The metrics of the second answers minus those of the first, with 95% intervals paired by prompt."""
     change = (by_prompt(task, after) - by_prompt(task, before)).dropna(how="all")
     old, new = _sums(task, before), _sums(task, after)
     pooled = {
-        name: interval(pd.concat([old[name], new[name]], axis=1, join="inner"), _more(each), seed=seed)
-        for name, each in task.pooled.items()
+        name: interval(pd.concat([old[name], new[name]], axis=1, join="inner"), _gain(metric), seed=seed)
+        for name, metric in task.pooled.items()
     }
     return {name: interval(change[name].dropna(), seed=seed) for name in change} | pooled
 
 
-def _more(metric: Pooled) -> Figure:
-    """What a metric gains from the first half of a row of counts to the second."""
+def _gain(metric: Pooled) -> Figure:
+    """The metric of the second half of a row of counts minus that of the first half."""
     return lambda counts: metric.figure(counts[len(counts) // 2 :]) - metric.figure(counts[: len(counts) // 2])
 
 
-def _measured(measure: Callable[[str, Sequence[str]], Any], answers: Sequence[dict[str, Any]]) -> list[Any]:
+def _measured(measure: Callable[[str, Sequence[str]], Any], answers: Sequence[Record]) -> list[Any]:
     """A measure of each answer; equal answers to equal references are measured once."""
     pairs = [(row["answer"], tuple(row["references"])) for row in answers]
-    known = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
-    return [known[pair] for pair in pairs]
+    values = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
+    return [values[pair] for pair in pairs]
 
 
-def _sums(task: Task, answers: Sequence[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+def _sums(task: Task, answers: Sequence[Record]) -> dict[str, pd.DataFrame]:
     """The counts of each pooled metric, summed over the answers to each prompt."""
     ids = [row["prompt_id"] for row in answers]
-    frames = {name: pd.DataFrame(_measured(each.counts, answers)) for name, each in task.pooled.items()}
+    frames = {name: pd.DataFrame(_measured(metric.counts, answers)) for name, metric in task.pooled.items()}
     return {name: frame.groupby(ids, sort=False).sum() for name, frame in frames.items()}
 
 
-def evaluate_rollouts(frame: pd.DataFrame, task: Task, *, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Evaluates answers that exist already.
+def evaluate_rollouts(
+    frame: pd.DataFrame, task: Task, *, seed: int = 0, path: str | Path | None = None
+) -> tuple[dict[str, Any], list[Record]]:
+    """Evaluates existing answers.
 
     Args:
-        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references`, or with `correct`.
-        task: says how answers are read, judged and measured, where the file has no verdicts of its own.
+        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references` or `correct`.
+        task: extracts, judges and measures answers; verdicts of the file take precedence.
         seed: of the bootstrap.
+        path: the file that the frame comes from, for error messages.
 
     Returns:
         The results, without a greedy part, and the judged rows.
 
     Raises:
-        CalibrantError: nothing in the file says what is correct.
+        CalibrantError: no row has `references` or `correct`, or rollouts of one group answer different prompts.
     """
+    group_keys(frame, path)
     rows = [dict(row) for row in frame.astype(object).where(frame.notna(), None).to_dict("records")]
+    if all(row.get("correct") is None and row.get("references") is None for row in rows):
+        which = f"'{path}' has" if path else "the rollouts have"
+        raise CalibrantError(f"{which} no value in references or correct; fill one of them in")
     for row in rows:
         row["answer"] = row.get("answer") if row.get("answer") is not None else task.extract(row["completion"])
-    _judge_what_is_not(rows, task)
+    _fill_missing_verdicts(rows, task)
     metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={}, pooled={})
     count = frame["prompt_id"].nunique()
     results = {
@@ -158,16 +155,11 @@ def evaluate_rollouts(frame: pd.DataFrame, task: Task, *, seed: int = 0) -> tupl
     return results | calibration(pd.DataFrame(rows), task.key, seed=seed), rows
 
 
-def _judge_what_is_not(rows: list[dict[str, Any]], task: Task) -> None:
-    open_rows = [row for row in rows if row.get("correct") is None]
-    known = [row for row in open_rows if row.get("references") is not None]
-    if open_rows and not known and len(open_rows) == len(rows):
-        raise CalibrantError("the rollouts have neither 'correct' nor 'references'; one of them says what is right")
-    verdicts = task.correct_batch([row["answer"] for row in known], [list(row["references"]) for row in known])
-    for row, right in zip(known, verdicts, strict=True):
-        row["correct"] = right
-    for row in open_rows:
-        row.setdefault("correct", None)
+def _fill_missing_verdicts(rows: list[Record], task: Task) -> None:
+    unjudged = [row for row in rows if row.setdefault("correct", None) is None and row.get("references") is not None]
+    verdicts = task.correct_batch([row["answer"] for row in unjudged], [list(row["references"]) for row in unjudged])
+    for row, verdict in zip(unjudged, verdicts, strict=True):
+        row["correct"] = verdict
 
 
 def interval(

@@ -9,12 +9,12 @@ from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions,
 
 @dataclass(frozen=True)
 class EvaluateSettings(DataOptions, ModelOptions, SamplingOptions):
-    """Everything that decides an evaluation."""
+    """The settings of an evaluation."""
 
     models: tuple[str, ...] = ()
     from_rollouts: str | None = options.from_rollouts()
     prompts: int = option(200, "number of prompts, N", limit=COUNT)
-    samples: int = option(16, "number of sampled answers per prompt", limit=COUNT)
+    samples: int = option(16, "number of answers sampled per prompt", limit=COUNT)
     seed: int = options.seed()
     out: str | None = option(
         None, "folder for evaluation.json and rollouts.parquet; one subfolder per model of two", metavar="DIR"

@@ -1,7 +1,8 @@
-"""The columns of a rollout file: their types, and which values they hold."""
+"""The columns of a rollout file: their types, and the values that they hold."""
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -25,23 +26,25 @@ COLUMNS: dict[str, pa.DataType] = {
     "weight": pa.float64(),
     "advantage": pa.float64(),
 }
-"""The columns that every rollout file has, null where nothing was computed; further columns are scores or the user's.
+"""The columns of every rollout file, null where nothing was computed; further columns are scores or the user's.
 
-`logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` the mean over them.
+`logprob` and `ref_logprob` are sums over the completion's tokens in nats, `token_entropy` is the mean over them.
 """
 
 FURTHER_NUMBERS = {"answer_confidence": pa.float64(), "ratio_variance": pa.float64()}
 """Columns that some methods read, and that few files have."""
+
+TOLERANCE = 1e-3
+"""How far rounding may move a number beyond its limit; it is then set to the limit."""
+
+Reader = Callable[[Any], object]
+"""Value -> value of the column's type; raises TypeError, ValueError or OverflowError."""
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value
-
-
-def _identifier(value: Any) -> str:
-    return str(value) if isinstance(value, (int, float)) else _text(value)
 
 
 def _texts(value: Any) -> list[str]:
@@ -56,43 +59,35 @@ def _flag(value: Any) -> bool:
     return bool(value)
 
 
-def _whole(low: int, end: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if float(value) != int(value) or not low <= int(value) < end:
-            raise ValueError(value)
-        return int(value)
-
-    return read
+def _whole(value: Any, bits: int, low: float = -math.inf) -> int:
+    limit = 2 ** (bits - 1)
+    if float(value) != int(value) or not max(low, -limit) <= int(value) < limit:
+        raise ValueError(value)
+    return int(value)
 
 
-def _number(low: float, high: float) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        number = float(value)
-        if number < low - TOLERATED or number > high + TOLERATED:
-            raise ValueError(value)
-        return min(max(number, low), high)
-
-    return read
+def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    number = float(value)
+    if number < low - TOLERANCE or number > high + TOLERANCE:
+        raise ValueError(value)
+    return min(max(number, low), high)
 
 
-TOLERATED = 1e-3
-"""How far rounding may carry a number beyond its limit, to which it is then set."""
-
-_OF_TYPE: dict[pa.DataType, tuple[Callable[[Any], Any], str]] = {
+_OF_TYPE: dict[pa.DataType, tuple[Reader, str]] = {
     pa.string(): (_text, "a text"),
     pa.list_(pa.string()): (_texts, "a list of texts"),
     pa.bool_(): (_flag, "true or false"),
     pa.float64(): (float, "a number"),
-    pa.int32(): (_whole(-(2**31), 2**31), "a whole number"),
-    pa.int64(): (_whole(-(2**63), 2**63), "a whole number"),
+    pa.int32(): (partial(_whole, bits=32), "a whole number"),
+    pa.int64(): (partial(_whole, bits=64), "a whole number"),
 }
 
-READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+READERS: dict[str, tuple[Reader, str]] = {
     **{name: _OF_TYPE[kind] for name, kind in {**COLUMNS, **FURTHER_NUMBERS}.items()},
-    "prompt_id": (_identifier, "a text or a number"),
-    "num_tokens": (_whole(0, 2**31), "a whole number of at least 0"),
-    **dict.fromkeys(("logprob", "ref_logprob"), (_number(-math.inf, 0), "a number of at most 0 (nats)")),
-    **dict.fromkeys(("token_entropy", "ratio_variance"), (_number(0, math.inf), "a number of at least 0")),
-    "answer_confidence": (_number(0, 1), "a number from 0 to 1"),
+    "prompt_id": (lambda x: str(x) if isinstance(x, (int, float)) else _text(x), "a text or a number"),
+    "num_tokens": (partial(_whole, bits=32, low=0), "a whole number of at least 0"),
+    **dict.fromkeys(("logprob", "ref_logprob"), (partial(_number, high=0), "a number of at most 0 (nats)")),
+    **dict.fromkeys(("token_entropy", "ratio_variance"), (partial(_number, low=0), "a number of at least 0")),
+    "answer_confidence": (partial(_number, low=0, high=1), "a number from 0 to 1"),
 }
 """Column -> how a value is read, and what it has to be, in words."""

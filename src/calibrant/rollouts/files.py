@@ -1,4 +1,4 @@
-"""The rollout file: one row a rollout, the same from training, evaluation and the user's own tools."""
+"""The rollout file: one row per rollout, the same from training, evaluation and other tools."""
 
 import json
 import math
@@ -14,17 +14,26 @@ from calibrant.errors import CalibrantError
 from calibrant.files import read_json_lines, write_json_lines, write_with
 from calibrant.rollouts.columns import COLUMNS, READERS
 
+PARQUET = b"PAR1"
+"""The first bytes of every Parquet file."""
+
+HINTS = {
+    ".csv": "convert it, e.g. with pandas.read_csv(FILE).to_parquet(OUT)",
+    ".json": "write one object per line, in a file whose name ends in .jsonl",
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it"),
+    **dict.fromkeys((".pkl", ".pickle", ".pt"), "it may hold code and is not opened: write the rows again as Parquet"),
+}
+"""What to do with a file of another format."""
+
+RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")
+"""The rollout files of a folder, e.g. of a run."""
+
 
 def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes rows as Parquet, or as JSON Lines where the name ends in `.jsonl`, whole or not at all.
+    """Writes one row per rollout as Parquet, or as JSON Lines if the name ends in `.jsonl`, completely or not at all.
 
-    Args:
-        path: the file.
-        rows: one mapping a rollout, at least `prompt_id` and `completion`, and `reward` or `correct`; a key that
-            is not in `COLUMNS` becomes a column of its own, of floats if its values are numbers and of texts else.
-
-    Returns:
-        The path written.
+    Rows have `prompt_id`, `completion`, and `reward` or `correct`. A key that is not in `COLUMNS` becomes a column of
+    floats if its values are numbers, of texts otherwise.
     """
     rows = [dict(row) for row in rows]
     if str(path).endswith(".jsonl"):
@@ -44,40 +53,35 @@ def _further(values: list[Any]) -> pa.Array:
 def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "correct")) -> pd.DataFrame:
     """Reads a rollout file (Parquet or JSON Lines) into a frame: one row per rollout, the columns that the file has.
 
-    A NaN reward stays NaN: unscorable. Messages count rows from 1, without empty lines.
+    A NaN reward stays NaN: unscorable. Error messages count rows from 1, without empty lines.
 
     Args:
         path: the file.
-        judged_by: columns of which it needs one, to say how good a completion is.
+        judged_by: columns of which the file needs one, to say how good a completion is.
 
     Raises:
-        CalibrantError: no such file, not a rollout file, no rollout in it, a required column is missing, or a value
-            is not what its column holds.
+        CalibrantError: no file, another format, no rollouts, a missing column, or a value not of its column's type.
     """
     path = Path(path)
     frame = _frame(path)
     if not len(frame):
         raise CalibrantError(f"'{path}' holds no rollouts; give a file with one row per rollout")
     missing = [name for name in ("prompt_id", "completion") if name not in frame]
-    first, *others = judged_by
-    missing += [] if set(judged_by) & set(frame) else [f"{first} (or {' or '.join(others)})"]
+    if not set(judged_by) & set(frame):
+        missing.append(f"{judged_by[0]} (or {' or '.join(judged_by[1:])})")
     if missing:
         raise CalibrantError(
-            f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, "
-            f"completion, and {' or '.join(judged_by)}"
+            f"'{path}' lacks the column {', '.join(missing)}; a rollout file needs prompt_id, completion, and "
+            f"{' or '.join(judged_by)}"
         )
     return _typed(frame, path)
 
 
 def group_keys(frame: pd.DataFrame, path: str | Path | None = None) -> list[str]:
-    """The columns that say which rollouts are a group: `prompt_id`, and `step` where every row has one.
-
-    Args:
-        frame: as `read_rollouts` returns it.
-        path: the file that it came from, for the message.
+    """The columns that identify a group: `prompt_id`, and `step` if every row has one.
 
     Raises:
-        CalibrantError: rollouts of one group answer different prompts.
+        CalibrantError: rollouts of one group answer different prompts; it names `path`, the file of the frame.
     """
     keys = [name for name in ("step", "prompt_id") if name in frame and frame[name].notna().all()]
     if "prompt" not in frame:
@@ -92,64 +96,40 @@ def group_keys(frame: pd.DataFrame, path: str | Path | None = None) -> list[str]
     return keys
 
 
-PARQUET = b"PAR1"
-"""The first bytes of every Parquet file."""
-
-HINTS = {
-    ".csv": "convert it, e.g. with pandas.read_csv(FILE).to_parquet(OUT)",
-    ".json": "write one object per line, in a file whose name ends in .jsonl",
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it"),
-    **dict.fromkeys((".pkl", ".pickle", ".pt"), "it may hold code and is not opened: write the rows again as Parquet"),
-}
-"""What to do with a file of another format."""
-
-RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")
-"""Where a folder, e.g. of a run, has its rollout files."""
-
-
 def _frame(path: Path) -> pd.DataFrame:
     """The rows of a file, with values as they are."""
     if path.is_dir():
-        some = next((file for kind in RUN_FILES for file in sorted(path.glob(kind))), path / "NAME.parquet")
-        raise CalibrantError(f"'{path}' is a folder; name one rollout file, e.g. '{some}'")
+        example = next((file for kind in RUN_FILES for file in sorted(path.glob(kind))), path / "NAME.parquet")
+        raise CalibrantError(f"'{path}' is a folder; name one rollout file, e.g. '{example}'")
     if not path.is_file():
         raise CalibrantError(f"no rollout file at '{path}'; give a .parquet or .jsonl file, one row per rollout")
     try:
         with open(path, "rb") as file:
             start = file.read(len(PARQUET))
     except OSError as error:
-        raise CalibrantError(f"cannot read '{path}' ({error.strerror}); give a file that you may read") from None
+        raise CalibrantError(f"cannot read '{path}' ({error.strerror}); give a readable file") from None
     if path.suffix == ".jsonl":
         return _frame_of_lines(path)
     if start == PARQUET:
         return _frame_of_parquet(path)
     if not start:
         return pd.DataFrame()
-    raise CalibrantError(
-        f"'{path}' is neither Parquet nor JSON Lines (.jsonl), the formats that are read; "
-        f"{HINTS.get(path.suffix, 'convert it to one of them')}"
-    )
+    hint = HINTS.get(path.suffix, "convert it to one of them")
+    raise CalibrantError(f"'{path}' is neither Parquet nor JSON Lines (.jsonl), the formats that are read; {hint}")
 
 
 def _frame_of_lines(path: Path) -> pd.DataFrame:
     rows = list(read_json_lines(path))
     for number, row in enumerate(rows, 1):
-        broken = next((name for name, value in row.items() if not _is_unicode([name, value])), None)
-        if broken is not None:
-            raise CalibrantError(
-                f"'{path}' has half of a character (a lone surrogate) in the column {broken!a}, row {number}; "
-                "correct that row"
-            )
+        for name, value in row.items():
+            try:
+                json.dumps([name, value], ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise CalibrantError(
+                    f"'{path}' has half of a character (a lone surrogate) in the column {name!a}, row {number}; "
+                    "correct that row"
+                ) from None
     return pd.DataFrame(rows, dtype=object)
-
-
-def _is_unicode(value: Any) -> bool:
-    """Whether UTF-8 can hold each text of a value."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _frame_of_parquet(path: Path) -> pd.DataFrame:
@@ -177,7 +157,7 @@ def _is_valid(column: pa.ChunkedArray) -> bool:
 
 
 def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The frame with each known column in its type, so that nothing is read as something else later."""
+    """The frame with the columns of `READERS` in their types."""
     for name in READERS.keys() & set(frame):
         frame[name] = pd.Series(_column(frame[name], name, path), index=frame.index)
     if frame["prompt_id"].isna().any():
@@ -186,16 +166,16 @@ def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame.assign(completion=frame["completion"].fillna("")).infer_objects()
 
 
-def _column(values: Iterable[Any], name: str, path: Path) -> list[Any]:
-    read, what = READERS[name]
-    typed: list[Any] = []
+def _column(values: Iterable[Any], name: str, path: Path) -> list[object]:
+    read, kind = READERS[name]
+    typed: list[object] = []
     for row, value in enumerate(values, 1):
         absent = value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
         try:
             typed.append(None if absent else read(value))
         except (TypeError, ValueError, OverflowError):
             raise CalibrantError(
-                f"'{path}' has {ascii(value)[:60]} in the column '{name}', row {row}, where {what} belongs; "
+                f"'{path}' has {ascii(value)[:60]} in the column '{name}', row {row}, where {kind} belongs; "
                 "correct that row"
             ) from None
     return typed

@@ -1,1 +1,1 @@
-"""`calibrant score`: methods applied to rollouts that exist already."""
+"""`calibrant score`: methods applied to existing rollouts."""

@@ -1,30 +1,28 @@
 """The steps of `calibrant score`: from settings to scored rollouts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, Method, resolve_method
+from calibrant.methods import METHODS, resolve_method
 from calibrant.policy.models import quiet_loading
 from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
-from calibrant.score.methods import score, score_all, with_scores
+from calibrant.score.methods import score_all, with_scores
 from calibrant.score.settings import ScoreSettings
-from calibrant.scorer import Scored, named_inputs, options_of
+from calibrant.scorer import Scored, named_inputs
 from calibrant.tasks import resolve as resolve_task
-from calibrant.tasks.base import Task
-from calibrant.text.inputs import Readers, by_key
+from calibrant.text.inputs import by_key
 from calibrant.text.metrics import normalise_answer
 from calibrant.text.readers import load_readers
 
 
-@dataclass(frozen=True)
-class ScoredFile:
-    """The rollouts of a file with what methods made of them."""
+class ScoredFile(NamedTuple):
+    """The result of scoring a file."""
 
-    groups: RolloutGroups
     scored: Mapping[str, Scored]  # by method
-    refused: Mapping[str, str]  # method -> the reason
+    refused: Mapping[str, str]  # method -> the reason why it was not applied
     reward_range: tuple[float, float]
 
 
@@ -32,7 +30,7 @@ def check(settings: ScoreSettings) -> None:
     """Raises CalibrantError for options that contradict each other, before anything is read."""
     out = Path(settings.out or ".parquet")
     if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
-        raise CalibrantError(f"--out '{out}' is no name of a rollout file; end it in .parquet or .jsonl")
+        raise CalibrantError(f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl")
     if settings.method is None and (settings.alpha is not None or settings.mean_one or settings.method_options):
         raise CalibrantError("--alpha, --mean-one and --method-options belong to one method; name it with --method")
 
@@ -41,7 +39,7 @@ def score_file(settings: ScoreSettings) -> ScoredFile:
     """Applies one method, or every method whose inputs the file has, and writes `settings.out`.
 
     Raises:
-        CalibrantError: the file has no reward, or an input of the one method is missing.
+        CalibrantError: the file has no reward, or the one method cannot be applied.
     """
     check(settings)
     quiet_loading()
@@ -49,24 +47,15 @@ def score_file(settings: ScoreSettings) -> ScoredFile:
     task = resolve_task(settings.task) if settings.task else None
     meaning = settings.meaning or (task.meaning if task else "answer")
     reward_range = settings.reward_range or (task.reward_range if task else (0.0, 2.0))
-    settings = replace(settings, reward_range=reward_range)
-    extract = task.extract if task else str.strip
-    groups = RolloutGroups(read_rollouts(settings.file), extract, settings.file)
+    groups = RolloutGroups(read_rollouts(settings.file), task.extract if task else str.strip, settings.file)
     if not groups.rewards.isfinite().any():
-        raise CalibrantError(f"'{settings.file}' has no finite reward, and no 'correct' instead; fill one of them in")
-    readers = _readers(settings, task, methods)
-    refused: dict[str, str] = {}
-    if settings.method:
-        options = options_of(methods[settings.method], settings)
-        scored = {settings.method: score(groups, methods[settings.method], options, readers, meaning)}
-    else:
-        scored, refused = score_all(groups, list(methods), settings, readers, meaning)
+        raise CalibrantError(f"'{settings.file}' has no finite value in reward or correct; fill one of them in")
+    inputs = {name for method in methods.values() for name in named_inputs(method)}
+    cluster = task.clusters if task else by_key(normalise_answer)
+    readers = load_readers(inputs, settings, cluster, task.correct_batch if task else None)
+    scored, refused = score_all(groups, methods, replace(settings, reward_range=reward_range), readers, meaning)
+    if settings.method and refused:
+        raise CalibrantError(refused[settings.method])
     if settings.out:
         write_rollouts(settings.out, with_scores(groups, scored))
-    return ScoredFile(groups, scored, refused, reward_range)
-
-
-def _readers(settings: ScoreSettings, task: Task | None, methods: Mapping[str, Method]) -> Readers:
-    names = {name for method in methods.values() for name in named_inputs(method)}
-    cluster = task.clusters if task else by_key(normalise_answer)
-    return load_readers(names, settings, cluster, task.correct_batch if task else None)
+    return ScoredFile(scored, refused, reward_range)

@@ -1,13 +1,13 @@
-"""Methods applied to rollouts that exist already: a file goes in, weights and signals come out."""
+"""Methods applied to the rollouts of a file: weights, advantages and scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, Method
+from calibrant.methods import Method
 from calibrant.options import WeightOptions
 from calibrant.rollouts import RolloutGroups
 from calibrant.scorer import Scored, Scorer, options_of
@@ -25,63 +25,42 @@ def score(
     """Applies a method to rollouts of a file.
 
     Args:
-        groups: the rollouts.
-        method: the method.
-        options: its hyper-parameters.
-        readers: what reads texts, where no column holds what they would give.
-        meaning: the text that carries the meaning, "answer" or "completion".
-        given: inputs that are there already; those of `groups.given()` when None.
+        options: hyper-parameters of the method.
+        readers: compute inputs from texts if no column holds them.
+        meaning: the text that is embedded and clustered, "answer" or "completion".
+        given: inputs that are computed already; `groups.given()` if None.
 
     Raises:
-        CalibrantError: an input that the method needs is in no column and cannot be read from text.
+        CalibrantError: an input that the method needs is in no column and cannot be computed from text.
     """
     scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning)
+    given = groups.given() if given is None else given
     return scorer(
-        groups.completions,
-        groups.rewards,
-        answers=groups.answers,
-        references=groups.references(),
-        given=groups.given() if given is None else given,
+        groups.completions, groups.rewards, answers=groups.answers, references=groups.references(), given=given
     )
 
 
 def score_all(
-    groups: RolloutGroups,
-    methods: Sequence[str],
-    settings: WeightOptions,
-    readers: Readers,
-    meaning: str = "answer",
+    groups: RolloutGroups, methods: Mapping[str, Method], settings: WeightOptions, readers: Readers, meaning: str
 ) -> tuple[dict[str, Scored], dict[str, str]]:
-    """Applies several methods; one whose inputs are missing is named with the reason.
-
-    Args:
-        groups: the rollouts.
-        methods: names in `METHODS`.
-        settings: as for `scorer.options_of`; options go to the methods that have them.
-        readers: what reads texts.
-        meaning: the text that carries the meaning.
-
-    Returns:
-        What was scored, by method, and why others were not.
-    """
+    """Method -> what it made of the groups, and method -> the reason why it was not applied."""
     scored, refused = {}, {}
-    known = groups.given()
-    for name in methods:
+    given = groups.given()
+    for name, method in methods.items():
         try:
-            options = options_of(METHODS[name], settings)
-            scored[name] = score(groups, METHODS[name], options, readers, meaning, known)
+            scored[name] = score(groups, method, options_of(method, settings), readers, meaning, given)
         except CalibrantError as error:
             refused[name] = str(error)
         else:
-            known |= scored[name].groups.inputs  # texts are read once for all methods
+            given |= scored[name].groups.inputs  # texts are read once for all methods
     return scored, refused
 
 
 def distinct_scores(scored: Mapping[str, Scored]) -> dict[str, Tensor]:
-    """The scores of several methods: what two of them compute alike once, `<method>/<score>` where they differ."""
+    """The scores of several methods; a score that a later method computes differently is `<method>/<score>`."""
     scores: dict[str, Tensor] = {}
-    for method, found in scored.items():
-        for name, values in found.outcome.scores.items():
+    for method, result in scored.items():
+        for name, values in result.outcome.scores.items():
             same = name not in scores or torch.equal(scores[name], values)
             scores[name if same else f"{method}/{name}"] = values
     return scores
@@ -92,8 +71,7 @@ def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dic
     frame = groups.frame.copy()
     for name, values in distinct_scores(scored).items():
         frame[name] = groups.column(values)
-    for method, found in scored.items():
-        frame[f"{method}/weight"] = groups.column(found.outcome.weights)
-        frame[f"{method}/advantage"] = groups.column(found.outcome.advantages)
-    known = frame.notna()
-    return frame.astype(object).where(known, None).to_dict("records")
+    for method, result in scored.items():
+        frame[f"{method}/weight"] = groups.column(result.outcome.weights)
+        frame[f"{method}/advantage"] = groups.column(result.outcome.advantages)
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from accelerate import PartialState
@@ -16,17 +16,19 @@ from calibrant.files import append_json_line
 from calibrant.train.checkpoints import mark_complete
 from calibrant.train.runs import Run
 
+Logs = dict[str, Any] | None
+
 
 class MetricsWriter(TrainerCallback):
-    """Appends every logged step to `metrics.jsonl`; NaN and infinities are left out, JSON has none."""
+    """Appends the logs of every step to `metrics.jsonl`, without NaN and infinities, which JSON does not have."""
 
     def __init__(self, run: Run):
         self.run = run
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
     ) -> None:
-        """Writes one line for a training step."""
+        """Writes one line per optimisation step."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         finite = {k: v for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
@@ -36,7 +38,7 @@ class MetricsWriter(TrainerCallback):
 
 
 class CheckpointMarker(TrainerCallback):
-    """Marks a checkpoint once it is written to its end, and asks for one at the last step."""
+    """Saves a checkpoint after the last step, and marks each checkpoint once it is complete."""
 
     def __init__(self, run: Run, method: str):
         self.run, self.method = run, method
@@ -44,12 +46,12 @@ class CheckpointMarker(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Saves after the last step, whatever `save_every` is."""
+        """Requests a checkpoint after the last step, whatever `save_every` is."""
         control.should_save |= state.global_step >= state.max_steps
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Writes the mark, once every process has written its part."""
+        """Writes the mark once every process has written its files."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -57,59 +59,50 @@ class CheckpointMarker(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """A progress bar with reward, weight and KL."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
+    """A progress bar over steps with reward, weight and KL."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Opens the bar at the step where training begins or goes on."""
         self.bar = tqdm(
             total=state.max_steps, initial=state.global_step, desc="train", unit="step",
             disable=not state.is_world_process_zero,
         )  # fmt: skip
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
     ) -> None:
-        """Shows the numbers of the step."""
         shown = {"reward": "reward", "weight": "group/weight/mean", "kl": "kl"}
         values = {name: logs[key] for name, key in shown.items() if logs and logs.get(key) is not None}
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Moves the bar."""
         self.bar.update(state.global_step - self.bar.n)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Closes the bar."""
         self.bar.close()
 
 
 class GracefulStop(TrainerCallback):
-    """Context manager: the first Ctrl-C or SIGTERM ends training after the step, with a checkpoint.
+    """Context manager: the first Ctrl-C or SIGTERM ends training after the current step, with a checkpoint.
 
-    A second one ends it at once, without one.
+    A second one ends training at once, without a checkpoint.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
+        self.requested = False
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "GracefulStop":
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for which, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self._handlers.items():
             signal.signal(which, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         if PartialState().is_main_process:
             tqdm.write(
                 "stopping after this step, with a checkpoint; a second Ctrl-C stops at once and saves nothing more",
@@ -119,7 +112,7 @@ class GracefulStop(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Asks the trainer to save and stop where a process was asked to, once all passes over a batch are made."""
-        if any(gather_object([self.asked])) and state.global_step % getattr(args, "num_iterations", 1) == 0:
+        """Requests a checkpoint and the end of training, once all passes over the batch of rollouts are made."""
+        if any(gather_object([self.requested])) and state.global_step % getattr(args, "num_iterations", 1) == 0:
             control.should_save = control.should_training_stop = True
         return control

@@ -1,9 +1,8 @@
-"""Checkpoints of a run: marked when they are written to their end, compared with the mark before they are read."""
+"""Checkpoints of a run: marked with checksums once they are complete, verified before they are read."""
 
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile
 
 from safetensors import safe_open
@@ -20,16 +19,16 @@ COMPLETE = "complete.json"
 TRAINING_STATE = (
     COMPLETE, memory.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*",
 )  # fmt: skip
-"""Files of a checkpoint that are no part of the policy."""
+"""Files of a checkpoint that are not part of the policy."""
 
 REQUIRED = ("*model*.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
-"""Files without which training would go on differently; sharded checkpoints (DeepSpeed, FSDP) have folders instead."""
+"""Files needed to resume exactly; sharded checkpoints (DeepSpeed, FSDP) have folders in their place."""
 
 
 def mark_complete(checkpoint: Path, *, step: int, method: str) -> None:
     """Writes the size and SHA-256 of every file of a checkpoint, once all of them are on the disk.
 
-    A checkpoint without this mark was not written to its end and is never read.
+    A checkpoint without this mark was not written completely, and is never read.
     """
     flush(checkpoint)
     files = {str(file.relative_to(checkpoint)): _fingerprint(file) for file in _files(checkpoint)}
@@ -41,17 +40,24 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != COMPLETE)
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
+def _fingerprint(file: Path) -> dict[str, int | str]:
     return {"size": file.stat().st_size, "sha256": sha256(file)}
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None where every file is as it was written.
+def _intact(file: Path, fingerprint: object) -> bool:
+    try:
+        return _fingerprint(file) == fingerprint
+    except OSError:
+        return False
 
-    Earlier versions marked checkpoints without checksums: of those, all files have to be there and readable.
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; None if every file has the size and checksum that it was written with.
+
+    Earlier versions marked checkpoints without checksums: their files have to exist and to be readable.
     """
     if not (checkpoint / COMPLETE).exists():
-        return f"'{checkpoint}' was not written to its end"
+        return f"'{checkpoint}' was not written completely"
     mark = json_object((checkpoint / COMPLETE).read_bytes())
     if mark is None or "method" not in mark or not isinstance(mark.get("files", {}), dict):
         return f"'{checkpoint / COMPLETE}' is damaged"
@@ -60,46 +66,38 @@ def damage(checkpoint: Path) -> str | None:
     for name, fingerprint in mark["files"].items():
         if not (checkpoint / name).is_file():
             return f"'{checkpoint / name}' is missing"
-        try:
-            changed = _fingerprint(checkpoint / name) != fingerprint
-        except OSError:
-            changed = True
-        if changed:
+        if not _intact(checkpoint / name, fingerprint):
             return f"'{checkpoint / name}' is damaged"
     return None
 
 
 def unreadable(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that is missing or cannot be read: JSON, safetensors, PyTorch's archives."""
+    """The first file of a checkpoint that is missing or unreadable: JSON, safetensors, PyTorch's archives."""
     sharded = any(path.is_dir() for path in checkpoint.iterdir())
     config = "adapter_config.json" if (checkpoint / "adapter_config.json").exists() else "config.json"
     for pattern in (config, *(() if sharded else REQUIRED)):
         if not list(checkpoint.glob(pattern)):
             return f"'{checkpoint / pattern}' is missing"
-    for file in _files(checkpoint):
-        try:
-            readable = _can_be_read(file)
-        except Exception:  # of safetensors, of archives, of the operating system
-            readable = False
-        if not readable:
-            return f"'{file}' is damaged"
-    return None
+    return next((f"'{file}' is damaged" for file in _files(checkpoint) if not _readable(file)), None)
 
 
-def _can_be_read(file: Path) -> bool:
-    if file.suffix == ".safetensors":
-        with safe_open(file, "pt"):
-            return True
-    if file.suffix in (".pt", ".pth"):
-        return ZipFile(file).testzip() is None
-    return file.suffix != ".json" or json_object(file.read_bytes()) is not None
+def _readable(file: Path) -> bool:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                return True
+        if file.suffix in (".pt", ".pth"):
+            return ZipFile(file).testzip() is None
+        return file.suffix != ".json" or json_object(file.read_bytes()) is not None
+    except Exception:  # raised by safetensors, by archives or by the operating system
+        return False
 
 
 def last_checkpoint(run: Run, method: str) -> Path | None:
-    """The newest checkpoint that is whole, or None where none was written to its end; newer ones are warned of.
+    """The newest intact checkpoint, or None if no checkpoint was completed; warns of newer, damaged ones.
 
     Raises:
-        CalibrantError: it belongs to another method, or checkpoints were written to their end and none is whole.
+        CalibrantError: it belongs to another method, or every completed checkpoint is damaged.
     """
     damaged: dict[Path, str] = {}
     for checkpoint in sorted(run.checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):
@@ -115,11 +113,12 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
         if damaged:
             log.warning("%s; going back to '%s'", "; ".join(damaged.values()), checkpoint)
         if "files" not in mark:
-            log.warning("'%s' has no checksums: its files can be read, but may have changed", checkpoint)
+            log.warning("'%s' has no checksums: its files are readable, but may have changed", checkpoint)
         return checkpoint
-    if lost := [reason for checkpoint, reason in damaged.items() if (checkpoint / COMPLETE).exists()]:
+    if reasons := [reason for checkpoint, reason in damaged.items() if (checkpoint / COMPLETE).exists()]:
         raise CalibrantError(
-            f"no checkpoint of the run is whole ({'; '.join(lost)}); delete '{run.checkpoints}' to train from the start"
+            f"every checkpoint of the run is damaged ({'; '.join(reasons)}); delete '{run.checkpoints}' to train from "
+            "the start"
         )
     return None
 
@@ -127,9 +126,8 @@ def last_checkpoint(run: Run, method: str) -> Path | None:
 def rewind(run: Run, checkpoint: Path | None) -> None:
     """Removes what was written after a checkpoint, so that a resumed run writes it again."""
     step = step_of(checkpoint) if checkpoint else 0
-    kept = [row for row in read_json_lines(run.metrics) if row.get("step", 0) <= step]
     if run.metrics.exists():
-        write_json_lines(run.metrics, kept)
+        write_json_lines(run.metrics, [row for row in read_json_lines(run.metrics) if row.get("step", 0) <= step])
     for later in run.checkpoints.glob("checkpoint-*"):
         if step_of(later) > step:
             shutil.rmtree(later)
@@ -139,7 +137,7 @@ def rewind(run: Run, checkpoint: Path | None) -> None:
 
 
 def publish(checkpoint: Path, path: Path) -> None:
-    """Copies a checkpoint's policy and tokenizer, without the state of training, to `path`: whole or not at all."""
+    """Copies a checkpoint's policy and tokenizer, without the training state, to `path`: completely or not at all."""
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns(*TRAINING_STATE))

@@ -1,4 +1,4 @@
-"""What a run reads, checked before anything is written."""
+"""The inputs of a run, checked before anything is written."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,21 +21,20 @@ from calibrant.train.settings import TrainSettings
 
 
 class Prepared(NamedTuple):
-    """What a run reads, checked before anything is written."""
+    """The inputs of a run, without weights."""
 
     settings: TrainSettings
     task: Task
     tokenizer: PreTrainedTokenizerBase
     training: list[Row]
-    evaluation: list[Row]
-    """The same for every seed of training; empty without an evaluation."""
+    evaluation: list[Row]  # the same for every seed of training; empty without an evaluation
 
 
 def prepare(settings: TrainSettings) -> Prepared:
-    """Reads what a run needs, except weights.
+    """Reads and checks the inputs of a run, before anything is written or computed.
 
     Raises:
-        CalibrantError: for what could only fail later, before anything is written or computed.
+        CalibrantError: a wrong method, model, task, tracker, or too few training prompts.
     """
     quiet_loading()
     task = resolve_task(settings.task)
@@ -43,10 +42,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     dry_run(method, options_of(method, settings))
     tokenizer = check_model(settings.model, trust_remote_code=settings.trust_remote_code)
     on_main(lambda: check_weights(settings.model))
-    named = set(named_inputs(method))
-    if "embeddings" in named:
+    inputs = set(named_inputs(method))
+    if "embeddings" in inputs:
         Embedder(settings.embedding_model)
-    if settings.entailment_model and named & {"clusters", "entailment"}:
+    if settings.entailment_model and inputs & {"clusters", "entailment"}:
         EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype)
     if settings.report_to != "none" and find_spec(settings.report_to) is None:
         raise CalibrantError(
@@ -55,17 +54,17 @@ def prepare(settings: TrainSettings) -> Prepared:
     evaluation, training = _rows(settings, task, tokenizer)
     if len(training) < settings.prompts_per_step:
         raise CalibrantError(
-            f"there are {len(training)} questions to train on, fewer than the {settings.prompts_per_step} of a step; "
+            f"there are {len(training)} training prompts, fewer than the {settings.prompts_per_step} of a step; "
             "lower --prompts-per-step, or give more"
         )
     return Prepared(settings, task, tokenizer, training, evaluation)
 
 
 def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[Row]]:
-    """Questions to evaluate on and to train on, whose prompts leave room for an answer."""
+    """Rows for the evaluation and for training, whose prompts leave room for an answer."""
     source, folder = training_task(task), Path(settings.data_dir) if settings.data_dir else None
-    rows = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
     length = settings.max_completion_length or task.max_completion_length
-    evaluation = fit_to(rows, tokenizer, settings.max_prompt_length, length) if rows else []
+    unseen = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
+    evaluation = fit_to(unseen, tokenizer, settings.max_prompt_length, length) if unseen else []
     rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
     return evaluation, fit_to(rows, tokenizer, settings.max_prompt_length, length)

@@ -1,10 +1,10 @@
-"""The processes of a run: what one of them does for all, and how they end."""
+"""The processes of a run: work of the main process for all, and shutdown."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -14,30 +14,29 @@ from calibrant.files import locked
 
 T = TypeVar("T")
 
-WAIT = timedelta(hours=12)  # the other processes wait while the first one evaluates
+TIMEOUT = timedelta(hours=12)  # the other processes wait while the main process evaluates
 
 
 def processes() -> PartialState:
-    """The processes of this run; on a machine without an accelerator they talk over the CPU."""
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
+    """The state of this run's processes; without an accelerator they communicate through the CPU."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=TIMEOUT)
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What `work` returns in the main process, in all of them; where it fails, the others exit with status 2."""
-    outcome: list[Any] = [False, None]
+    """The result of `work`, computed in the main process, in all processes; if it fails, the others exit with 2."""
+    results: list[T] = []
     error = None
     if processes().is_main_process:
         try:
-            outcome = [True, work()]
-        except Exception as caught:  # the others wait to hear of it
+            results = [work()]
+        except Exception as caught:  # raised below, once the waiting processes know of it
             error = caught
-    broadcast_object_list(outcome)
+    (results,) = broadcast_object_list([results])
     if error is not None:
         raise error
-    if not outcome[0]:
+    if not results:
         raise SystemExit(2)
-    result: T = outcome[1]
-    return result
+    return results[0]
 
 
 @contextlib.contextmanager
@@ -51,7 +50,7 @@ def owned(path: Path) -> Iterator[None]:
 def shutdown_processes() -> None:
     """Barrier, then destroys the process group.
 
-    Without it PyTorch's own threads may outlive the interpreter and abort a process that has done its work.
+    Otherwise PyTorch's threads may outlive the interpreter, and abort a process that has succeeded.
     """
     state = processes()
     state.wait_for_everyone()

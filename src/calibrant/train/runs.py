@@ -1,6 +1,6 @@
 """A run directory: its files, its options, and a free name for it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,62 +9,32 @@ from calibrant.files import json_object, read_yaml, versions, write_yaml
 from calibrant.train.settings import TrainSettings, resolve_settings
 
 
-@dataclass(frozen=True)
 class Run:
-    """Paths of a run directory."""
+    """Paths and contents of a run directory."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Resolved options, versions and seeds."""
-        return self.path / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per optimisation step."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def rollouts(self) -> Path:
-        """Folder of rollout files."""
-        return self.path / "rollouts"
-
-    @property
-    def evaluation(self) -> Path:
-        """Evaluation before and after training."""
-        return self.path / "evaluation.json"
-
-    @property
-    def model(self) -> Path:
-        """The trained policy, which exists once training has ended."""
-        return self.path / "model"
-
-    @property
-    def report(self) -> Path:
-        """The page that is drawn from the other files."""
-        return self.path / "report.html"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoints."""
-        return self.path / "checkpoints"
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.yaml"  # resolved options, versions and seeds
+        self.metrics = path / "metrics.jsonl"  # one JSON object per optimisation step
+        self.rollouts = path / "rollouts"  # folder of rollout files
+        self.evaluation = path / "evaluation.json"  # before and after training
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"  # the trained policy; exists once training has ended
+        self.report = path / "report.html"  # drawn from the other files
 
     def settings(self) -> TrainSettings:
         """The options that the run was started with.
 
         Raises:
-            CalibrantError: this is no run directory.
+            CalibrantError: this is not the directory of a training run.
         """
         if not self.config.is_file():
-            raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give what --out named")
+            raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give the --out of the run")
         config = read_yaml(self.config)
-        if config.get("command", "train") != "train":
-            raise CalibrantError(
-                f"'{self.path}' is no run: `calibrant {config['command']}` wrote it; give what --out named"
-            )
+        if (command := config.get("command", "train")) != "train":
+            raise CalibrantError(f"'{self.path}' was written by `calibrant {command}`; give the --out of a run")
         if not isinstance(config.get("settings"), dict):
-            raise CalibrantError(f"'{self.config}' has no settings; the run cannot be read, start a new one")
+            raise CalibrantError(f"'{self.config}' has no settings; start a new run")
         return resolve_settings(config["settings"])
 
     def evaluations(self) -> dict[str, Any]:
@@ -75,7 +45,7 @@ class Run:
         """
         content = json_object(self.evaluation.read_bytes()) if self.evaluation.exists() else {}
         if content is None:
-            raise CalibrantError(f"'{self.evaluation}' is damaged; delete it, and what it held is made again")
+            raise CalibrantError(f"'{self.evaluation}' is damaged; delete it, and --resume evaluates again")
         return content
 
 
@@ -83,7 +53,7 @@ def create(path: Path, settings: TrainSettings) -> Run:
     """Writes the options of a new run into its directory.
 
     Raises:
-        CalibrantError: the directory holds something already.
+        CalibrantError: the directory is not empty.
     """
     if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
         if not (path / "config.yaml").exists():
@@ -103,7 +73,7 @@ def config_of(settings: TrainSettings) -> dict[str, Any]:
 
 
 def default_path(settings: TrainSettings, root: Path = Path("runs")) -> Path:
-    """`runs/TASK-METHOD-seedN`, numbered where that is taken."""
+    """`runs/TASK-METHOD-seedN`, with a number appended if it exists."""
     name = f"{settings.task}-{settings.method}-seed{settings.seed}"
-    taken = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
-    return next(path for path in taken if not path.exists())
+    candidates = [root / name, *(root / f"{name}-{i}" for i in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())

@@ -7,35 +7,17 @@ from typing import Any
 from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recommended import recommended_values
-from calibrant.options import (
-    COUNT,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SEED_32,
-    DataOptions,
-    ModelOptions,
-    SamplingOptions,
-    TrainerOptions,
-    option,
-    read,
-)
+from calibrant.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED_32, option, read
 
-_DEMO = {
-    "steps": 60,
-    "learning_rate": 1e-4,
-    "micro_batch": 32,
-    "gradient_checkpointing": False,
-    "eval_samples": 8,
-    "save_every": 20,
-}
+_DEMO = dict(steps=60, learning_rate=1e-4, micro_batch=32, gradient_checkpointing=False, eval_samples=8, save_every=20)
 
-POLICY_DEFAULTS: dict[str, dict[str, Any]] = {"demo": _DEMO, "demo-arithmetic": _DEMO | {"steps": 80}}
+POLICY_DEFAULTS: dict[str, dict[str, float | bool]] = {"demo": _DEMO, "demo-arithmetic": _DEMO | {"steps": 80}}
 """Policy -> the defaults that were measured for it, in place of the general ones."""
 
 
 @dataclass(frozen=True)
-class TrainSettings(DataOptions, ModelOptions, SamplingOptions, TrainerOptions):
-    """Everything that decides a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
+class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingOptions, options.TrainerOptions):
+    """The settings of a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
 
     model: str = options.model()
     seed: int = options.seed(SEED_32)  # NumPy's range, because transformers seeds NumPy too
@@ -52,9 +34,7 @@ class TrainSettings(DataOptions, ModelOptions, SamplingOptions, TrainerOptions):
         0.002, "KL coefficient, with the initial policy as the reference (paper: 0.002)", limit=NOT_NEGATIVE
     )
     loss_type: str = option(
-        "dapo",
-        "loss formulation of TRL",
-        choices=("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo"),
+        "dapo", "loss formulation of TRL", choices=("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo")
     )
     num_iterations: int = option(1, "number of optimisation passes per batch of rollouts", limit=COUNT)
     micro_batch: int | None = option(
@@ -68,7 +48,7 @@ class TrainSettings(DataOptions, ModelOptions, SamplingOptions, TrainerOptions):
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
     eval_prompts: int = option(200, "number of prompts of the evaluation", limit=COUNT)
-    eval_samples: int = option(16, "number of sampled answers per prompt in the evaluation", limit=COUNT)
+    eval_samples: int = option(16, "number of answers sampled per prompt in the evaluation", limit=COUNT)
     save_every: int = option(50, "optimisation steps between checkpoints, of which the last two are kept", limit=COUNT)
     report_to: str = option(
         "none", "experiment tracker that TRL reports to", choices=("none", "tensorboard", "wandb", "trackio")
@@ -76,10 +56,10 @@ class TrainSettings(DataOptions, ModelOptions, SamplingOptions, TrainerOptions):
 
 
 def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
-    """Settings of a run: what is given, then recommendations of the method, then defaults of the policy, then the rest.
+    """Settings of a run: given options, then the method's recommendations, then the policy's defaults, then the rest.
 
     Raises:
-        CalibrantError: an option that does not exist, with the nearest name, or a value that it does not take.
+        CalibrantError: an unknown option, with the nearest name, or a value that its option does not accept.
     """
     policy = given.get("model", embedded_policy(str(given.get("task", TrainSettings.task))))
     defaults = {"model": policy} | POLICY_DEFAULTS.get(str(policy), {})
@@ -87,7 +67,7 @@ def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
 
 
 def recommended(method: str) -> dict[str, Any]:
-    """The settings of training that a method is recommended with, e.g. no KL term for CAPO.
+    """The training options that a method is recommended with, e.g. no KL term for CAPO.
 
     >>> recommended("dr_grpo")
     {'loss_type': 'dr_grpo'}
@@ -97,7 +77,7 @@ def recommended(method: str) -> dict[str, Any]:
 
 
 def policy_defaults() -> dict[str, str]:
-    """Option -> words on its defaults with embedded policies, for the help text.
+    """Option -> its defaults with the embedded policies, for the help text.
 
     >>> policy_defaults()["steps"]
     '; 60 with demo; 80 with demo-arithmetic'
