@@ -24,11 +24,11 @@ ORDINARY = ""
 DIES_IN_A_CHECKPOINT = """
 from transformers import Trainer
 save = Trainer._save_optimizer_and_scheduler
-def half(self, folder):
+def half(self, output_dir):
     if self.state.global_step == 4:
-        open(os.path.join(folder, "optimizer.pt"), "wb").write(b"half")
+        open(os.path.join(output_dir, "optimizer.pt"), "wb").write(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
-    save(self, folder)
+    save(self, output_dir)
 Trainer._save_optimizer_and_scheduler = half
 """
 DIES_SAVING_THE_POLICY = """
