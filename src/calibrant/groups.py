@@ -178,7 +178,7 @@ def group_count(rewards: Tensor, where: Tensor | None = None) -> Tensor:
 def group_mean(rewards: Tensor, where: Tensor | None = None) -> Tensor:
     """Mean reward of each group, `[..., N]`, over the rollouts that count; 0 if none does.
 
-    Clamped to the smallest and the largest reward, so that equal rewards have exactly their value as mean.
+    `mean = sum_i r_i / n`, clamped to the smallest and the largest reward, so that the mean of equal rewards is exact.
 
     >>> group_mean(torch.tensor([[1.0, 0.0, 0.5, torch.nan]]))
     tensor([0.5000])

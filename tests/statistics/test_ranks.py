@@ -21,8 +21,8 @@ from calibrant.statistics import (
     spearman,
     top_labels,
 )
+from calibrant.statistics.correlation import two_sided_p
 from calibrant.statistics.ranks import mid_ranks
-from calibrant.statistics.student import two_sided_p
 
 NAN, INF = math.nan, math.inf
 

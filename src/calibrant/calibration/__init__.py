@@ -29,12 +29,12 @@ from calibrant.calibration.reliability import (
     maximum_calibration_error,
     reliability_curve,
 )
-from calibrant.calibration.sampling import pass_at_k
 from calibrant.calibration.votes import (
     Vote,
     best_of_n,
     confidence_weighted_vote,
     majority_vote,
+    pass_at_k,
     perplexity_consistency,
     vote_accuracy,
 )

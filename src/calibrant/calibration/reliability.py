@@ -81,8 +81,7 @@ def maximum_calibration_error(
 ) -> Tensor:
     """Largest distance of accuracy and mean probability over the bins that are not empty.
 
-    `MCE = max_b |acc_b - conf_b|`, in [0, 1]; 0 if nothing counts. A bin with few answers may decide it; see the
-    counts.
+    `MCE = max_b |acc_b - conf_b|`, in [0, 1]; 0 if nothing counts. Small bins are noisy: see the counts.
 
     Reference: Naeini, Cooper and Hauskrecht (2015) (c).
 
@@ -107,7 +106,6 @@ def brier(
     """
     mask, right = counted_answers("brier", correct, where, probability=probability)
     squares = (_clamped("brier", probability, mask) - right.double()).square()
-
     mean = partial(weighted_mean, values=squares, mask=mask)
     return like_input(over_weights("brier", prompt_weights, len(probability), 0, mean, probability.device), probability)
 

@@ -1,4 +1,4 @@
-"""From G sampled answers to one: votes of clusters of equal answers, and the answer of highest confidence.
+"""From G sampled answers to one: votes of clusters of equal answers, the answer of highest confidence, and pass@k.
 
 A vote names the rollout that is returned. In a tie the credit of a prompt, 1 in all, is split: so the accuracy of a
 vote is that of breaking ties at random, in expectation.
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from calibrant.calibration.answers import counted_answers, over_weights, weighted_mean
-from calibrant.calibration.sampling import all_avoided, first_or_random
-from calibrant.checks import check_shapes
+from calibrant.checks import check_grouped
 from calibrant.errors import CalibrantError
 from calibrant.groups import like_input
 from calibrant.signals.confidence import same_cluster
+from calibrant.statistics.counted import as_labels, check_count
 
 TIE = 1e-12
 """Totals this close, relative to the largest, are equal: the order of a sum changes its rounding."""
@@ -41,9 +41,9 @@ def majority_vote(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Vote:
-    """The most frequent answer.
+    """The most frequent answer, `k* = argmax_k n_k`.
 
-    `k* = argmax_k n_k`; a cluster is represented by its first rollout, and T clusters of equal size have 1/T each.
+    A cluster is represented by its first rollout, and T clusters of equal size have 1/T each.
 
     Args:
         correct: for the accuracy. A prompt in which a rollout with credit has a NaN (unknown) is out of it.
@@ -56,7 +56,7 @@ def majority_vote(
     >>> vote.representative, vote.tie_share, vote.accuracy
     (tensor([1, 0]), tensor([1.0000, 0.5000]), tensor(0.7500))
     """
-    check_shapes("majority_vote", clusters=(clusters, "N G"), where=(where, "N G"), correct=(correct, "N G"))
+    check_grouped("majority_vote", clusters=clusters, where=where, correct=correct)
     mask = first_or_random("majority_vote", _mask(clusters, where), num_samples, generator)
     return _vote("majority_vote", clusters, mask.double(), mask, correct, like=clusters)
 
@@ -70,9 +70,9 @@ def confidence_weighted_vote(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Vote:
-    """The answer with the largest total confidence.
+    """The answer with the largest total confidence, `k* = argmax_k sum_{i in k} c_i`.
 
-    `k* = argmax_k sum_{i in k} c_i`; ties as in `majority_vote`, which this is for equal confidences. Confidences are
+    Ties are handled as in `majority_vote`, which this is for equal confidences. Confidences are
     at least 0, e.g. `exp(mean_logprob)`; a NaN does not vote.
 
     Reference: weighted self-consistency, as in CAPO's comparison (c).
@@ -82,8 +82,7 @@ def confidence_weighted_vote(
     tensor([0])
     """
     caller = "confidence_weighted_vote"
-    inputs = {"clusters": clusters, "confidence": confidence, "where": where, "correct": correct}
-    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in inputs.items()})
+    check_grouped(caller, clusters=clusters, confidence=confidence, where=where, correct=correct)
     mask = _mask(confidence, where)
     weights = torch.where(mask, confidence.detach().double(), 0.0)
     if not bool(((weights >= 0) & torch.isfinite(weights)).all()):
@@ -125,8 +124,8 @@ def perplexity_consistency(
     (tensor([2]), tensor([0.6250]))
     """
     caller = "perplexity_consistency"
-    inputs = {"clusters": clusters, "mean_logprob": mean_logprob, "text_ids": text_ids, "where": where}
-    check_shapes(caller, **{name: (tensor, "N G") for name, tensor in inputs.items()}, correct=(correct, "N G"))
+    tensors = {"clusters": clusters, "mean_logprob": mean_logprob, "text_ids": text_ids}
+    check_grouped(caller, **tensors, where=where, correct=correct)
     mask = _mask(mean_logprob, where)
     logprobs = torch.where(mask, mean_logprob.detach().double(), -torch.inf)
     if bool((logprobs > TOLERATED).any()):
@@ -152,7 +151,7 @@ def best_of_n(
     >>> best_of_n(torch.tensor([[0.9, 0.1, 0.5]]), num_samples=2).credit
     tensor([[0.6667, 0.0000, 0.3333]])
     """
-    check_shapes("best_of_n", confidence=(confidence, "N G"), where=(where, "N G"), correct=(correct, "N G"))
+    check_grouped("best_of_n", confidence=confidence, where=where, correct=correct)
     mask = _mask(confidence, where)
     size = first_or_random("best_of_n", mask, num_samples, None).sum(-1, keepdim=True)
     values = torch.where(mask, confidence.detach().double(), torch.nan)
@@ -211,3 +210,65 @@ def _as_vote(caller: str, credit: Tensor, support: Tensor, mask: Tensor, correct
     representative = torch.where(mask.any(-1), (credit >= share[:, None] * (1 - TIE)).int().argmax(-1), -1)
     accuracy = None if correct is None else like_input(vote_accuracy(credit, correct), like)
     return Vote(representative, like_input(share, like), like_input(support, like), like_input(credit, like), accuracy)
+
+
+def first_or_random(caller: str, mask: Tensor, num_samples: int | None, generator: torch.Generator | None) -> Tensor:
+    """Which rollouts are used, `[N, G]` boolean: the first `num_samples` of `mask` per prompt; None: all.
+
+    With a generator a random subset of as many is drawn, all subsets equally likely.
+
+    >>> first_or_random("f", torch.tensor([[False, True, True, True]]), 2, None)
+    tensor([[False,  True,  True, False]])
+    """
+    if num_samples is None:
+        return mask
+    _check_samples(caller, "num_samples", num_samples, mask)
+    if generator is None:
+        return mask & (mask.cumsum(-1) <= num_samples)
+    draws = torch.rand(mask.shape, generator=generator, dtype=torch.float64, device=generator.device).to(mask.device)
+    position = torch.where(mask, draws, 2.0).argsort(-1).argsort(-1)
+    return mask & (position < num_samples)
+
+
+def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_weights: Tensor | None = None) -> Tensor:
+    """Probability that at least one of k samples is right, in expectation over all subsets of k.
+
+    `pass@k = mean over prompts of 1 - C(n - c, k) / C(n, k)`, with c right ones of n. A prompt with fewer than k
+    samples is out; 0 if no prompt has k.
+
+    Reference: Chen et al. (2021), the unbiased estimator (c).
+
+    >>> pass_at_k(torch.tensor([[1, 0, 0, 0], [0, 0, 0, 0]]), 2)
+    tensor(0.2500)
+    """
+    check_grouped("pass_at_k", correct=correct, where=where)
+    _check_samples("pass_at_k", "k", k, correct)
+    right = as_labels("pass_at_k", "correct", correct)
+    mask = ~correct.isnan() if where is None else ~correct.isnan() & where
+    n = mask.sum(-1, keepdim=True)
+    chance = 1 - all_avoided(n, (right & mask).sum(-1, keepdim=True), torch.full_like(n, k))
+
+    mean = partial(weighted_mean, values=chance, mask=n >= k)
+    return like_input(over_weights("pass_at_k", prompt_weights, len(correct), 0, mean, correct.device), correct)
+
+
+def all_avoided(total: Tensor, avoided: Tensor, size: Tensor) -> Tensor:
+    """Probability that a random subset of m of n holds none of a given members: `C(n - a, m) / C(n, m)`, in float64.
+
+    A product of m fractions, without factorials that overflow; meaningless for m > n.
+
+    >>> all_avoided(torch.tensor(4), torch.tensor(1), torch.tensor(2)).item()
+    0.5
+    """
+    chance = torch.ones(torch.broadcast_shapes(total.shape, avoided.shape, size.shape), dtype=torch.float64)
+    chance = chance.to(total.device)
+    for j in range(int(size.max()) if size.numel() else 0):
+        factor = (total - avoided - j).clamp(min=0).double() / (total - j).clamp(min=1)
+        chance = chance * torch.where(j < size, factor, 1.0)
+    return chance
+
+
+def _check_samples(caller: str, name: str, value: int, samples: Tensor) -> None:
+    check_count(caller, **{name: value})
+    if value > samples.shape[-1]:
+        raise CalibrantError(f"{caller}: {name} is {value} and there are {samples.shape[-1]} samples per prompt")

@@ -71,9 +71,7 @@ def association(
     Args:
         signals: `[S, N]`, e.g. token entropy, semantic entropy, cosine dispersion, barycentric transport.
         target: `[N]`, e.g. the gradient variance `V(q)`, or the success rate.
-        outliers: number of the largest targets that are removed.
-        share: share of the prompts that form the label.
-        folds: of the fit.
+        share: of the prompts with the largest targets, which have the label.
         resamples, level: of each bootstrap.
 
     Reference: GCPO, appendix D and tables 3 and 4 (b). That the label is made after the outliers are gone, from "the

@@ -29,23 +29,15 @@ class PairedBootstrap(NamedTuple):
     p: Tensor  # [S, S], two-sided; 1 on the diagonal
 
 
-def _spearman(x: Tensor, y: Tensor) -> Tensor:
-    return rank_correlation(x, y, _all_count(x, y))
-
-
-def _auc(x: Tensor, y: Tensor) -> Tensor:
-    return pair_share(x, y == 1, _all_count(x, y))
-
-
-def _precision_at(x: Tensor, y: Tensor) -> Tensor:
-    return top_overlap(x, y, _all_count(x, y))
-
-
 def _all_count(x: Tensor, y: Tensor) -> Tensor:
     return torch.ones(torch.broadcast_shapes(x.shape, y.shape), dtype=torch.bool, device=x.device)
 
 
-STATISTICS: dict[str, Statistic] = {"spearman": _spearman, "auc": _auc, "precision_at": _precision_at}
+STATISTICS: dict[str, Statistic] = {
+    "spearman": lambda x, y: rank_correlation(x, y, _all_count(x, y)),
+    "auc": lambda x, y: pair_share(x, y == 1, _all_count(x, y)),
+    "precision_at": lambda x, y: top_overlap(x, y, _all_count(x, y)),
+}
 
 
 def paired_bootstrap(
@@ -69,14 +61,10 @@ def paired_bootstrap(
         target: `[N]`, e.g. the gradient variance; 0 and 1 for "auc", where a label is a property of its prompt and
             is not redrawn (c).
         statistic: "spearman", "auc", "precision_at" (the top tenth of each replicate), or a function
-            `(x [..., N], y [..., N]) -> [...]` that broadcasts leading axes; where it gives NaN the replicate is left
-            out.
+            `(x [..., N], y [..., N]) -> [...]` that broadcasts leading axes. A replicate in which it is NaN is left
+            out; a value that is not defined on all prompts (a constant signal, a single label) is 0, or 0.5 for "auc".
         resamples: R.
         level: of the intervals, in (0, 1).
-
-    Returns:
-        Values and differences in the units of the statistic. A value that is not defined on all prompts (a constant
-        signal, a single label) is 0, or 0.5 for "auc".
 
     Reference: GCPO, D.6 (b); its bounds "strictly above zero" read as percentiles, the p-value and its added 1 are
     interpretations (c).
