@@ -18,7 +18,6 @@ def standardised(
     """The advantage of GRPO: reward minus group mean, in units of the group's standard deviation.
 
     `A_i = (r_i - mean) / (std + eps)`. Defaults are TRL's: unbiased deviation, `eps = 1e-4`. verl: `eps=1e-6`.
-
     `ddof=0` takes the population's deviation.
 
     Reference: Shao et al. 2024, DeepSeekMath (arXiv:2402.03300), section 4.1; conventions as in TRL's GRPOTrainer (a).

@@ -40,25 +40,8 @@ from calibrant.calibration.votes import (
 )
 
 __all__ = [
-    "CoverageAreas",
-    "Interval",
-    "PrecisionCoverage",
-    "ReliabilityCurve",
-    "RiskCoverage",
-    "Vote",
-    "best_of_n",
-    "bootstrap_interval",
-    "brier",
-    "confidence_weighted_vote",
-    "correctness_auc",
-    "expected_calibration_error",
-    "majority_vote",
-    "maximum_calibration_error",
-    "pass_at_k",
-    "perplexity_consistency",
-    "precision_coverage",
-    "precision_coverage_areas",
-    "reliability_curve",
-    "risk_coverage",
-    "vote_accuracy",
-]
+    "CoverageAreas", "Interval", "PrecisionCoverage", "ReliabilityCurve", "RiskCoverage", "Vote", "best_of_n",
+    "bootstrap_interval", "brier", "confidence_weighted_vote", "correctness_auc", "expected_calibration_error",
+    "majority_vote", "maximum_calibration_error", "pass_at_k", "perplexity_consistency", "precision_coverage",
+    "precision_coverage_areas", "reliability_curve", "risk_coverage", "vote_accuracy",
+]  # fmt: skip

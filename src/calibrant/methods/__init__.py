@@ -43,23 +43,9 @@ if TYPE_CHECKING:
     from calibrant.methods.table import METHODS
 
 __all__ = [
-    "METHODS",
-    "SOURCES",
-    "Card",
-    "Method",
-    "Outcome",
-    "WeightedAdvantages",
-    "apply",
-    "card",
-    "check_hyperparameters",
-    "hyperparameters",
-    "missing_input",
-    "name_of",
-    "optional_inputs",
-    "required_inputs",
-    "resolve_method",
-    "summary",
-]
+    "METHODS", "SOURCES", "Card", "Method", "Outcome", "WeightedAdvantages", "apply", "card", "check_hyperparameters",
+    "hyperparameters", "missing_input", "name_of", "optional_inputs", "required_inputs", "resolve_method", "summary",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -184,7 +184,7 @@ def egpo(
     Effect: x [0.5, 2]: right x 1 to 2, wrong x 0.5 to 1; -1 to -0.5 in groups that are all wrong
     Certainty: (b) the formula; low, high, eps, the renormalisation and the cap are interpretations (c)
     When: the policy's own certainty is informative, and many prompts are still all wrong. Filters that drop groups
-        without spread (dynamic sampling) switch half of it off.
+        without spread (dynamic sampling) remove the groups that are pushed down.
 
     >>> logprobs = torch.tensor([[-0.2, -0.4, -0.2, -0.8]])
     >>> egpo(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), logprobs, None).weights

@@ -1,4 +1,4 @@
-"""GCPO and its ablations: a group's geometry damps its update, the spread of its rewards boosts it."""
+"""GCPO and its ablations: the dispersion of answers damps the update of a group, that of rewards boosts it."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,8 @@ def rd_only(
     Per: prompt
     Effect: x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
-    When: no embeddings are at hand, or to see what the spread of rewards does alone. Binary rewards boost most the
-        prompts that are solved half of the time.
+    When: there are no embeddings, or to see the effect of reward dispersion alone. With binary rewards, prompts that
+        are solved half of the time have the largest weight.
 
     >>> import torch
     >>> rd_only(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), None).weights[0, 0]  # 1 + 0.6 / ln 4 * 0.75
@@ -52,7 +52,7 @@ def gcpo_cd(
     reward_range: Sequence[float] = (0.0, 2.0),
     mean_one: bool = False,
 ) -> Outcome:
-    """GCPO with cosine dispersion: damps groups whose answers disagree, boosts groups whose rewards do.
+    """GCPO with cosine dispersion: damps groups whose answers disagree, boosts groups whose rewards differ.
 
     `A~_i = A_i * clip(1 - alpha_G CD^2, 0, 1) * (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
@@ -89,7 +89,7 @@ def gcpo_bot(
     reward_range: Sequence[float] = (0.0, 2.0),
     mean_one: bool = False,
 ) -> Outcome:
-    """GCPO with barycentric transport: damps groups whose meanings lie apart, boosts groups whose rewards do.
+    """GCPO with barycentric transport: damps groups whose meanings lie apart, boosts groups whose rewards differ.
 
     `A~_i = A_i * clip(1 - alpha_G BoT^2, 0, 1) * (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 

@@ -30,9 +30,9 @@ They hold for every method:
 * A reward that is not finite marks an unscorable rollout: it is out of every statistic, and its advantage is 0. `empo`
   reads no rewards, so there such a rollout counts.
 * With fewer than two rollouts that count, the advantage is 0 and the weight 1.
-* Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods learn
-  from such groups: `empo` and `grpo_care`, which make a reward of their own, and `egpo`, where all are wrong. In
-  training `grpo` keeps what TRL's rounding leaves there.
+* Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods have
+  advantages there: `empo` and `grpo_care`, which add or replace a reward, and `egpo` in groups that are all wrong. In
+  training `grpo` keeps the rounding errors that TRL has there.
 * `alpha_G = alpha / ln n`, with n the number of scorable rollouts of the group, normally G.
 * Advantages and weights are finite for every input, and weights are detached.
 """

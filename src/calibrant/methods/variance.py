@@ -41,7 +41,7 @@ def q_hawkeye(
     Certainty: (b) the linear form, whose normaliser and alpha are interpretations (c); (a) the exponential form, there
         of the variance of predicted scores
     When: as a comparison. With binary rewards the variance is largest where half of the rollouts are right, and so
-        it damps the prompts from which there is most to learn.
+        it damps the prompts that are most informative.
 
     >>> rewards = torch.tensor([[1.0, 5.0, 1.0, 5.0], [3.0, 3.0, 3.0, 4.0]])
     >>> q_hawkeye(rewards, None, form="exponential", reward_range=(1.0, 5.0)).weights[:, 0]
@@ -62,7 +62,7 @@ def q_hawkeye(
 def r2vpo(
     rewards: Tensor, ratio_variance: Tensor, where: Tensor | None, *, penalty: float = 1.0, mean_one: bool = False
 ) -> Outcome:
-    """R2VPO for whole rollouts: those on whose tokens the policy has moved unevenly since they were sampled count less.
+    """R2VPO for whole rollouts: those whose importance ratios vary more over their tokens count less.
 
     `w_i = 1 / (1 + penalty Var_t(rho_it))` with `rho_it` the importance ratio of the current policy to the one that
     sampled; `A~_i = A_i w_i`.
@@ -121,8 +121,8 @@ def gradient_snr(
     Per: prompt
     Effect: x [0, 1]
     Certainty: (c) ours; the advantages of a group are taken as independent, the head's gradient as a proxy of all
-    When: groups are small for how noisy they are, and few steps of full size do harm. Where noise dominates most
-        groups, all updates become small: see the mean weight, and mean_one, which keeps the size of the step.
+    When: groups are small relative to the noise of their gradients. Where noise dominates most groups, all updates
+        become small: see the mean weight, and mean_one, which keeps the size of the step.
 
     >>> gram = torch.tensor([[[1.0, -0.8], [-0.8, 1.0]]])  # the advantages have opposite signs, so gradients agree
     >>> gradient_snr(torch.tensor([[2.0, 0.0]]), gram, None).weights

@@ -36,24 +36,8 @@ from calibrant.signals.gradient import (
 )
 
 __all__ = [
-    "answer_confidence",
-    "barycentric_transport",
-    "cluster_share",
-    "cosine_dispersion",
-    "gradient_snr_weight",
-    "group_token_entropy",
-    "head_gradient_dispersion",
-    "head_gradient_variance",
-    "head_gram",
-    "head_gram_from_weight",
-    "kernel_language_entropy",
-    "mean_logprob",
-    "perplexity",
-    "predictive_entropy",
-    "reward_dispersion",
-    "scored",
-    "self_consistency",
-    "semantic_entropy",
-    "semantic_nearest_neighbour_entropy",
-    "token_entropy",
-]
+    "answer_confidence", "barycentric_transport", "cluster_share", "cosine_dispersion", "gradient_snr_weight",
+    "group_token_entropy", "head_gradient_dispersion", "head_gradient_variance", "head_gram", "head_gram_from_weight",
+    "kernel_language_entropy", "mean_logprob", "perplexity", "predictive_entropy", "reward_dispersion", "scored",
+    "self_consistency", "semantic_entropy", "semantic_nearest_neighbour_entropy", "token_entropy",
+]  # fmt: skip

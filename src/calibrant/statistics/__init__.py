@@ -13,16 +13,6 @@ from calibrant.statistics.prediction import CrossValidatedFit, cross_validated_f
 from calibrant.statistics.retrieval import auc, precision_at, top_labels
 
 __all__ = [
-    "Association",
-    "CrossValidatedFit",
-    "PairedBootstrap",
-    "Spearman",
-    "association",
-    "auc",
-    "cross_validated_fit",
-    "paired_bootstrap",
-    "precision_at",
-    "spearman",
-    "top_labels",
-    "without_outliers",
-]
+    "Association", "CrossValidatedFit", "PairedBootstrap", "Spearman", "association", "auc", "cross_validated_fit",
+    "paired_bootstrap", "precision_at", "spearman", "top_labels", "without_outliers",
+]  # fmt: skip

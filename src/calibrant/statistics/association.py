@@ -1,4 +1,4 @@
-"""How closely signals follow a quantity such as the gradient variance: the whole protocol at once."""
+"""How closely signals follow a quantity such as the gradient variance: all statistics in one call."""
 
 from typing import NamedTuple
 

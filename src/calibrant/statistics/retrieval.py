@@ -1,4 +1,4 @@
-"""How well a score finds the prompts that matter most: area under the ROC curve and precision at the top."""
+"""How well a score finds the prompts of the largest target: area under the ROC curve and precision at the top."""
 
 import torch
 from torch import Tensor
