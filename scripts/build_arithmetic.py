@@ -10,10 +10,11 @@ result, the wrong operation, a step left out. Reinforcement learning has to make
 import random
 from collections.abc import Iterator
 
+from solutions import noisy_solution
 from warm_start import Document, build
 
 from calibrant.tasks.arithmetic import problem_prompt
-from calibrant.tasks.problems import noisy_solution, problems
+from calibrant.tasks.problems import problems
 
 
 def documents(rng: random.Random) -> Iterator[Document]:

@@ -25,6 +25,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none.
+
+    >>> reason(ValueError("no such file\\nsee the manual")), reason(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def shortened(ids: list[str], most: int = 5) -> str:
     """The first of some names, followed by dots if there are more."""
     return ", ".join(ids[:most]) + (", ..." if len(ids) > most else "")

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from solutions import noisy_solution, solution
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks import problems
@@ -53,7 +54,7 @@ def test_no_training_problem_opens_like_a_test_problem():
 def test_a_solution_is_right_and_stays_small(split, steps, seed):
     rng = random.Random(seed)
     problem = problems.problem(split, steps, rng)
-    written = problems.solution(problem)
+    written = solution(problem)
     lines = re.findall(r"(-?\d+) ([-+*/]) (\d+) = (-?\d+)\.", written)
     assert len(lines) == len(problem.steps) == steps
     assert all(problems.APPLY[op](int(a), int(b)) == int(c) for a, op, b, c in lines)
@@ -64,10 +65,10 @@ def test_a_solution_is_right_and_stays_small(split, steps, seed):
     assert ARITHMETIC.extract(written) == str(problem.answer) == lines[-1][3]
     assert ARITHMETIC.reward(ARITHMETIC.extract(written), [str(problem.answer)]) == 2
     assert ARITHMETIC.key(written) == ARITHMETIC.key(str(problem.answer))
-    noisy = problems.noisy_solution(problem, rng, slip_rate=1.0)
+    noisy = noisy_solution(problem, rng, slip_rate=1.0)
     assert noisy != written
     assert re.fullmatch(r"(?:.*\. )?The answer is -?\d+\.", noisy)
-    assert problems.noisy_solution(problem, rng, slip_rate=0.0) == written
+    assert noisy_solution(problem, rng, slip_rate=0.0) == written
 
 
 def test_noisy_solutions_are_right_about_half_the_time():
@@ -75,7 +76,7 @@ def test_noisy_solutions_are_right_about_half_the_time():
     share = []
     for steps in problems.STEPS:
         made = [problems.problem("train", steps, rng) for _ in range(1000)]
-        right = [ARITHMETIC.extract(problems.noisy_solution(p, rng)) == str(p.answer) for p in made]
+        right = [ARITHMETIC.extract(noisy_solution(p, rng)) == str(p.answer) for p in made]
         share.append(sum(right) / len(right))
         assert share[-1] == pytest.approx(0.75**steps, abs=0.05)
     assert 0.3 < sum(share) / 4 < 0.6
@@ -84,7 +85,7 @@ def test_noisy_solutions_are_right_about_half_the_time():
 def test_slips_are_of_three_kinds():
     tom = problems.Problem(3, (problems.Step("Tom has 3 boxes of 4 pens.", "*", 4),), "How many?")
     rng = random.Random(0)
-    made = Counter(problems.noisy_solution(tom, rng, slip_rate=1.0) for _ in range(3000))
+    made = Counter(noisy_solution(tom, rng, slip_rate=1.0) for _ in range(3000))
     skipped = made.pop("The answer is 3.")
     operation = sum(n for text, n in made.items() if " * " not in text)
     assert {text.split(". ")[1] for text in made} == {
@@ -97,7 +98,7 @@ def test_slips_are_of_three_kinds():
 def test_the_only_step_gone_wrong_never_ends_right():
     twice = problems.Problem(2, (problems.Step("Tom has 2 boxes of 2 pens.", "*", 2),), "How many?")  # 2 + 2 = 2 * 2
     rng = random.Random(0)
-    assert all(ARITHMETIC.extract(problems.noisy_solution(twice, rng, slip_rate=1.0)) != "4" for _ in range(300))
+    assert all(ARITHMETIC.extract(noisy_solution(twice, rng, slip_rate=1.0)) != "4" for _ in range(300))
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,17 @@ def test_a_field_that_holds_no_text_is_named_with_its_record(tmp_path, name, fil
     (tmp_path / file).write_text(json.dumps(record) + "\n")
     with pytest.raises(CalibrantError, match=said):
         TASKS[name].load("test", None, 0, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_text_is_a_list_of_one_reference(task):
+    for answer in ("12", "1"):
+        assert task.reward(answer, "12") == task.reward(answer, ["12"])
+        assert task.correct(answer, "12") == task.correct(answer, ["12"]) == (answer == "12")
+        assert task.correct_batch([answer], ["12"]) == task.correct_batch([answer], [["12"]])
+        assert task.reward_batch([answer], ["12"]) == task.reward_batch([answer], [["12"]])
+    for batch in (task.correct_batch, task.reward_batch):
+        with pytest.raises(CalibrantError, match="one list of references per answer, 2 in all, got a text"):
+            batch(["1", "2"], "12")
+        with pytest.raises(CalibrantError, match="one list of references per answer, 2 in all, got 1"):
+            batch(["1", "2"], [["12"]])

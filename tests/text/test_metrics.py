@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrant.errors import CalibrantError
+from calibrant.tasks.hotpotqa import hotpotqa_f1
 from calibrant.text import bleu as bleu_module
 from calibrant.text.bleu import bleu_counts, bleu_of_counts, sentence_bleu
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
@@ -113,3 +114,10 @@ def test_counts_add_up_to_the_bleu_of_the_corpus(rows):
 def test_without_references_there_is_no_bleu():
     assert sentence_bleu("x", []) == 0.0
     assert bleu_counts("x", []) == [0] * 10
+
+
+@pytest.mark.parametrize("metric", [token_f1, exact_match, sentence_bleu, bleu_counts, hotpotqa_f1])
+@pytest.mark.parametrize("text", ["Paris and Lyon", "a", "no", "12"])
+def test_a_text_is_a_list_of_one_reference(metric, text):
+    assert metric(text, text) == metric(text, [text]) != metric(text, "Rome")
+    assert metric("Paris", text) == metric("Paris", [text])

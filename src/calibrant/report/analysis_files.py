@@ -30,31 +30,23 @@ class Analysis:
         self.report = path / "report.html"
 
     def options(self) -> JsonObject:
-        """The content of `config.yaml`.
-
-        Raises:
-            CalibrantError: this is no directory of an analysis.
-        """
+        """The content of `config.yaml`."""
         config = read_yaml(self.config) if self.config.is_file() else {}
         if config.get("command") != "analyze" or not isinstance(config.get("settings"), dict):
             raise CalibrantError(f"'{self.path}' holds other files than an analysis; give another --out")
         return config
 
     def lines(self, count: int | None = None) -> Generator[JsonObject, None, None]:
-        """The measured groups in order, at most `count`.
-
-        Raises:
-            CalibrantError: a line is damaged.
-        """
-        lines = read_json_lines(self.groups)
-        for index in itertools.count() if count is None else range(count):
+        """The measured groups in order, at most `count`."""
+        lines = itertools.islice(read_json_lines(self.groups), count)
+        for index in itertools.count():
             try:
-                line = next(lines)
-            except StopIteration:
-                return
+                line = next(lines, None)
             except ValueError:
-                line = None
-            if not isinstance(line, dict) or line.get("index") != index or "signals" not in line:
+                line = {}
+            if line is None:
+                return
+            if line.get("index") != index or "signals" not in line:
                 raise CalibrantError(
                     f"'{self.groups}' is damaged at line {index + 1}; start anew with another --out, or delete from "
                     "that line on"

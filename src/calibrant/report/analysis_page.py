@@ -13,13 +13,18 @@ from calibrant.report.analysis_files import Analysis
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import DASH, capital, decimal, interval_text, p_value, plain, rho_text, shorten
 from calibrant.report.names import SIGNALS, SUBSETS, TARGETS, label, raw_label
-from calibrant.report.page import Page, Plot, Section, Table, pairs_table, write_page
+from calibrant.report.page import Page, Plot, Section, Table, write_page
 from calibrant.report.reading import JsonObject
 
 EXAMPLES = 6
 """Groups shown with the largest V(q), and as many with the smallest."""
 
 FEW = ["Too few groups for statistics."]
+
+RANK_HEADER = (
+    *("signal", "rank correlation", "p", "AUC of the top tenth", "precision at 10%"),
+    *("held-out error / chance", "held-out rank corr."),
+)
 
 NOTES = {
     "gradient_variance": "V(q) is the variance of the advantage-weighted gradients of a group's answers, computed "
@@ -34,11 +39,7 @@ NOTES = {
 
 
 def write_analysis_report(path: str | Path) -> Path:
-    """Writes `report.html` into the directory of an analysis and returns its path.
-
-    Raises:
-        CalibrantError: the directory holds no finished analysis.
-    """
+    """Writes `report.html` into the directory of an analysis and returns its path."""
     analysis = Analysis(Path(path))
     config = analysis.options()
     if not analysis.results.is_file():
@@ -49,16 +50,16 @@ def write_analysis_report(path: str | Path) -> Path:
             f"'{analysis.results}' is damaged; run calibrant analyze with --out {analysis.path} again, which computes "
             "it anew from the groups"
         )
+    counts = results["counts"]
     page = Page(
         kind="analysis",
         name=analysis.path.resolve().name,
         headline=_headline(results),
-        subtitle=_subtitle(results),
+        subtitle=f"{counts['groups']:,} groups of {results['rollouts']} answers, {counts['informative']:,} of them "
+        "with reward spread. Brackets are 95% bootstrap intervals over prompts.",
         facts=_facts(config["settings"], results),
-        lists=[
-            pairs_table("option", "value", config["settings"]),
-            pairs_table("package", "version", config["versions"]),
-        ],
+        options=config["settings"],
+        versions=config["versions"],
         sections=list(_sections(analysis, results)),
         files="config.yaml, analysis.json, groups.jsonl",
     )
@@ -75,26 +76,18 @@ def _headline(results: JsonObject) -> str:
     return f"{name} follows the gradient variance most closely: rank correlation {rho_text(signal)}."
 
 
-def _subtitle(results: JsonObject) -> str:
-    counts = results["counts"]
-    return (
-        f"{counts['groups']:,} groups of {results['rollouts']} answers, {counts['informative']:,} of them with reward "
-        "spread. Brackets are 95% bootstrap intervals over prompts."
-    )
-
-
-def _facts(settings: JsonObject, results: JsonObject) -> list[tuple[str, str]]:
-    return [
-        ("task", plain(settings.get("task"))),
-        ("model", plain(settings.get("model"))),
-        ("groups", f"{results['counts']['groups']:,}"),
-        ("answers per group", plain(results["rollouts"])),
-        ("temperature", plain(settings.get("temperature"))),
-        ("answers from", plain(settings.get("from_rollouts") or "the model")),
-        ("clusters from", plain(settings.get("entailment_model") or "equal keys")),
-        ("gradient of", plain(settings.get("parameters") or "all parameters")),
-        ("seed", plain(settings.get("seed"))),
-    ]
+def _facts(settings: JsonObject, results: JsonObject) -> JsonObject:
+    return {
+        "task": settings.get("task"),
+        "model": settings.get("model"),
+        "groups": f"{results['counts']['groups']:,}",
+        "answers per group": results["rollouts"],
+        "temperature": settings.get("temperature"),
+        "answers from": settings.get("from_rollouts") or "the model",
+        "clusters from": settings.get("entailment_model") or "equal keys",
+        "gradient of": settings.get("parameters") or "all parameters",
+        "seed": settings.get("seed"),
+    }
 
 
 def _sections(analysis: Analysis, results: JsonObject) -> Iterator[Section]:
@@ -127,29 +120,25 @@ def _panels(table: JsonObject) -> dict[str, figures.Draw]:
     rows = dict(sorted(table["rows"].items(), key=lambda item: -item[1]["rho"]))
     names, values = [SIGNALS[name].short for name in rows], pd.DataFrame(rows).T
     rho = Estimates("rho", values["rho"], values["low"], values["high"])
-    auc = Estimates("AUC", values["auc"], values["auc_low"], values["auc_high"])
-    precision = Estimates("precision at 10%", values["precision"])
+    top = [
+        Estimates("AUC", values["auc"], values["auc_low"], values["auc_high"]),
+        Estimates("precision at 10%", values["precision"]),
+    ]
     panels = {
         "(a) Rank correlation with V(q)": rows_of_estimates(names, [rho], "Spearman's rho"),
-        "(b) Finding the top tenth by V(q)": rows_of_estimates(
-            names, [auc, precision], "share (dashed: AUC of chance)", line=0.5
-        ),
+        "(b) Finding the top tenth by V(q)": rows_of_estimates(names, top, "share (dashed: AUC of chance)", line=0.5),
     }
     against = table["differences"].get("barycentric_transport")
     if against:
         others = {SIGNALS[name].short: against[name][:3] for name in rows if name in against}
         difference = Estimates("difference", *zip(*others.values(), strict=True))
-        panels["(c) BoT minus each signal, paired bootstrap"] = rows_of_estimates(
-            list(others), [difference], "difference of rho"
-        )
+        title = "(c) BoT minus each signal, paired bootstrap"
+        panels[title] = rows_of_estimates(list(others), [difference], "difference of rho")
     baseline = table["baseline_mae"]
     saved = Estimates("error saved", 1 - values["mae"] / baseline if baseline > 0 else values["mae"] * 0)
-    panels["(d) Predicting V(q) of held-out groups"] = rows_of_estimates(
-        names,
-        [Estimates("rank correlation", values["held_out"]), saved],
-        "held-out rank correlation; share of the mean error saved",
-    )
-    return panels
+    held_out = [Estimates("rank correlation", values["held_out"]), saved]
+    title, axis = "(d) Predicting V(q) of held-out groups", "held-out rank correlation; share of the mean error saved"
+    return panels | {title: rows_of_estimates(names, held_out, axis)}
 
 
 def _target_tables(target: str, tables: JsonObject) -> Iterator[Section]:
@@ -172,22 +161,20 @@ def _target_tables(target: str, tables: JsonObject) -> Iterator[Section]:
 def _rank_table(table: JsonObject, target: str) -> Table:
     """One row per signal, the closest first; for the success rate the correlation alone, as in the paper."""
     rows = sorted(table["rows"].items(), key=lambda item: -abs(item[1]["rho"]))
-    header = ["signal", "rank correlation", "p"]
-    cells = [[label(name), rho_text(row), p_value(row["p"])] for name, row in rows]
-    if target == "success_rate":
-        return Table(header, cells)
-    baseline = table["baseline_mae"]
-    more = [
+    baseline, shown = table["baseline_mae"], 3 if target == "success_rate" else None
+    cells = [
         [
+            label(name),
+            rho_text(row),
+            p_value(row["p"]),
             interval_text(row["auc"], row["auc_low"], row["auc_high"]),
             decimal(row["precision"]),
             decimal(row["mae"] / baseline) if baseline > 0 else DASH,
             decimal(row["held_out"]),
         ]
-        for _, row in rows
+        for name, row in rows
     ]
-    header += ["AUC of the top tenth", "precision at 10%", "held-out error / chance", "held-out rank corr."]
-    return Table(header, [first + second for first, second in zip(cells, more, strict=True)])
+    return Table(RANK_HEADER[:shown], [row[:shown] for row in cells])
 
 
 def _scatters(analysis: Analysis) -> Section:
@@ -197,14 +184,9 @@ def _scatters(analysis: Analysis) -> Section:
     groups = pd.DataFrame(rows, dtype=float, columns=[*SIGNALS, "V"])
     if len(groups) < 2:
         return Section("scatter", title, missing=["Too few groups with reward spread to draw."])
-    plots = [
-        Plot(
-            capital(raw_label(name)),
-            figures.data_uri([figures.scatter(groups[name], groups["V"], name, "V(q)", log=True)]),
-        )
-        for name in SIGNALS
-        if groups[name].notna().sum() > 1
-    ]
+    names = [name for name in SIGNALS if groups[name].notna().sum() > 1]
+    draws = {name: figures.scatter(groups[name], groups["V"], name, "V(q)", log=True) for name in names}
+    plots = [Plot(capital(raw_label(name)), figures.data_uri([draw])) for name, draw in draws.items()]
     return Section("scatter", title, [f"{len(groups):,} groups with reward spread; signals as measured."], plots)
 
 
@@ -246,27 +228,21 @@ def _groups(analysis: Analysis, results: JsonObject) -> Section:
 
 def _extremes(analysis: Analysis) -> list[JsonObject]:
     """The groups with the largest and the smallest V(q), read one line at a time."""
-
-    def size(line: JsonObject) -> float:
-        return float(line["truth"]["gradient_variance"])
-
-    largest = heapq.nlargest(EXAMPLES, _with_spread(analysis), key=size)
+    largest = heapq.nlargest(EXAMPLES, _with_spread(analysis), key=_variance)
     indices = {line["index"] for line in largest}
     others = (line for line in _with_spread(analysis) if line["index"] not in indices)
-    return largest + heapq.nsmallest(EXAMPLES, others, key=size)[::-1]
+    return largest + heapq.nsmallest(EXAMPLES, others, key=_variance)[::-1]
+
+
+def _variance(line: JsonObject) -> float:
+    return float(line["truth"]["gradient_variance"])
 
 
 def _example(line: JsonObject) -> Sequence[str]:
-    answers = "; ".join(
-        f"“{shorten(row['answer'], 60)}” ({row['count']} ×, {plain(row['reward'])})" for row in line["answers"]
-    )
+    answers = [f"“{shorten(row['answer'], 60)}” ({row['count']} ×, {plain(row['reward'])})" for row in line["answers"]]
     scores = (line["signals"][name] for name in ("barycentric_transport", "reward_dispersion"))
-    return [
-        _end(line["prompt_end"]),
-        answers,
-        f"{line['truth']['gradient_variance']:.4g}",
-        *(DASH if score is None else decimal(score) for score in scores),
-    ]
+    numbers = [DASH if score is None else decimal(score) for score in scores]
+    return [_end(line["prompt_end"]), "; ".join(answers), f"{_variance(line):.4g}", *numbers]
 
 
 def _end(text: str, limit: int = 160) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -18,14 +18,19 @@ BUDGET = 3_000_000
 LIMITS = ((300, 4000), (300, 1000), (300, 300), (100, 300), (30, 200))
 """Numbers of groups and characters per text, tried in turn until the JSON has at most `BUDGET` bytes."""
 
+NUMERIC = {"step": "step", "mean_reward": "mean reward", "spread": "reward spread", "weight": "weight"}
+"""Numeric columns of the table, beside the signals, and their labels."""
+
 ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def browser(run: RunData) -> Browser:
     """The groups that fit into the page, and what was left out."""
+    labels = NUMERIC | {name: shorten(name) for name in run.scores}
+    columns = [{"key": key, "label": label} for key, label in labels.items()]
     for count, limit in LIMITS:
         chosen = choose_groups(run.groups, count)
-        text = script_json({"columns": number_columns(run), "groups": list(entries(run, chosen, limit))})
+        text = script_json({"columns": columns, "groups": list(entries(run, chosen, labels, limit))})
         if len(text.encode("utf-8", "replace")) <= BUDGET:
             break
     return Browser(text, groups=len(chosen), of=len(run.groups), limit=limit)
@@ -43,16 +48,8 @@ def choose_groups(groups: pd.DataFrame, count: int) -> pd.DataFrame:
     return groups.loc[sorted(extremes | set(others[evenly]))]
 
 
-def number_columns(run: RunData) -> list[dict[str, str]]:
-    """The numeric columns of the table, each with its label."""
-    fixed = {"step": "step", "mean_reward": "mean reward", "spread": "reward spread", "weight": "weight"}
-    labels = fixed | {name: shorten(name) for name in run.scores}
-    return [{"key": key, "label": label} for key, label in labels.items()]
-
-
-def entries(run: RunData, chosen: pd.DataFrame, limit: int) -> Iterator[JsonObject]:
-    """The chosen groups with their texts, cut at `limit` characters."""
-    keys = [column["key"] for column in number_columns(run)]
+def entries(run: RunData, chosen: pd.DataFrame, keys: Iterable[str], limit: int) -> Iterator[JsonObject]:
+    """The chosen groups with the numbers of `keys` and their texts, cut at `limit` characters."""
     for file, rows in chosen.groupby("file", sort=True):
         frame = tidy(read_rollouts(run.path / "rollouts" / str(file)), 0)
         for _, row in rows.iterrows():

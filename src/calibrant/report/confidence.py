@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from calibrant.report.evaluations import WHEN, estimate, estimate_text, inside
-from calibrant.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, Draw, diagonal
+from calibrant.report.figures import BLUE, DASHED, GREEN, GREY, ORANGE, PURPLE, Draw
 from calibrant.report.page import Table
 from calibrant.report.reading import JsonObject, finite
 
@@ -28,21 +28,20 @@ COLOURS = dict(zip(WHEN, (GREY, BLUE), strict=True))
 
 def calibration_table(evaluation: Mapping[str, JsonObject]) -> Table:
     """Calibration before and after training, one row per measure."""
-    rows = []
-    for name, label in ROWS.items():
-        estimates = [estimate(evaluation.get(when), "calibration", name) for when in WHEN]
-        if any(estimates):
-            rows.append([label, *map(estimate_text, estimates)])
+    rows = [
+        [label, *map(estimate_text, estimates)]
+        for name, label in ROWS.items()
+        if any(estimates := [estimate(evaluation.get(when), "calibration", name) for when in WHEN])
+    ]
     return Table(["", "before training", "after training"], rows)
 
 
 def calibration_figures(evaluation: Mapping[str, JsonObject]) -> dict[str, Draw]:
     """Title -> figure, for everything that was measured."""
+    precision = _curves(evaluation, "precision_coverage", "coverage", "precision")
     figures = {
         "How often answers of a confidence are right": _curves(evaluation, "reliability", "confidence", "accuracy"),
-        "Precision when only the most confident are answered": _curves(
-            evaluation, "precision_coverage", "coverage", "precision"
-        ),
+        "Precision when only the most confident are answered": precision,
         "Accuracy of one answer of N": _votes(evaluation),
     }
     return {title: draw for title, draw in figures.items() if draw is not None}
@@ -60,11 +59,9 @@ def _curves(evaluation: Mapping[str, JsonObject], name: str, x: str, y: str) -> 
                 ax.plot(*zip(*points, strict=True), "o-" if reliability else "-", ms=3.5, color=COLOURS[when])
                 ax.plot([], [], color=COLOURS[when], label=f"{when} training")
         if reliability:
-            diagonal(ax)
-        ax.set_xlabel("likelihood per token" if reliability else "share of answers kept")
-        ax.set_ylabel("share of right answers")
-        ax.set_xlim(0, 1)
-        ax.set_ylim(0, 1.02)
+            ax.plot([0, 1], [0, 1], **DASHED)
+        x_label = "likelihood per token" if reliability else "share of answers kept"
+        ax.set(xlabel=x_label, ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02))
         ax.legend(loc="lower right")
 
     return draw
@@ -89,8 +86,7 @@ def _votes(evaluation: Mapping[str, JsonObject]) -> Draw | None:
             if points:
                 ax.plot(*zip(*points, strict=True), "o-", ms=3.5, color=colour, label=rule.replace("_", " "))
         ax.set_xscale("log", base=2)
-        ax.set_xlabel("answers sampled")
-        ax.set_ylabel("share of prompts answered right")
+        ax.set(xlabel="answers sampled", ylabel="share of prompts answered right")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         ax.legend(loc="best")

@@ -75,21 +75,12 @@ def estimate_text(value: Estimate | None) -> str:
 
 
 def comparisons(evaluation: Mapping[str, JsonObject]) -> list[Comparison]:
-    """Every measured metric: F1 first, sampled before greedy.
-
-    Args:
-        evaluation: the content of `evaluation.json`, by "before" and "after".
-    """
+    """Every measured metric of `evaluation.json`: F1 first, sampled before greedy."""
+    parts = [inside(side, sampling) for side in evaluation.values() for sampling in SAMPLINGS]
+    names = {name for part in parts if isinstance(part, dict) for name in part}
     return [
         Comparison(sampling, metric, *estimates)
-        for metric in _metric_names(evaluation)
+        for metric in [*(name for name in LABELS if name in names), *sorted(names - set(LABELS))]
         for sampling in SAMPLINGS
         if any(estimates := [estimate(evaluation.get(when), sampling, metric) for when in WHEN])
     ]
-
-
-def _metric_names(evaluation: Mapping[str, JsonObject]) -> list[str]:
-    parts = [inside(side, sampling) for side in evaluation.values() for sampling in SAMPLINGS]
-    names = {name for part in parts if isinstance(part, dict) for name in part}
-    first = [name for name in LABELS if name in names]
-    return first + sorted(names - set(first))

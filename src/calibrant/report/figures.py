@@ -7,14 +7,14 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,49 +22,16 @@ from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, Pe
 
 from calibrant.report.evaluations import Comparison, Estimate
 from calibrant.report.formats import shorten
-from calibrant.statistics.correlation import rank_correlation
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#24292F"
 HALF, WIDE = (5.2, 3.0), (9.8, 3.1)
 BINS = 60
 """Most points of a band along the steps; in long runs each pools neighbouring steps."""
 
-STYLE: dict[str, object] = {
-    "text.parse_math": False,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "calibrant",
-    "figure.facecolor": "white",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": "#B8BDC5",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#ECEEF1",
-    "xtick.color": "#5B626C",
-    "ytick.color": "#5B626C",
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
-
+STYLE = Path(__file__).with_name("figures.mplstyle")
 DASHED: dict[str, Any] = {"color": INK, "lw": 1, "ls": (0, (4, 3)), "alpha": 0.6}
 
 Draw = Callable[[Axes], None]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Context manager: the style of all figures; a glyph that the font lacks becomes a box without a warning."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
 
 
 def data_uri(draw: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
@@ -76,9 +43,13 @@ def data_uri(draw: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
 def save_figure(
     draw: Sequence[Draw], size: tuple[float, float], format: str, widths: Sequence[float] | None = None
 ) -> bytes:
-    """Panels side by side as the bytes of an image file; `size` in inches."""
+    """Panels side by side as the bytes of an image file; `size` in inches.
+
+    A glyph that the font lacks becomes a box, without a warning.
+    """
     file = io.BytesIO()
-    with style():
+    with mpl.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(1, len(draw), squeeze=False, width_ratios=widths)[0]
         for panel, ax in zip(draw, axes, strict=True):
@@ -112,15 +83,9 @@ def curve(
     line: float | None = None,
     log: bool = False,
 ) -> Draw:
-    """A metric by step: each step thin, a running mean thick.
+    """A metric by step, `values` indexed by step: each step thin, a running mean thick.
 
-    Args:
-        values: the metric, indexed by step.
-        label: of the vertical axis.
-        colour: of both lines.
-        share: whether the metric is a share of 1; the axis then runs from 0 to 100%.
-        line: a reference value, dashed.
-        log: whether to use a logarithmic axis if values span more than two decades.
+    The axis of a `share` runs from 0 to 100%; with `log` it is logarithmic if values span more than two decades.
     """
 
     def draw(ax: Axes) -> None:
@@ -132,13 +97,12 @@ def curve(
             mean = values.rolling(span, center=True, min_periods=1).mean()
             ax.plot(values.index, mean, color=colour, lw=2.2, label=f"mean over {span} steps")
             _legend_above(ax)
-        _reference_line(ax, line)
         if log and len(values) > 1 and values.min() > 0 and values.max() / values.min() > 100:
             _logarithmic(ax)
         if share:
             ax.set_ylim(-0.02, 1.02)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        _step_axis(ax, label)
+        _step_axis(ax, label, line)
 
     return draw
 
@@ -158,18 +122,16 @@ def bands(table: pd.DataFrame, label: str, *, colour: str = BLUE, line: float | 
         if inner:
             ax.fill_between(table["step"], table["q25"], table["q75"], color=colour, alpha=0.3, lw=0, label=inner)
         ax.plot(table["step"], table["middle"], color=colour, lw=2, marker=marker, ms=4, label=middle)
-        _reference_line(ax, line)
         _legend_above(ax)
-        _step_axis(ax, label)
+        _step_axis(ax, label, line)
 
     return draw
 
 
 def quantile_bands(steps: pd.Series, values: pd.Series) -> pd.DataFrame:
-    """Quantiles 5, 25, 50, 75 and 95% by step, neighbouring steps pooled in long runs.
+    """Quantiles 5, 25, 50, 75 and 95% by step (low, q25, middle, q75, high), neighbouring steps pooled in long runs.
 
-    Returns:
-        Columns step (mean of the pooled steps), low, q25, middle, q75, high; `attrs["pooled"]` steps per point.
+    `step` is the mean of the pooled steps, `attrs["pooled"]` their number per point.
     """
     rows = pd.DataFrame({"step": steps, "value": values}).dropna().astype(float)
     pooled = max(1, -(-rows["step"].nunique() // BINS))
@@ -224,19 +186,14 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
     def draw(ax: Axes) -> None:
         alpha = float(np.clip(60 / max(len(x), 1) ** 0.7, 0.12, 0.6))
         ax.scatter(x, y, s=12, color=colour, alpha=alpha, lw=0, rasterized=len(x) > 500)
-        ax.set_title(f"rank correlation {_rho(x, y)}")
+        rho = pd.concat([x, y], axis=1).astype(float).corr("spearman", min_periods=3).iloc[0, 1]
+        ax.set_title(f"rank correlation {'not defined' if np.isnan(rho) else f'{rho:+.2f}'}")
         ax.set_xlabel(shorten(x_label))
         ax.set_ylabel(y_label)
         if log and len(y) and y.min() > 0:
             _logarithmic(ax)
 
     return draw
-
-
-def _rho(x: pd.Series, y: pd.Series) -> str:
-    pairs = torch.from_numpy(pd.concat([x, y], axis=1).dropna().to_numpy(dtype=float)).T
-    rho = rank_correlation(pairs[0], pairs[1], torch.ones(pairs.shape[1], dtype=torch.bool)).item()
-    return "not defined" if np.isnan(rho) or pairs.shape[1] < 3 else f"{rho:+.2f}"
 
 
 class Estimates(NamedTuple):
@@ -249,13 +206,9 @@ class Estimates(NamedTuple):
 
 
 def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: str, line: float = 0.0) -> Draw:
-    """Values with intervals, one row per name; the first series has filled marks, the second hollow ones.
+    """Values with intervals, one row per name from the top, and a dashed line at a reference value.
 
-    Args:
-        names: of the rows, from the top.
-        marks: one or two series.
-        label: of the horizontal axis.
-        line: a reference value, dashed.
+    The first series has filled marks, a second one hollow ones.
     """
 
     def draw(ax: Axes) -> None:
@@ -293,11 +246,6 @@ def stacked_counts(table: pd.DataFrame) -> Draw:
     return draw
 
 
-def diagonal(ax: Axes) -> None:
-    """The line of equality, dashed."""
-    ax.plot([0, 1], [0, 1], **DASHED)
-
-
 def _logarithmic(ax: Axes) -> None:
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -308,12 +256,10 @@ def _legend_above(ax: Axes) -> None:
     ax.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=3, handlelength=1.2, columnspacing=1.2)
 
 
-def _reference_line(ax: Axes, line: float | None) -> None:
+def _step_axis(ax: Axes, label: str, line: float | None = None) -> None:
+    """Labels of both axes, and a dashed line at a reference value."""
     if line is not None:
         ax.axhline(line, **DASHED, zorder=1)
-
-
-def _step_axis(ax: Axes, label: str) -> None:
     ax.set_xlabel("training step")
     ax.set_ylabel(shorten(label))
     ax.margins(x=0.02)

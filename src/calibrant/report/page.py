@@ -3,14 +3,14 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
 from calibrant.files import write_text
-from calibrant.report.formats import DASH, plain
+from calibrant.report.formats import plain
 
 HERE = Path(__file__).parent
 
@@ -58,14 +58,18 @@ class Browser:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the template shows. `browser` is None on a page without a table of groups."""
+    """Everything that the template shows; a fact that is None is left out.
+
+    `browser` is None on a page without a table of groups.
+    """
 
     kind: str
     name: str
     headline: str
     subtitle: str
-    facts: Sequence[tuple[str, str]]
-    lists: Sequence[Table]
+    facts: Mapping[str, object]
+    options: Mapping[str, object]
+    versions: Mapping[str, object]
     sections: Sequence[Section]
     files: str
     notes: Sequence[str] = ()
@@ -79,12 +83,14 @@ def write_page(path: Path, page: Page) -> Path:
 
 def render(page: Page) -> str:
     """The HTML of a page. The template escapes every value and refuses unknown ones."""
-    style, script = _asset("report.css"), _asset("report.js") if page.browser else ""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("report.html").render(
-        page=replace(page, facts=[(name, value) for name, value in page.facts if value != DASH]),
+    style = (HERE / "report.css").read_text(encoding="utf-8")
+    script = (HERE / "report.js").read_text(encoding="utf-8") if page.browser else ""
+    files = jinja2.FileSystemLoader(HERE)
+    template = jinja2.Environment(loader=files, autoescape=True, undefined=jinja2.StrictUndefined)
+    return template.get_template("report.html").render(
+        page=page,
+        facts={name: plain(value) for name, value in page.facts.items() if value is not None},
+        lists=[_pairs_table("option", "value", page.options), _pairs_table("package", "version", page.versions)],
         policy=_security_policy(style, script),
         style=Markup(style),
         script=Markup(script),
@@ -92,13 +98,8 @@ def render(page: Page) -> str:
     )
 
 
-def pairs_table(name: str, value: str, pairs: Mapping[str, object]) -> Table:
-    """Names and values as a table of texts."""
+def _pairs_table(name: str, value: str, pairs: Mapping[str, object]) -> Table:
     return Table([name, value], [[str(key), plain(item)] for key, item in pairs.items()], text_columns=2)
-
-
-def _asset(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _security_policy(style: str, script: str) -> str:

@@ -12,15 +12,7 @@ FORMATS = ("svg", "png")
 
 
 def write_picture(run_dir: str | Path, path: str | Path) -> Path:
-    """Saves the learning curve and the evaluation before and after training, side by side, and returns the path.
-
-    Args:
-        run_dir: a run directory.
-        path: the image file, `.svg` or `.png`.
-
-    Raises:
-        CalibrantError: this is no run directory, it holds nothing to draw, or the format is another.
-    """
+    """Saves the learning curve and the evaluation before and after training, side by side, as `.svg` or `.png`."""
     path = Path(path)
     format = path.suffix.lower().removeprefix(".")
     if format not in FORMATS:

@@ -69,6 +69,11 @@ class RunData:
             return pd.Series(dtype=float, name=name)
         return self.metrics.set_index("step", drop=False)[name].dropna()
 
+    def logged(self, name: str, frame: pd.DataFrame, column: str) -> pd.Series:
+        """A metric by step, or else the mean of a column of `groups` or `weights`."""
+        values = self.metric(name)
+        return values if len(values) or not len(frame) else frame.groupby("step")[column].mean()
+
 
 GROUP_COLUMNS = (
     *("file", "group", "step", "prompt_id", "answers", "unscorable"),
@@ -77,11 +82,7 @@ GROUP_COLUMNS = (
 
 
 def load_run(run_dir: str | Path) -> RunData:
-    """Reads a run directory: a missing file gives an empty field, a damaged one a note.
-
-    Raises:
-        CalibrantError: this is no run directory, or its `config.yaml` cannot be read.
-    """
+    """Reads a run directory: a missing file gives an empty field, a damaged one a note."""
     path = Path(run_dir)
     if not (path / "config.yaml").is_file():
         raise CalibrantError(
@@ -89,13 +90,14 @@ def load_run(run_dir: str | Path) -> RunData:
             "give the folder that `calibrant train` or `calibrant analyze` wrote"
         )
     config = read_yaml(path / "config.yaml")
-    options, versions = config.get("settings"), config.get("versions")
+    options, versions = config.get("settings"), config.get("versions")  # old files have the options beside the versions
+    options = options if isinstance(options, dict) else config
     named = {"calibrant": config["calibrant_version"]} if "calibrant_version" in config else {}
     notes: list[str] = []
     groups, weights = _training_rollouts(path / "rollouts", notes)
     return RunData(
         path=path,
-        options=_without_versions(options if isinstance(options, dict) else config),
+        options={str(k): v for k, v in options.items() if k not in ("command", "versions", "calibrant_version")},
         versions=named | (versions if isinstance(versions, dict) else {}),
         metrics=_metrics(path / "metrics.jsonl", notes),
         evaluation=_evaluation(path / "evaluation.json", notes),
@@ -103,11 +105,6 @@ def load_run(run_dir: str | Path) -> RunData:
         weights=weights,
         notes=notes,
     )
-
-
-def _without_versions(options: JsonObject) -> JsonObject:
-    """The options, also of a configuration that has them beside the versions."""
-    return {str(k): v for k, v in options.items() if k not in ("command", "versions", "calibrant_version")}
 
 
 def finite(value: object) -> float:
@@ -125,17 +122,14 @@ def tidy(frame: pd.DataFrame, step: int) -> pd.DataFrame:
     """A rollout frame with every column that a report reads, numbers finite or NaN, and the group of each row.
 
     A group is a run of rows with one prompt; a rollout number that restarts begins a group, so that a prompt can
-    occur twice in a step.
-
-    Args:
-        frame: from `read_rollouts`.
-        step: for rows without one.
+    occur twice in a step. `step` is that of rows without one.
     """
     frame = frame.reset_index(drop=True)
     if "reward" not in frame:
         frame["reward"] = frame["correct"]
     for name in {*NUMBERS, *score_columns(frame)}:
-        frame[name] = _numeric(frame[name]) if name in frame else math.nan
+        numbers = pd.to_numeric(frame[name] if name in frame else pd.Series(math.nan, frame.index), errors="coerce")
+        frame[name] = numbers.astype(float).where(numbers.astype(float).abs() < HUGE)
     frame["step"] = frame["step"].fillna(step)
     changed = frame["prompt_id"].ne(frame["prompt_id"].shift())
     restarted = frame["rollout"].le(frame["rollout"].shift())
@@ -153,44 +147,26 @@ def group_table(frame: pd.DataFrame, file: str) -> pd.DataFrame:
     """One row per group of a tidy frame; see `RunData.groups`."""
     by = frame.groupby("group", sort=True)
     reward = by["reward"]
-    extent = reward.max() - reward.min()
-    table = pd.DataFrame(
-        {
-            "file": file,
-            "step": by["step"].first(),
-            "prompt_id": by["prompt_id"].first(),
-            "answers": by.size(),
-            "unscorable": by.size() - reward.count(),
-            "mean_reward": reward.mean(),
-            "spread": reward.std(),
-            "uninformative": (~(extent > NO_SPREAD)).astype(float),
-            "weight": by["weight"].mean(),
-            **{name: by[name].mean() for name in score_columns(frame)},
-        }
-    )
-    return table.reset_index()
-
-
-def file_step(file: Path) -> int:
-    """The step in the name of a rollout file; 0 without one.
-
-    >>> file_step(Path("step-000012.parquet"))
-    12
-    """
-    match = re.match(r"step-(\d+)", file.name)
-    return int(match[1]) if match else 0
-
-
-def _numeric(values: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    return numbers.where(numbers.abs() < HUGE)
+    columns = {
+        "file": file,
+        "step": by["step"].first(),
+        "prompt_id": by["prompt_id"].first(),
+        "answers": by.size(),
+        "unscorable": by.size() - reward.count(),
+        "mean_reward": reward.mean(),
+        "spread": reward.std(),
+        "uninformative": (~(reward.max() - reward.min() > NO_SPREAD)).astype(float),
+        **{name: by[name].mean() for name in ("weight", *score_columns(frame))},
+    }
+    return pd.DataFrame(columns).reset_index()
 
 
 def _training_rollouts(folder: Path, notes: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     tables, weights = [], []
     for file in sorted(folder.glob("step-*.parquet")):
         try:
-            frame = tidy(read_rollouts(file), file_step(file))
+            step = re.match(r"step-(\d+)", file.name)
+            frame = tidy(read_rollouts(file), int(step[1]) if step else 0)
         except CalibrantError as error:
             notes.append(f"A rollout file was left out: {error}.")
             continue
@@ -207,9 +183,7 @@ def _joined(tables: Iterable[pd.DataFrame], columns: Iterable[str]) -> pd.DataFr
 def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
     rows: list[dict[str, float]] = []
     try:
-        rows.extend(
-            {key: finite(value) for key, value in row.items()} for row in read_json_lines(path) if isinstance(row, dict)
-        )
+        rows.extend({key: finite(value) for key, value in row.items()} for row in read_json_lines(path))
     except ValueError:
         notes.append(f"'{path.name}' is damaged after {len(rows)} lines; the steps after them are left out.")
     frame = pd.DataFrame([row for row in rows if not math.isnan(row.get("step", math.nan))])

@@ -11,16 +11,12 @@ from calibrant.report.confidence import calibration_figures, calibration_table
 from calibrant.report.evaluations import WHEN, comparisons
 from calibrant.report.figures import HALF, WIDE
 from calibrant.report.formats import plain, shorten
-from calibrant.report.page import Page, Plot, Section, pairs_table, write_page
+from calibrant.report.page import Page, Plot, Section, write_page
 from calibrant.report.reading import RunData, load_run
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Writes `report.html` into a run directory, whether the run has ended or not, and returns its path.
-
-    Raises:
-        CalibrantError: this is no run directory.
-    """
+    """Writes `report.html` into a run directory, whether the run has ended or not, and returns its path."""
     run = load_run(run_dir)
     page = Page(
         kind="training report",
@@ -28,7 +24,8 @@ def write_report(run_dir: str | Path) -> Path:
         headline=run_words.run_headline(run),
         subtitle=run_words.run_subtitle(run),
         facts=run_words.run_facts(run),
-        lists=[pairs_table("option", "value", run.options), pairs_table("package", "version", run.versions)],
+        options=run.options,
+        versions=run.versions,
         sections=[section(run) for section in SECTIONS],
         files="config.yaml, metrics.jsonl, evaluation.json, rollouts/",
         notes=run.notes,
@@ -90,20 +87,17 @@ def trust(run: RunData) -> Section:
 
 def weights(run: RunData) -> Section:
     """Distribution and mean of the weights by step."""
-    mean = run_words.mean_weight(run)
+    mean = run.logged("group/weight/mean", run.weights, "weight")
     if not len(mean):
         return Section("weights", "Weights", missing=["This run has saved no weights."])
-    text = [
-        "A weight multiplies the advantages of answers: above 1 their update is larger, below 1 smaller.",
-        _effect(mean),
-    ]
+    text = ["A weight multiplies the advantages of answers: above 1 their update is larger, below 1 smaller."]
     draw = figures.curve(mean, "mean weight", colour=figures.ORANGE, line=1)
     plots = [
         _bands(run, "weight", "Distribution of the weights", figures.BLUE),
         _plot("Mean weight", draw, caption="It changes the effective learning rate."),
         *(_bands(run, name, f"Factor of the weight: {shorten(name)}", figures.PURPLE) for name in run.factors),
     ]
-    return Section("weights", "Weights", text, [plot for plot in plots if plot])
+    return Section("weights", "Weights", [*text, _effect(mean)], [plot for plot in plots if plot])
 
 
 def _effect(mean: pd.Series) -> str:
@@ -158,7 +152,10 @@ def scatters(run: RunData) -> Section:
         return Section("scatter", title, missing=["The rollout files hold no signals to compare."])
     targets = {"mean_reward": "mean reward", "spread": "reward spread", "weight": "weight"}
     present = {column: label for column, label in targets.items() if run.groups[column].notna().any()}
-    plots = [_scatter_row(run.groups, score, present) for score in run.scores if present]
+    plots = []
+    for score in run.scores if present else []:
+        draws = [figures.scatter(run.groups[score], run.groups[name], score, label) for name, label in present.items()]
+        plots.append(_plot(shorten(score), *draws, size=(WIDE[0] * len(draws) / 3, 2.8)))
     text = (
         f"Each dot is a group; {len(run.groups):,} groups. Reward spread is the standard deviation of the rewards of "
         "a group. A signal that rises with the spread marks groups that training can learn from; one that falls as "
@@ -167,14 +164,9 @@ def scatters(run: RunData) -> Section:
     return Section("scatter", title, [text], plots)
 
 
-def _scatter_row(groups: pd.DataFrame, score: str, targets: dict[str, str]) -> Plot:
-    draws = [figures.scatter(groups[score], groups[column], score, label) for column, label in targets.items()]
-    return Plot(shorten(score), figures.data_uri(draws, (WIDE[0] * len(draws) / 3, 2.8)), wide=True)
-
-
 def informative(run: RunData) -> Section:
     """Share of groups without reward spread."""
-    share, title = run_words.uninformative(run), "Groups without reward spread"
+    share, title = run.logged("group/uninformative", run.groups, "uninformative"), "Groups without reward spread"
     if not len(share):
         return Section("uninformative", title, missing=["This run has not saved the share of uninformative groups."])
     text = (

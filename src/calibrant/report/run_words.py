@@ -54,9 +54,8 @@ def where(run: RunData) -> str:
 
 
 def _one_sided(run: RunData, rows: list[Comparison]) -> str:
-    when = "before" if any(row.before for row in rows) else "after"
-    missing = "after" if when == "before" else "before"
-    estimates = [(row, row.before if when == "before" else row.after) for row in rows]
+    when, missing = ("before", "after") if any(row.before for row in rows) else ("after", "before")
+    estimates = [(row, getattr(row, when)) for row in rows]
     parts = [f"{row.sampling} {row.metric_label} {decimal(value.mean)}" for row, value in estimates if value]
     values = _joined(" and ".join(parts), where(run))
     return f"{capital(values)} {when} training; no evaluation {missing} training is saved."
@@ -76,21 +75,22 @@ def _reward_headline(run: RunData) -> str:
 
 def run_subtitle(run: RunData) -> str:
     """How the result was measured and how certain it is."""
-    return _joined(_measured(run), _overlap(run), _progress(run))
+    planned, done = run.options.get("steps"), steps_done(run)
+    progress = f"{done} of {planned} steps are saved." if isinstance(planned, int) and done < planned else ""
+    return _joined(_measured(run), _overlap(run), progress)
 
 
 def _measured(run: RunData) -> str:
     settings = next((e for e in run.evaluation.values() if isinstance(e.get("prompts"), int)), None)
     if not settings:
         return ""
-    text = f"{settings['prompts']} prompts"
-    if settings.get("split"):
-        text += f" of the split “{settings['split']}”"
-    if settings.get("samples"):
-        text += f", {settings['samples']} sampled answers each"
-    if settings.get("temperature") is not None:
-        text += f" at temperature {plain(settings['temperature'])}"
-    return text + "."
+    parts = [
+        f"{settings['prompts']} prompts",
+        f" of the split “{settings['split']}”" if settings.get("split") else "",
+        f", {settings['samples']} sampled answers each" if settings.get("samples") else "",
+        f" at temperature {plain(settings['temperature'])}" if settings.get("temperature") is not None else "",
+    ]
+    return "".join(parts) + "."
 
 
 def _overlap(run: RunData) -> str:
@@ -102,13 +102,6 @@ def _overlap(run: RunData) -> str:
     if after.low > before.high or after.high < before.low:
         return f"The 95% intervals of {name} before and after do not overlap."
     return f"The 95% intervals of {name} before and after overlap: the change may be chance."
-
-
-def _progress(run: RunData) -> str:
-    planned, done = run.options.get("steps"), steps_done(run)
-    if isinstance(planned, int) and done < planned:
-        return f"{done} of {planned} steps are saved."
-    return ""
 
 
 def steps_done(run: RunData) -> int:
@@ -134,31 +127,20 @@ def difference(row: Comparison) -> str:
     return signed if float(signed) else signed[1:]
 
 
-def run_facts(run: RunData) -> list[tuple[str, str]]:
-    """The main options, for the head of the page."""
-    options, seconds = run.options, run.metric("seconds")
-    return [
-        ("task", plain(options.get("task"))),
-        ("model", plain(options.get("model"))),
-        ("method", plain(options.get("method"))),
-        ("steps", _steps(run)),
-        ("per step", _batch(options)),
-        ("learning rate", plain(options.get("learning_rate"))),
-        ("KL weight (beta)", plain(options.get("beta"))),
-        ("seed", plain(options.get("seed"))),
-        ("training time", duration(seconds.sum()) if len(seconds) else DASH),
-        ("calibrant", plain(run.versions.get("calibrant"))),
-    ]
-
-
-def _steps(run: RunData) -> str:
-    planned, done = run.options.get("steps"), steps_done(run)
-    return f"{done} of {planned}" if isinstance(planned, int) and planned != done else str(done)
-
-
-def _batch(options: JsonObject) -> str:
-    prompts, rollouts = options.get("prompts_per_step"), options.get("rollouts")
-    return f"{prompts} prompts × {rollouts} answers" if prompts and rollouts else DASH
+def run_facts(run: RunData) -> JsonObject:
+    """The main options, for the head of the page; None where there is none."""
+    options, seconds, done = run.options, run.metric("seconds"), steps_done(run)
+    planned, prompts, rollouts = (options.get(name) for name in ("steps", "prompts_per_step", "rollouts"))
+    return {
+        **{name: options.get(name) for name in ("task", "model", "method")},
+        "steps": f"{done} of {planned}" if isinstance(planned, int) and planned != done else done,
+        "per step": f"{prompts} prompts × {rollouts} answers" if prompts and rollouts else None,
+        "learning rate": options.get("learning_rate"),
+        "KL weight (beta)": options.get("beta"),
+        "seed": options.get("seed"),
+        "training time": duration(seconds.sum()) if len(seconds) else None,
+        "calibrant": run.versions.get("calibrant"),
+    }
 
 
 def reward_counts(run: RunData) -> pd.DataFrame:
@@ -168,15 +150,3 @@ def reward_counts(run: RunData) -> pd.DataFrame:
         unscorable = run.groups.groupby("step")["unscorable"].sum()
     outside = run.metric("batch/reward_out_of_range")
     return pd.DataFrame({"unscorable": unscorable, "out of range": outside}, dtype=float)
-
-
-def uninformative(run: RunData) -> pd.Series:
-    """Share of groups without reward spread by step, from metrics or else from rollouts."""
-    logged = run.metric("group/uninformative")
-    return logged if len(logged) or not len(run.groups) else run.groups.groupby("step")["uninformative"].mean()
-
-
-def mean_weight(run: RunData) -> pd.Series:
-    """Mean weight by step, from metrics or else from rollouts."""
-    logged = run.metric("group/weight/mean")
-    return logged if len(logged) or not len(run.weights) else run.weights.groupby("step")["weight"].mean()

@@ -1,17 +1,7 @@
 """Tasks by name."""
 
 from calibrant.errors import CalibrantError, nearest
-from calibrant.tasks import (
-    arithmetic,
-    contests,
-    gsm8k,
-    hotpotqa,
-    math500,
-    narrativeqa,
-    olympiadbench,
-    places,
-    qasper,
-)
+from calibrant.tasks import arithmetic, contests, gsm8k, hotpotqa, math500, narrativeqa, olympiadbench, places, qasper
 from calibrant.tasks.base import Task
 
 TASKS: dict[str, Task] = {
@@ -34,11 +24,7 @@ TASKS: dict[str, Task] = {
 
 
 def resolve(name: str) -> Task:
-    """The task of a name.
-
-    Raises:
-        CalibrantError: the name is unknown.
-    """
+    """The task of a name."""
     if name not in TASKS:
         raise CalibrantError(f"unknown task '{name}'{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}")
     return TASKS[name]

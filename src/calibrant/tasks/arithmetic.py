@@ -8,38 +8,33 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibrant.tasks.base import Row, Task, check_split, refuse_data_dir
+from calibrant.tasks.base import Row, Task, check_embedded
 from calibrant.tasks.problems import Problem, problems
 from calibrant.text.extract import last_number, stated_answer
 from calibrant.text.keys import number
+from calibrant.text.metrics import reference_list
 
 ROWS = {"train": 4000, "test": 500}
 INSTRUCTION = 'Solve the problem step by step and end with "The answer is" and the number.'
 
 
 def load_problems(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
-    """`size` distinct problems of a split; when None 4000 for "train" and 500 for "test".
-
-    Raises:
-        CalibrantError: another split, or a folder of data: the problems are generated here.
-    """
-    refuse_data_dir("arithmetic", data_dir)
-    check_split("arithmetic", split, tuple(ROWS))
+    """`size` distinct problems of a split; when None 4000 for "train" and 500 for "test"."""
+    check_embedded("arithmetic", split, tuple(ROWS), data_dir)
     unique: dict[str, Problem] = {}
     stream = problems(split, random.Random(f"arithmetic {split} {seed}"))
     while len(unique) < (ROWS[split] if size is None else size):
         new = next(stream)
         unique.setdefault(new.text, new)
-    return [_row(f"{split}-{seed}-{i}", problem) for i, problem in enumerate(unique.values())]
-
-
-def _row(prompt_id: str, problem: Problem) -> Row:
-    return {
-        "prompt_id": prompt_id,
-        "prompt": problem_prompt(problem),
-        "messages": [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.text}"}],
-        "references": [str(problem.answer)],
-    }
+    return [
+        {
+            "prompt_id": f"{split}-{seed}-{i}",
+            "prompt": problem_prompt(problem),
+            "messages": [{"role": "user", "content": f"{INSTRUCTION}\n\n{problem.text}"}],
+            "references": [str(problem.answer)],
+        }
+        for i, problem in enumerate(unique.values())
+    ]
 
 
 def problem_prompt(problem: Problem) -> str:
@@ -57,7 +52,7 @@ def stated_number(completion: str) -> str:
 
 
 def _correct(answer: str, references: Sequence[str]) -> bool:
-    return number(answer) in map(number, references)
+    return number(answer) in map(number, reference_list(references))
 
 
 def solution_key(text: str) -> str:

@@ -3,6 +3,7 @@
 B answers are judged in a batch: `(answers, references)` are B texts and their B lists of right answers.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
 from torch import Tensor
 
 from calibrant.errors import CalibrantError
-from calibrant.tasks.sources import Source
+from calibrant.tasks.sources import Item, Source, read_items
 from calibrant.text.inputs import VerdictFunction, by_key
+from calibrant.text.metrics import answer_pairs
 
 
 class Row(TypedDict):
@@ -30,7 +32,7 @@ class Row(TypedDict):
 
 
 class Load(Protocol):
-    """`(split, size, seed, *, data_dir) -> rows`."""
+    """The function that loads the rows of a task."""
 
     def __call__(self, split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
         """Rows; equal arguments give equal rows."""
@@ -52,9 +54,9 @@ class Task:
         summary: one line for `calibrant tasks`.
         splits: names for `load`, training split first, evaluation split last; a task with `train_task` has no
             training split.
-        load: `(split, size, seed, *, data_dir=None) -> rows`; equal arguments give equal rows; `size=None` gives the
-            whole split, or its documented default. `data_dir` holds the official files; rows come from the hub when
-            None. An embedded task accepts None alone.
+        load: `(split, size, seed, *, data_dir=None) -> rows`, equal for equal arguments; `size=None` gives the whole
+            split, or its documented default. `data_dir` holds the official files; rows come from the hub when None. An
+            embedded task accepts None alone.
         extract: completion -> answer, the text compared with the references.
         reward: `(answer, references) -> float` in `reward_range`, NaN if unscorable.
         reward_range: lowest and highest reward, for reward dispersion.
@@ -100,23 +102,36 @@ class Task:
         """Correctness of B answers; None where there is no verdict."""
         if self.judge is not None:
             return list(self.judge(answers, references))
-        return [self.correct(answer, gold) for answer, gold in zip(answers, references, strict=True)]
+        return [self.correct(answer, gold) for answer, gold in answer_pairs(answers, references)]
 
     def reward_batch(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float | None]:
         """Rewards of B answers in `reward_range`; None for unscorable ones."""
         if self.judge is None:
-            return [self.reward(answer, gold) for answer, gold in zip(answers, references, strict=True)]
+            return [self.reward(answer, gold) for answer, gold in answer_pairs(answers, references)]
         worst, best = self.reward_range
         return [None if verdict is None else best if verdict else worst for verdict in self.judge(answers, references)]
-
-
-def refuse_data_dir(name: str, data_dir: Path | None) -> None:
-    """Raises if an embedded task gets a folder of data."""
-    if data_dir is not None:
-        raise CalibrantError(f"the data of '{name}' come with the package; leave out --data-dir, got '{data_dir}'")
 
 
 def check_split(name: str, split: str, splits: Sequence[str]) -> None:
     """Raises if a task has no such split."""
     if split not in splits:
         raise CalibrantError(f"{name} has no split '{split}'; it has {' and '.join(splits)}")
+
+
+def loader(name: str, source: Source, row_of: Callable[[Item], Row]) -> Load:
+    """The `load` function of a task from its source, in an order that depends on the seed."""
+
+    def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
+        check_split(name, split, tuple(source.hubs))
+        items, _ = read_items(name, source, split, data_dir)
+        random.Random(f"{name} {split} {seed}").shuffle(items)
+        return [row_of(item) for item in items[:size]]
+
+    return load
+
+
+def check_embedded(name: str, split: str, splits: Sequence[str], data_dir: Path | None) -> None:
+    """Raises if an embedded task has no such split, or gets a folder of data."""
+    if data_dir is not None:
+        raise CalibrantError(f"the data of '{name}' come with the package; leave out --data-dir, got '{data_dir}'")
+    check_split(name, split, splits)

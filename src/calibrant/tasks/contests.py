@@ -21,14 +21,8 @@ def contest(name: str, summary: str, at: Hub, train_task: str, *folders: str) ->
         parse=parse_problem,
         folders=folders,
     )
-    return maths_task(
-        name,
-        f"{summary}; trained on {train_task}",
-        source=source,
-        splits=("test",),
-        max_completion_length=2048,
-        train_task=train_task,
-    )
+    summary = f"{summary}; trained on {train_task}"
+    return maths_task(name, summary, source=source, max_completion_length=2048, train_task=train_task)
 
 
 AIME24 = contest("aime24", "AIME 2024", Hub("HuggingFaceH4/aime_2024", "train"), "olympiadbench")

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,8 @@ Record = dict[str, Any]
 def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
     """The records of a file, in the format of its suffix; `.gz` is decompressed.
 
-    Args:
-        path: `.json` (a list, an object of objects by their id, or one object), `.jsonl`, `.csv` or `.parquet`.
-        columns: those to read from a Parquet file, nested ones with dots; all when empty.
-
-    Raises:
-        CalibrantError: another format, or a file that cannot be read.
+    The suffix is `.json` (a list, an object of objects by their id, or one object), `.jsonl`, `.csv` or `.parquet`, of
+    which `columns` are read, nested ones with dots; all when empty.
     """
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind not in READERS and kind != ".parquet":
@@ -97,10 +94,6 @@ def _checked(record: object, where: str) -> Record:
     return record
 
 
-def _csv(file: io.TextIOBase) -> Iterator[Record]:
-    yield from csv.DictReader(file, strict=True)
-
-
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=64, columns=list(columns) or None):
@@ -110,5 +103,5 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
 READERS: dict[str, Callable[[io.TextIOBase], Iterator[Record]]] = {
     ".json": _json,
     ".jsonl": _json_lines,
-    ".csv": _csv,
+    ".csv": partial(csv.DictReader, strict=True),
 }

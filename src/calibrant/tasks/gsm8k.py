@@ -25,6 +25,5 @@ TASK = maths_task(
         url="https://github.com/openai/grade-school-math",
         parse=parse_gsm8k,
     ),
-    splits=SPLITS,
     max_completion_length=512,
 )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from calibrant.tasks.files import Record
 from calibrant.tasks.reading import reading_task
 from calibrant.tasks.sources import Hub, Item, Source
-from calibrant.text.metrics import normalise_answer, token_f1
+from calibrant.text.metrics import normalise_answer, reference_list, token_f1
 
 FILES = {"train": "hotpot_train_v1.1.json", "validation": "hotpot_dev_distractor_v1.json"}
 CLOSED = ("yes", "no", "noanswer")
@@ -20,7 +20,7 @@ def hotpotqa_f1(answer: str, references: Sequence[str]) -> float:
     >>> hotpotqa_f1("no", ["no"]), hotpotqa_f1("no, he is not", ["no"]), hotpotqa_f1("in Ohio", ["Ohio"])
     (1.0, 0.0, 0.6666666666666666)
     """
-    return max((_f1(answer, reference) for reference in references), default=0.0)
+    return max((_f1(answer, reference) for reference in reference_list(references)), default=0.0)
 
 
 def _f1(answer: str, reference: str) -> float:
@@ -50,7 +50,6 @@ TASK = reading_task(
         parse=parse_hotpotqa,
         needs_context=True,
     ),
-    splits=tuple(FILES),
     instruction="Read the paragraphs and answer the question with a name, a phrase, yes or no.",
     max_completion_length=32,
     f1=hotpotqa_f1,

@@ -28,6 +28,5 @@ TASK = maths_task(
         parse=parse_problem,
         folders=("MATH", "math"),
     ),
-    splits=("train", "test"),
     max_completion_length=2048,
 )

@@ -7,26 +7,20 @@ from functools import cache
 
 from torch import Tensor
 
-from calibrant.tasks.base import Row, Task
+from calibrant.tasks.base import Row, Task, loader
 from calibrant.tasks.files import Record
-from calibrant.tasks.loading import loader
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.extract import boxed, final_answer, stated_answer
 from calibrant.text.keys import number
 from calibrant.text.maths.clusters import symbolic_clusters
 from calibrant.text.maths.verify import Verifier
+from calibrant.text.metrics import answer_pairs
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 def maths_task(
-    name: str,
-    summary: str,
-    *,
-    source: Source,
-    splits: tuple[str, ...],
-    max_completion_length: int,
-    train_task: str | None = None,
+    name: str, summary: str, *, source: Source, max_completion_length: int, train_task: str | None = None
 ) -> Task:
     """A task of mathematics with one final answer; the arguments are fields of `Task`.
 
@@ -36,8 +30,8 @@ def maths_task(
     return Task(
         name=name,
         summary=summary,
-        splits=splits,
-        load=loader(name, source, splits, maths_row),
+        splits=tuple(source.hubs),
+        load=loader(name, source, maths_row),
         extract=final_answer,
         reward=correctness_reward,
         reward_range=(0.0, 2.0),
@@ -113,15 +107,11 @@ def judge(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[b
 
     Answers with the key of a reference are correct; the verifier decides the others in one call.
     """
-    same = [_same_key(answer, group) for answer, group in zip(answers, references, strict=True)]
-    unequal = [(answers[i], references[i]) for i, equal in enumerate(same) if not equal]
+    pairs = answer_pairs(answers, references)
+    same = [number(answer) in filter(None, map(number, group)) for answer, group in pairs]
+    unequal = [pair for pair, equal in zip(pairs, same, strict=True) if not equal]
     verdicts = iter(verifier().verify(unequal)) if unequal else iter(())
     return [True if equal else next(verdicts) for equal in same]
-
-
-def _same_key(answer: str, references: Sequence[str]) -> bool:
-    key = number(answer)
-    return bool(key) and key in map(number, references)
 
 
 def correctness_reward(answer: str, references: Sequence[str]) -> float:

@@ -54,7 +54,6 @@ TASK = reading_task(
         join=with_summaries,
         needs_context=True,
     ),
-    splits=tuple(SETS),
     instruction="Read the summary of a story and answer the question in a few words.",
     max_completion_length=64,
     bleu=True,

@@ -44,6 +44,5 @@ TASK = maths_task(
         parse=parse_olympiadbench,
         divide=divide,
     ),
-    splits=SPLITS,
     max_completion_length=2048,
 )

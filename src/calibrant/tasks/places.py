@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibrant.demo import load_places
-from calibrant.tasks.base import Row, Task, check_split, refuse_data_dir
+from calibrant.tasks.base import Row, Task, check_embedded
 from calibrant.text.extract import first_line
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
@@ -52,13 +52,8 @@ Country = dict[str, Any]
 
 
 def load_questions(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
-    """`size` questions of a split; when None 4000 for "train", and every question about a test country for "test".
-
-    Raises:
-        CalibrantError: another split, or a folder of data: the data come with the package.
-    """
-    refuse_data_dir("places", data_dir)
-    check_split("places", split, ("train", "test"))
+    """`size` questions of a split; when None 4000 for "train", and every question about a test country for "test"."""
+    check_embedded("places", split, ("train", "test"), data_dir)
     rng = random.Random(f"places {split} {seed}")
     if split == "train":
         return [_row(f"train-{seed}-{i}", rng, *train_item(rng)) for i in range(TRAIN_ROWS if size is None else size)]
@@ -103,10 +98,9 @@ def _names_test_side(text: str) -> bool:
 @cache
 def _test_names() -> re.Pattern[str]:
     test = countries("test")
-    anywhere = {name for c in test for name in (c["name"], c["capital"])}
-    as_words = {city for c in test for city in c["cities"]}
-    patterns = [*map(re.escape, sorted(anywhere)), *(rf"\b{re.escape(city)}\b" for city in sorted(as_words))]
-    return re.compile("|".join(patterns))
+    anywhere = {re.escape(name) for c in test for name in (c["name"], c["capital"])}
+    as_words = {rf"\b{re.escape(city)}\b" for c in test for city in c["cities"]}
+    return re.compile("|".join(sorted(anywhere) + sorted(as_words)))
 
 
 def facts_of(country: Country, rng: random.Random) -> Facts:
@@ -178,11 +172,6 @@ def prompt_of(sheet: str, question: str) -> str:
     return f"{sheet}\nQuestion: {question}\nAnswer:"
 
 
-def twice_f1(answer: str, references: Sequence[str]) -> float:
-    """Twice the token F1, in [0, 2] (GCPO, table 5)."""
-    return 2.0 * token_f1(answer, references)
-
-
 def _row(prompt_id: str, rng: random.Random, facts: Facts, kind: str) -> Row:
     prompt = prompt_of(sheet_of(facts, kind, rng), question_of(facts, kind, rng))
     return {"prompt_id": prompt_id, "prompt": prompt, "references": [facts[kind]]}
@@ -194,7 +183,7 @@ TASK = Task(
     splits=("train", "test"),
     load=load_questions,
     extract=first_line,
-    reward=twice_f1,
+    reward=lambda answer, references: 2.0 * token_f1(answer, references),  # GCPO, table 5
     reward_range=(0.0, 2.0),
     metrics={"f1": token_f1, "em": exact_match},
     correct=lambda answer, references: token_f1(answer, references) > 0.5,

@@ -3,20 +3,17 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from calibrant.errors import CalibrantError, shortened
+from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.tasks.base import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-NAMED = 3
-"""Most questions that a warning names."""
 
 
 class TooLong(CalibrantError):
@@ -46,11 +43,7 @@ def _shows_system(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBa
 
 
 def prompt_tokens(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The length of a question in tokens, chat template and special tokens counted.
-
-    Raises:
-        CalibrantError: the chat template cannot render it, or renders it to nothing.
-    """
+    """The length of a question in tokens, chat template and special tokens counted."""
     prompt = prompt_for(row, tokenizer)
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
@@ -62,7 +55,7 @@ def _rendered(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase")
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         problem = "" if text.strip() else "renders a prompt to nothing"
     except Exception as error:  # whatever a template raises
-        problem = f"cannot render a prompt ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        problem = f"cannot render a prompt ({reason(error)})"
     if problem:
         raise CalibrantError(
             f"the model's chat template {problem}; correct it in chat_template.jinja or tokenizer_config.json, or "
@@ -74,10 +67,8 @@ def _rendered(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase")
 def fit(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> tuple[Row, bool]:
     """A copy of a question whose prompt has at most `max_prompt_tokens`, and whether its context was truncated.
 
-    Instruction and question stay whole; the context loses its end, at a border between words.
-
-    Raises:
-        TooLong: it is too long even without its context.
+    Instruction and question stay whole; the context loses its end, at a border between words. Raises `TooLong` where
+    that is not enough.
     """
     excess = prompt_tokens(row, tokenizer) - max_prompt_tokens
     if excess <= 0:
@@ -97,16 +88,10 @@ def fit(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) 
     return shorter, True
 
 
-class Fitted(NamedTuple):
+def fit_all(
+    rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int
+) -> tuple[list[Row], int, list[str]]:
     """Questions that fit, how many of them were truncated, and the ids of those too long without their context."""
-
-    rows: list[Row]
-    cut: int
-    left_out: list[str]
-
-
-def fit_all(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> Fitted:
-    """`fit` for many questions; those too long even without their context are left out."""
     fitted, cut, left_out = [], 0, []
     for row in tqdm(rows, desc="fitting prompts", delay=2, leave=False):
         try:
@@ -116,7 +101,7 @@ def fit_all(rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_promp
         else:
             fitted.append(shorter)
             cut += was_cut
-    return Fitted(fitted, cut, left_out)
+    return fitted, cut, left_out
 
 
 def fit_to(
@@ -126,9 +111,6 @@ def fit_to(
 
     Warns how many were truncated or left out, and once if a policy without a chat template gets plain text in place of
     turns.
-
-    Raises:
-        CalibrantError: no room is left for a prompt, no question fits, or the chat template cannot render them.
     """
     limit = min(max_prompt_length, tokenizer.model_max_length - max_completion_length)
     if limit < 1:
@@ -145,7 +127,7 @@ def fit_to(
         log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
     if left_out:
         text = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a context to truncate"
-        named = shortened(left_out, NAMED)
+        named = shortened(left_out, 3)
         if not fitted:
             raise CalibrantError(f"{text} ({named}); raise --max-prompt-length")
         log.warning("%s and are left out (%s); --max-prompt-length allows more", text, named)

@@ -60,7 +60,6 @@ TASK = reading_task(
         parse=parse_qasper,
         needs_context=True,
     ),
-    splits=tuple(NAMES),
     instruction=(
         "Read the paper and answer the question as briefly as you can, with a phrase or a sentence. "
         "If the question cannot be answered from the paper, write Unanswerable; if it asks yes or no, write Yes or No."

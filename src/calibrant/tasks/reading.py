@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from calibrant.tasks.base import Pooled, Row, Task
-from calibrant.tasks.loading import loader
+from calibrant.tasks.base import Pooled, Row, Task, loader
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.bleu import bleu_counts, bleu_of_counts, sentence_bleu
 from calibrant.text.extract import first_line
@@ -18,28 +17,22 @@ def reading_task(
     summary: str,
     *,
     source: Source,
-    splits: tuple[str, ...],
     instruction: str,
     max_completion_length: int,
     f1: Metric = token_f1,
     bleu: bool = False,
 ) -> Task:
-    """A task of question answering over a text; the other arguments are fields of `Task`.
+    """A task of question answering over a text; `instruction` is the text before it, other arguments as of `Task`.
 
     The reward is `2 x F1`, in [0, 2] (GCPO, table 5); an answer is correct at `F1 > 0.5` (section 4.1); the extracted
-    answer is embedded and clustered (appendix E.3).
-
-    Args:
-        instruction: the text before the context.
-        f1: `(answer, references) -> F1`.
-        bleu: whether to add sentence BLEU and corpus BLEU to the metrics.
+    answer is embedded and clustered (appendix E.3). `bleu` adds sentence BLEU and corpus BLEU to the metrics.
     """
     extra = {"sentence_bleu": sentence_bleu} if bleu else {}
     return Task(
         name=name,
         summary=summary,
-        splits=splits,
-        load=loader(name, source, splits, lambda item: reading_row(item, instruction)),
+        splits=tuple(source.hubs),
+        load=loader(name, source, lambda item: reading_row(item, instruction)),
         extract=short_answer,
         reward=lambda answer, references: 2.0 * f1(answer, references),
         reward_range=(0.0, 2.0),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibrant import hub
-from calibrant.errors import CalibrantError, shortened
+from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.tasks.files import Record, nested, records
 
 logger = logging.getLogger(__name__)
@@ -85,20 +85,14 @@ class LoadReport:
 def read_items(task: str, source: Source, split: str, data_dir: Path | None = None) -> tuple[list[Item], LoadReport]:
     """The questions of a split that have an answer, with unique ids, in the order of the source, and a report.
 
-    Args:
-        task: name of the task.
-        source: of the task.
-        split: one of its splits.
-        data_dir: a folder with the official files, or with such a folder under the task's name; the hub when None.
-
-    Raises:
-        CalibrantError: no data, data of another schema, or no question with an answer.
+    `data_dir` is a folder with the official files, or with such a folder under the task's name; the hub when None.
     """
     if data_dir is None:
         origin, items = f"{source.hubs[split].repository} (hub)", list(_from_hub(task, source, split))
     else:
         paths = source_files(task, source, split, data_dir)
-        origin, items = _origin(paths), [item for path in paths for item in _from_file(source, path, split)]
+        origin = f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")
+        items = [item for path in paths for item in _from_file(source, path, split)]
     chosen = source.divide(items, split) if source.divide else items
     kept, left_out = _filtered(_with_ids(chosen, f"{task}-{split}"), source.needs_context)
     report = LoadReport(task, split, origin, len(kept), left_out)
@@ -109,11 +103,7 @@ def read_items(task: str, source: Source, split: str, data_dir: Path | None = No
 
 
 def source_files(task: str, source: Source, split: str, data_dir: Path) -> list[Path]:
-    """The files of a split that match its first matching pattern.
-
-    Raises:
-        CalibrantError: there are none.
-    """
+    """The files of a split that match its first matching pattern."""
     if not data_dir.is_dir():
         raise CalibrantError(f"--data-dir '{data_dir}' is no folder; give the one that holds the files of {task}")
     plain = [f"{name}{end}" for name in OTHER_NAMES.get(split, (split,)) for end in (".jsonl", ".jsonl.gz")]
@@ -154,8 +144,8 @@ def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Iterable[Recor
 
 
 def _unreachable(task: str, source: Source, where: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    problem = f"could not be loaded ({reason})" if hub.reachable() else "is not cached, and the hub cannot be reached"
+    unreachable = "is not cached, and the hub cannot be reached"
+    problem = f"could not be loaded ({reason(error)})" if hub.reachable() else unreachable
     return f"{where} {problem}; give --data-dir a folder with the files of {task} ({source.schema}; from {source.url})"
 
 
@@ -165,7 +155,7 @@ def _parsed(source: Source, rows: Iterator[Record], where: str) -> Iterator[Item
             record = next(rows, None)
             if record is None:
                 return
-            yield from map(_texts_only, [_plain(record)] if _is_plain(record) else source.parse(record))
+            yield from map(_texts_only, _plain(record) or source.parse(record))
         except CalibrantError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -183,15 +173,12 @@ def _texts_only(item: Item) -> Item:
     return Item(str(item.id or ""), texts[0], texts[2:], texts[1])
 
 
-def _is_plain(record: Record) -> bool:
-    """Whether a record has the plain schema that every task reads: a question and a list of answers."""
-    answers = record.get("answers")
-    texts = isinstance(answers, list) and all(isinstance(answer, str) for answer in answers)
-    return texts and isinstance(record.get("question"), str)
-
-
-def _plain(record: Record) -> Item:
-    return Item(str(record.get("id") or ""), record["question"], record["answers"], record.get("context") or "")
+def _plain(record: Record) -> list[Item]:
+    """The question of a record in the plain schema that every task reads, a question and a list of answers, else []."""
+    question, answers = record.get("question"), record.get("answers")
+    if not isinstance(question, str) or not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+        return []
+    return [Item(record.get("id") or "", question, answers, record.get("context") or "")]
 
 
 def _with_ids(items: list[Item], prefix: str) -> list[Item]:
@@ -206,25 +193,17 @@ def _with_ids(items: list[Item], prefix: str) -> list[Item]:
 
 
 def _filtered(items: list[Item], needs_context: bool) -> tuple[list[Item], dict[str, list[str]]]:
+    """The complete questions, and the ids of the others by what they lack."""
     kept: list[Item] = []
     left_out: dict[str, list[str]] = {}
     for item in items:
         item = item._replace(answers=[answer.strip() for answer in item.answers if answer.strip()])
-        why = _lack(item, needs_context)
-        if why:
-            left_out.setdefault(why, []).append(item.id)
+        if not item.question.strip():
+            left_out.setdefault("without a question", []).append(item.id)
+        elif not item.answers:
+            left_out.setdefault("without an answer", []).append(item.id)
+        elif needs_context and not item.context.strip():
+            left_out.setdefault("without a text", []).append(item.id)
         else:
             kept.append(item)
     return kept, left_out
-
-
-def _lack(item: Item, needs_context: bool) -> str:
-    if not item.question.strip():
-        return "without a question"
-    if not item.answers:
-        return "without an answer"
-    return "without a text" if needs_context and not item.context.strip() else ""
-
-
-def _origin(paths: list[Path]) -> str:
-    return f"'{paths[0]}'" + (f" and {len(paths) - 1} more files" if len(paths) > 1 else "")

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from calibrant.errors import CalibrantError
+from calibrant.text.metrics import reference_list
 
 
 def sentence_bleu(prediction: str, references: Sequence[str]) -> float:
@@ -20,7 +21,7 @@ def sentence_bleu(prediction: str, references: Sequence[str]) -> float:
     """
     if not references:
         return 0.0
-    return _percent(_bleu(effective_order=True).sentence_score(prediction, list(references)).score) / 100
+    return _percent(_bleu(effective_order=True).sentence_score(prediction, reference_list(references)).score) / 100
 
 
 def bleu_counts(prediction: str, references: Sequence[str]) -> list[float]:
@@ -31,7 +32,7 @@ def bleu_counts(prediction: str, references: Sequence[str]) -> list[float]:
     """
     if not references:
         return [0] * 10
-    score = _bleu(effective_order=True).sentence_score(prediction, list(references))
+    score = _bleu(effective_order=True).sentence_score(prediction, reference_list(references))
     return [*score.counts, *score.totals, score.sys_len, score.ref_len]
 
 

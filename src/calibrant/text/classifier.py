@@ -9,14 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant import hub
-from calibrant.errors import CalibrantError
-
-
-def check_sizes(**sizes: tuple[int, int]) -> None:
-    """Raises CalibrantError unless each size is an integer of at least its minimum; sizes are (value, minimum)."""
-    for name, (size, least) in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < least:
-            raise CalibrantError(f"entailment: {name} has to be an integer of at least {least}, got {size!r}")
+from calibrant.errors import CalibrantError, reason
+from calibrant.statistics.counted import check_count
 
 
 @lru_cache(maxsize=2)
@@ -33,17 +27,15 @@ def load_classifier(
         )
         model = model.to(device or torch.accelerator.current_accelerator() or "cpu").eval()
     except Exception as error:  # transformers, safetensors and the hub raise many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hubless = "" if local or hub.reachable() else "; it is no folder, and the hub cannot be reached"
         raise CalibrantError(
-            f"cannot load the entailment model '{name}' ({reason}){hubless}; give a folder that holds one with its "
-            "tokenizer, saved by save_pretrained as safetensors"
+            f"cannot load the entailment model '{name}' ({reason(error)}){hubless}; give a folder that holds one with "
+            "its tokenizer, saved by save_pretrained as safetensors"
         ) from None
     if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])[0]
         raise CalibrantError(
-            f"'{name}' was not trained to classify: its weights lack '{missing}'; give a model fine-tuned on natural "
-            "language inference"
+            f"'{name}' was not trained to classify: its weights lack '{min(info['missing_keys'])}'; give a model "
+            "fine-tuned on natural language inference"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -85,8 +77,7 @@ def maximum_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, r
     limit = min(limits)
     if requested is None:
         return int(limit) if limit < 1e9 else None
-    least = tokenizer.num_special_tokens_to_add(pair=True) + 2
-    check_sizes(max_length=(requested, least))
+    check_count("entailment", tokenizer.num_special_tokens_to_add(pair=True) + 2, max_length=requested)
     if requested > limit:
         raise CalibrantError(f"entailment: max_length is {requested}, but the model reads {int(limit)} tokens")
     return requested

@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from calibrant import hub
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, reason
 from calibrant.options import MINILM
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -25,12 +25,9 @@ class Embedder:
     Args:
         model: a local folder in sentence-transformers or transformers format, or a hub name. With the
             extra `offline` the default needs no network; its weights are checked by SHA-256.
-        device: a torch device; chosen by the library when None.
+        device: chosen by the library when None.
         batch_size: distinct texts per forward pass, of similar length. When None 16 on a CPU, where padding costs more
             than another pass, and 128 elsewhere.
-
-    Raises:
-        CalibrantError: the model cannot be found or read, or the packaged weights are not the official ones.
     """
 
     def __init__(self, model: str = MINILM, *, device: str | None = None, batch_size: int | None = None):
@@ -38,10 +35,9 @@ class Embedder:
         try:
             self.model = _load(str(packaged(model)), device)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CalibrantError(
-                f"cannot load the embedding model '{model}' ({reason}); give --embedding-model a folder that holds "
-                "one, or install calibrant[offline], which carries all-MiniLM-L6-v2"
+                f"cannot load the embedding model '{model}' ({reason(error)}); give --embedding-model a folder that "
+                "holds one, or install calibrant[offline], which carries all-MiniLM-L6-v2"
             ) from None
         self.batch_size = batch_size or (16 if self.model.device.type == "cpu" else 128)
 
@@ -50,13 +46,8 @@ class Embedder:
         distinct = sorted(set(texts))
         if not distinct:
             return torch.zeros(0, self.model.get_embedding_dimension() or 0)
-        vectors = self.model.encode(
-            distinct,
-            batch_size=self.batch_size,
-            convert_to_tensor=True,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-        )
+        options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+        vectors = self.model.encode(distinct, batch_size=self.batch_size, **options)
         row = {text: i for i, text in enumerate(distinct)}
         return vectors.float().cpu()[[row[text] for text in texts]]
 

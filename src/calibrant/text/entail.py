@@ -1,14 +1,16 @@
 """Entailment probabilities of answer pairs from a classifier; distinct pairs once, in batches of similar length."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.signals.clusters import clusters_by
-from calibrant.text.classifier import check_sizes, label_columns, load_classifier, maximum_length
+from calibrant.statistics.counted import check_count
+from calibrant.text.classifier import label_columns, load_classifier, maximum_length
 
 Pair = tuple[str | None, str | None]
 Probabilities = tuple[float, float, float]
@@ -34,21 +36,16 @@ class EntailmentJudge:
 
     Args:
         model: a local folder in transformers format, or a hub name; weights from safetensors only.
-        device: a torch device; when None the accelerator, else the CPU.
+        device: when None the accelerator, else the CPU.
         dtype: a torch floating type or its name, such as "bfloat16"; float32 when None, whatever the checkpoint has,
             because lower precision shifts results across the threshold.
         batch_size: maximum pairs per forward pass, sorted by length; on a CPU smaller where that saves padding.
-        max_length: maximum tokens per pair; the longer text is truncated. The model's maximum when None.
+        max_length: maximum tokens per pair; the longer text is truncated. The maximum of the model and its tokenizer
+            when None.
         cache_size: maximum number of cached results; the least recently used is dropped first.
-        trust_remote_code: whether to run code that comes with the model.
 
     Attributes:
-        max_length: maximum tokens per pair; None if neither the model nor its tokenizer has a limit.
         pairs_judged: number of pairs passed through the model.
-
-    Raises:
-        CalibrantError: the model cannot be loaded, has no trained classifier or other labels than those of
-            entailment; or a size is out of range.
     """
 
     def __init__(
@@ -62,7 +59,8 @@ class EntailmentJudge:
         cache_size: int = 2**16,
         trust_remote_code: bool = False,
     ):
-        check_sizes(batch_size=(batch_size, 1), cache_size=(cache_size, 0))
+        check_count("entailment", batch_size=batch_size)
+        check_count("entailment", 0, cache_size=cache_size)
         self.name = model
         self.batch_size, self.cache_size = batch_size, cache_size
         self.tokenizer, self.model = load_classifier(model, device, dtype or torch.float32, trust_remote_code)
@@ -76,11 +74,7 @@ class EntailmentJudge:
         return f"EntailmentJudge({self.name!r}, device='{self.device}', dtype={self.model.dtype})"
 
     def probabilities(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Tensor:
-        """Probabilities of contradiction, neutral and entailment for B pairs.
-
-        Returns:
-            `[B, 3]`, float32 on the CPU; rows sum to 1, NaN where a text is empty.
-        """
+        """Probabilities of contradiction, neutral and entailment for B pairs, `[B, 3]`; NaN where a text is empty."""
         if len(premises) != len(hypotheses):
             raise CalibrantError(f"entailment: got {len(premises)} premises but {len(hypotheses)} hypotheses")
         sides = _texts([premises, hypotheses], None)
@@ -89,14 +83,11 @@ class EntailmentJudge:
     def matrix(self, groups: Sequence[Sequence[str]], questions: Sequence[str] | None = None) -> Tensor:
         """Probabilities for all pairs of each group, the input of `signals.kernel_language_entropy`.
 
-        Args:
-            groups: N sequences of G answers.
-            questions: N texts to prepend to the answers of each group, as in the code of Kuhn, Gal and Farquhar (a);
-                an empty answer stays empty.
+        `[N, G, G, 3]` for N groups of G answers: premise i, hypothesis j; contradiction, neutral, entailment.
+        Entailment is 1 on the diagonal. Rows and columns of empty answers are NaN, diagonal included.
 
-        Returns:
-            `[N, G, G, 3]`, float32 on the CPU: premise i, hypothesis j; contradiction, neutral, entailment. Entailment
-            is 1 on the diagonal. Rows and columns of empty answers are NaN, diagonal included.
+        The question of a group, where given, is prepended to its answers, as in the code of Kuhn, Gal and Farquhar
+        (a); an empty answer stays empty.
         """
         texts = _texts(groups, questions)
         size = len(texts[0]) if texts else 0
@@ -124,41 +115,41 @@ class EntailmentJudge:
             rule: a name of `signals.clusters.RULES`, or a relation and an assignment.
             threshold: smallest probability of entailment for joining, in [0, 1]; for "greedy".
             questions: as in `matrix`.
-            where: `[N, G]`, boolean; masked rollouts neither open nor join a cluster.
-
-        Returns:
-            `[N, G]`, int64 on the CPU, 0, 1, ... in order of first appearance; -1 for masked rollouts.
+            where: `[N, G]`; masked rollouts neither open nor join a cluster, and get -1.
         """
         texts = _texts(groups, questions)
-        mask = _mask(where, len(texts), len(texts[0]) if texts else 0)
+        keys = _keys(texts)
+        if where is not None:
+            check_shapes("entailment", answers=(keys, "N G"), where=(where, "N G"))
+        mask = torch.ones_like(keys, dtype=torch.bool) if where is None else where.cpu()
         results: dict[Pair, Probabilities] = {}
 
         def compare(n: Tensor, i: Tensor, j: Tensor) -> Tensor:
             triples = zip(n.tolist(), i.tolist(), j.tolist(), strict=True)
             return self._judge([(texts[a][b], texts[a][c]) for a, b, c in triples], results)
 
-        return clusters_by(compare, mask, rule, threshold, _keys(texts, mask))
+        return clusters_by(compare, mask, rule, threshold, keys)
 
     def _judge(self, pairs: Sequence[Pair], results: dict[Pair, Probabilities]) -> Tensor:
         """Probabilities of pairs `[B, 3]`; `results` holds those of this call, which the cache may have dropped."""
         new = [pair for pair in dict.fromkeys(pairs) if pair not in results]
-        results.update((pair, row) for pair in new if (row := _without_model(pair) or self._recall(pair)) is not None)
+        results.update((pair, row) for pair in new if (row := self._without_model(pair)) is not None)
         missing = [(pair[0] or "", pair[1] or "") for pair in new if pair not in results]
         rows: dict[Pair, Probabilities] = dict(zip(missing, self._run_model(missing), strict=True))
         results.update(rows)
-        self._remember(rows)
-        return torch.tensor([results[pair] for pair in pairs], dtype=torch.float32).reshape(-1, 3)
-
-    def _recall(self, pair: Pair) -> Probabilities | None:
-        row = self._cache.get(pair)
-        if row is not None:
-            self._cache.move_to_end(pair)
-        return row
-
-    def _remember(self, rows: Mapping[Pair, Probabilities]) -> None:
         self._cache.update(rows)
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
+        return torch.tensor([results[pair] for pair in pairs], dtype=torch.float32).reshape(-1, 3)
+
+    def _without_model(self, pair: Pair) -> Probabilities | None:
+        if None in pair:
+            return EMPTY_TEXT
+        if pair[0] == pair[1]:
+            return EQUAL_TEXTS
+        if pair in self._cache:
+            self._cache.move_to_end(pair)
+        return self._cache.get(pair)
 
     def _run_model(self, pairs: Sequence[tuple[str, str]]) -> list[Probabilities]:
         """Probabilities of pairs, in batches of similar length, the longest first."""
@@ -209,12 +200,6 @@ def _batches(lengths: Sequence[int], size: int, padding: int | None) -> list[lis
     return batches
 
 
-def _without_model(pair: Pair) -> Probabilities | None:
-    if None in pair:
-        return EMPTY_TEXT
-    return EQUAL_TEXTS if pair[0] == pair[1] else None
-
-
 def _texts(groups: Sequence[Sequence[str]], questions: Sequence[str] | None) -> list[list[str | None]]:
     """Answers with their question in front; None for empty answers."""
     if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
@@ -232,16 +217,7 @@ def _texts(groups: Sequence[Sequence[str]], questions: Sequence[str] | None) -> 
     return [[start + a if a.strip() else None for a in group] for start, group in zip(starts, groups, strict=True)]
 
 
-def _mask(where: Tensor | None, groups: int, size: int) -> Tensor:
-    if where is None:
-        return torch.ones(groups, size, dtype=torch.bool)
-    if not isinstance(where, Tensor) or where.dtype != torch.bool or where.shape != (groups, size):
-        got = f"{where.dtype} {list(where.shape)}" if isinstance(where, Tensor) else f"a {type(where).__name__}"
-        raise CalibrantError(f"entailment: where has to be a boolean mask [{groups}, {size}], got {got}")
-    return where.cpu()
-
-
-def _keys(texts: list[list[str | None]], mask: Tensor) -> Tensor:
+def _keys(texts: list[list[str | None]]) -> Tensor:
     """`[N, G]`, equal for equal texts of a group; empty texts are unequal."""
     keys = [[i if text is None else group.index(text) for i, text in enumerate(group)] for group in texts]
-    return torch.tensor(keys, dtype=torch.int64).reshape(mask.shape)
+    return torch.tensor(keys, dtype=torch.int64).reshape(len(texts), -1 if texts else 0)

@@ -33,20 +33,11 @@ class Readers:
 
 
 def read_input(
-    name: str,
-    readers: Readers,
-    texts: TextGroups,
-    answers: TextGroups,
-    references: TextGroups | None,
+    name: str, readers: Readers, texts: TextGroups, answers: TextGroups, references: TextGroups | None
 ) -> Tensor | None:
-    """One input of a method, `[N, G, ...]`; None without an embedder, or without a judge and references.
+    """One input of `FROM_TEXT`, `[N, G, ...]`; None without an embedder, or without a judge and references.
 
-    Args:
-        name: one of `FROM_TEXT`.
-        readers: the functions that read texts.
-        texts: N groups of G texts to embed and cluster.
-        answers: N groups of G extracted answers.
-        references: the right answers of each prompt, N lists, or None.
+    Texts are embedded and clustered; answers are extracted from them and judged by the N lists of references.
     """
     cluster = readers.cluster or by_key(normalise_answer)
     if name == "clusters":

@@ -11,13 +11,8 @@ from calibrant.text.extract import Decoder, answer_span, completion_offsets, tok
 def answer_masks(tokenizer: Decoder, ids: Tensor, mask: Tensor, answers: Sequence[str]) -> Tensor:
     """Tokens `[B, T]` of the last occurrence of the extracted answer, boolean; all False where it does not occur.
 
-    GRPO-CARE marks the text between answer tags, which answers without tags do not have (c).
-
-    Args:
-        tokenizer: decodes the completions.
-        ids: `[B, T]`.
-        mask: `[B, T]`, 0 and 1.
-        answers: the extracted answer of each completion.
+    GRPO-CARE marks the text between answer tags, which answers without tags do not have (c). `ids` and `mask` (0 and
+    1) are `[B, T]`; `answers` are B extracted answers.
     """
     answer_tokens = torch.zeros_like(mask, dtype=torch.bool)
     for row, (tokens, counts, answer) in enumerate(zip(ids.tolist(), mask.bool().tolist(), answers, strict=True)):

@@ -5,6 +5,8 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from calibrant.errors import CalibrantError
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -20,6 +22,28 @@ def normalise_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+def reference_list(references: str | Sequence[str]) -> list[str]:
+    """The references of one answer as a list; a text is a list of one.
+
+    >>> reference_list("Paris"), reference_list(("Paris", "Lutetia"))
+    (['Paris'], ['Paris', 'Lutetia'])
+    """
+    return [references] if isinstance(references, str) else list(references)
+
+
+def answer_pairs(answers: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[tuple[str, list[str]]]:
+    """B answers, each with the list of its references.
+
+    >>> answer_pairs(["Paris", "Rome"], "Paris")
+    Traceback (most recent call last):
+    calibrant.errors.CalibrantError: expected one list of references per answer, 2 in all, got a text
+    """
+    if isinstance(references, str) or len(answers) != len(references):
+        got = "a text" if isinstance(references, str) else len(references)
+        raise CalibrantError(f"expected one list of references per answer, {len(answers)} in all, got {got}")
+    return [(answer, reference_list(gold)) for answer, gold in zip(answers, references, strict=True)]
+
+
 def token_f1(answer: str, references: Sequence[str]) -> float:
     """Harmonic mean of token precision and recall in [0, 1], the best over the references; 0 without references.
 
@@ -28,7 +52,8 @@ def token_f1(answer: str, references: Sequence[str]) -> float:
     >>> token_f1("Paris and Lyon", ["Paris, Lyon, Nice"])
     0.6666666666666666
     """
-    return max((_f1(normalise_answer(answer).split(), normalise_answer(r).split()) for r in references), default=0.0)
+    predicted = normalise_answer(answer).split()
+    return max((_f1(predicted, normalise_answer(gold).split()) for gold in reference_list(references)), default=0.0)
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -37,7 +62,7 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
     >>> exact_match("the Euro.", ["Euro"])
     1.0
     """
-    return float(any(normalise_answer(answer) == normalise_answer(r) for r in references))
+    return float(normalise_answer(answer) in map(normalise_answer, reference_list(references)))
 
 
 def _f1(predicted: list[str], gold: list[str]) -> float:

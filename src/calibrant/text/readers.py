@@ -16,15 +16,8 @@ def load_readers(
 ) -> Readers:
     """The readers of the inputs that methods name.
 
-    Args:
-        named: names of inputs.
-        options: `TextOptions`, or a `CalibratedGRPOConfig`, which has the same options and devices. Without an
-            `entailment_model`, answers are compared by `same`.
-        same: N groups of G texts -> cluster numbers `[N, G]`, without an entailment model.
-        judge: what says which answers are correct.
-
-    Raises:
-        CalibrantError: a model cannot be loaded.
+    `options` may be a `CalibratedGRPOConfig`, which has the same options and devices. Without an `entailment_model`,
+    `same` compares answers: N groups of G texts -> cluster numbers `[N, G]`.
     """
     embed = None
     if "embeddings" in named:

@@ -7,13 +7,14 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, Self
 
-from calibrant.checks import check_non_negative
+from calibrant.checks import check_non_negative, check_positive
 from calibrant.errors import CalibrantError
+from calibrant.statistics.counted import check_count
 from calibrant.text.keys import as_number
 from calibrant.text.maths.workers import Pool
+from calibrant.text.metrics import reference_list
 
 Pair = tuple[str, str | Sequence[str]]
 Question = tuple[str, str, float | None]
@@ -41,7 +42,7 @@ class Verifier:
 
     Args:
         workers: maximum number of processes, started on demand.
-        timeout: seconds of wall clock per pair, above 0.
+        timeout: seconds of wall clock per pair.
         cache_size: number of cached verdicts, the latest ones.
         max_length: characters of a prediction or a reference; longer ones are unscorable (the longest reference of
             MATH500, OlympiadBench and Minerva has 210).
@@ -49,9 +50,6 @@ class Verifier:
 
     Attributes:
         unscorable: reason -> number of unscorable pairs, without cached ones.
-
-    Raises:
-        CalibrantError: math-verify is not installed, or an argument is out of its range.
 
     >>> with Verifier(workers=1) as verifier:
     ...     verifier.verify([(r"\frac{\sqrt{4}}{4}", "1/2"), ("2x+1", ["2x", "1+2x"]), ("3", "4"), ("3", "")])
@@ -67,7 +65,9 @@ class Verifier:
         max_length: int = 2_000,
         memory: float = 2.0,
     ):
-        _check(workers, timeout, cache_size, max_length, memory)
+        check_count("Verifier", workers=workers, max_length=max_length)
+        check_count("Verifier", 0, cache_size=cache_size)
+        check_positive("Verifier", timeout=timeout, memory=memory)
         if importlib.util.find_spec("math_verify") is None:
             raise CalibrantError("math-verify is not installed; install math-verify to verify mathematics")
         self.cache_size, self.max_length = cache_size, max_length
@@ -79,9 +79,7 @@ class Verifier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,19 +90,14 @@ class Verifier:
     def verify(
         self, pairs: Sequence[Pair], tolerance: float | Sequence[float | None] | None = None
     ) -> list[bool | None]:
-        """Whether each prediction equals one of its references.
+        """Whether each prediction equals its reference, or one of its references.
 
-        Args:
-            pairs: (prediction, reference) or (prediction, references).
-            tolerance: largest absolute difference of equal numbers, for all pairs or one per pair; None: see the class.
+        True if it equals any; else None if any comparison was unscorable (too long, too slow, too large, an exception,
+        a worker's death, an empty or unparsable reference), or there is no reference; else False. An empty prediction
+        is False.
 
-        Returns:
-            Per pair, True if it equals any reference; else None if any comparison was unscorable (too long, too slow,
-            too large, an exception, a worker's death, an empty or unparsable reference), or there is no reference;
-            else False. An empty prediction is False.
-
-        Raises:
-            CalibrantError: a value is no text, a tolerance is negative, or workers fail to start.
+        `tolerance` is the largest absolute difference of equal numbers, for all pairs or one per pair; when None, see
+        the class.
         """
         questions = [_questions(*item) for item in zip(pairs, _tolerances(tolerance, len(pairs)), strict=True)]
         with self._lock:
@@ -127,18 +120,11 @@ class Verifier:
 
     def _without_workers(self, prediction: str, gold: str, tolerance: float | None) -> list[bool | None]:
         """The verdict as a list of one; [] if it needs a worker."""
-        if not gold:
-            return self._counted("empty reference")
-        if not prediction:
-            return [False]
-        if prediction == gold:
-            return [True]
-        if max(len(prediction), len(gold)) > self.max_length:
-            return self._counted("too long")
-        return _compared(prediction, gold, tolerance)
-
-    def _counted(self, reason: str) -> list[bool | None]:
-        self.unscorable[reason] += 1
+        if gold and (not prediction or prediction == gold):
+            return [prediction == gold]
+        if gold and max(len(prediction), len(gold)) <= self.max_length:
+            return _compared(prediction, gold, tolerance)
+        self.unscorable["too long" if gold else "empty reference"] += 1
         return [None]
 
     def _record(self, question: Question, reply: dict[str, Any]) -> bool | None:
@@ -172,15 +158,12 @@ def _compared(prediction: str, gold: str, tolerance: float | None) -> list[bool 
 
 def _any(verdicts: Sequence[bool | None]) -> bool | None:
     """True if any is True, else None if any is None or there is none, else False."""
-    if True in verdicts:
-        return True
-    return None if None in verdicts or not verdicts else False
+    return True if True in verdicts else None if None in verdicts or not verdicts else False
 
 
 def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
     """One question per reference of a pair."""
-    prediction, golds = pair
-    references = [golds] if isinstance(golds, str) else list(golds)
+    prediction, references = pair[0], reference_list(pair[1])
     for text in (prediction, *references):
         if not isinstance(text, str):
             raise CalibrantError(f"verify: expected pairs of texts, got a {type(text).__name__}; give '' for no answer")
@@ -196,12 +179,3 @@ def _tolerances(tolerance: float | Sequence[float | None] | None, count: int) ->
         if value is not None:
             check_non_negative("verify", tolerance=value)
     return tolerances
-
-
-def _check(workers: int, timeout: float, cache_size: int, max_length: int, memory: float) -> None:
-    for name, count, least in (("workers", workers, 1), ("cache_size", cache_size, 0), ("max_length", max_length, 1)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < least:
-            raise CalibrantError(f"Verifier: {name} has to be an integer of at least {least}, got {count!r}")
-    check_non_negative("Verifier", timeout=timeout, memory=memory)
-    if not timeout or not memory:
-        raise CalibrantError(f"Verifier: timeout and memory have to be above 0, got {timeout!r} and {memory!r}")

@@ -25,16 +25,9 @@ _SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+\.?[0-9]*|\.[0-9]+)[eE]([-+]?[0-9]+)
 def equal(prediction: str, gold: str, tolerance: float | None = None) -> bool | None:
     r"""Whether a prediction equals a reference, without limits of time or memory, which `Verifier` sets.
 
-    Args:
-        prediction: an answer, in LaTeX or plain, with or without dollar signs.
-        gold: the reference.
-        tolerance: largest absolute difference of equal numbers; math-verify's rule, six decimals, when None.
-
-    Returns:
-        None if the reference cannot be parsed; False if the prediction cannot.
-
-    Raises:
-        Exception: whatever math-verify and sympy raise.
+    Both are in LaTeX or plain, with or without dollar signs. None if the reference cannot be parsed, False if the
+    prediction cannot; raises whatever math-verify and sympy raise. `tolerance` is the largest absolute difference of
+    equal numbers; math-verify's rule, six decimals, when None.
 
     >>> equal(r"\frac{2}{4}", "0.5"), equal("2, 1", "$1$ and $2$"), equal("4.3", r"4.2\%", tolerance=0.1)
     (True, True, True)
@@ -57,12 +50,8 @@ def _read(text: str) -> list[Any]:
     """What math-verify parses in an answer: at most one sympy object, and the normalised text."""
     from math_verify import LatexExtractionConfig, parse
 
-    parsed: list[Any] = parse(
-        f"\\boxed{{{_latex(text)}}}",
-        extraction_config=[LatexExtractionConfig()],
-        parsing_timeout=None,
-        raise_on_error=True,
-    )
+    options = {"extraction_config": [LatexExtractionConfig()], "parsing_timeout": None, "raise_on_error": True}
+    parsed: list[Any] = parse(f"\\boxed{{{_latex(text)}}}", **options)
     if parsed and not _expressions(parsed):
         _reraise_resource_errors(parsed[0])
     return parsed
@@ -123,14 +112,13 @@ def serve(tasks: TextIO, replies: TextIO, memory: int, seconds: int) -> None:
 
     The parent kills a worker that takes too long; if the parent has died, an alarm after `seconds` ends this process.
     """
+    alarm = getattr(signal, "alarm", lambda seconds: None)
     _limit_memory(memory)
     _write(replies, **_reply(r"\frac{1}{2}", "0.5", None))
     for line in tasks:
-        if hasattr(signal, "alarm"):
-            signal.alarm(seconds)
+        alarm(seconds)
         reply = _reply(*json.loads(line))
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+        alarm(0)
         _write(replies, **reply)
 
 

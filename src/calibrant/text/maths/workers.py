@@ -87,7 +87,6 @@ class Pool:
     """Up to `size` workers, started on demand and replaced when they die.
 
     Args:
-        size: maximum number of workers.
         timeout: seconds of wall clock per task.
         memory: bytes of address space per worker.
         script: run by the workers with two arguments, the memory and the seconds after which to end itself; it writes
@@ -100,11 +99,7 @@ class Pool:
         self.failures = 0
 
     def run(self, tasks: Sequence[Any]) -> list[dict[str, Any]]:
-        """Replies to all tasks in order; {"equal": None, "error": why} where a worker took too long or died.
-
-        Raises:
-            CalibrantError: a worker cannot be started.
-        """
+        """Replies to all tasks in order; {"equal": None, "error": why} where a worker took too long or died."""
         replies: list[dict[str, Any]] = [{} for _ in tasks]
         waiting = deque(range(len(tasks)))
         try:
