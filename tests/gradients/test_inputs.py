@@ -50,11 +50,11 @@ def test_any_group_is_its_definition(groups, rollouts, seed, rows_per_chunk):
 
 
 BAD = [
-    (dict(backend="ghost"), "backend has to be 'hooks' or 'loop', got 'ghost'"),
-    (dict(reduction="max"), "reduction has to be 'sum' or 'mean', got 'max'"),
-    (dict(temperature=0.0), "temperature has to be a positive finite number, got 0.0"),
-    (dict(temperature=NAN), "temperature has to be a positive finite number, got nan"),
-    (dict(rows_per_chunk=0), "rows_per_chunk has to be a positive integer or None, got 0"),
+    (dict(backend="ghost"), "backend has to be one of 'hooks', 'loop', got 'ghost'"),
+    (dict(reduction="max"), "reduction has to be one of 'sum', 'mean', got 'max'"),
+    (dict(temperature=0.0), "temperature has to be a finite number above 0, got 0.0"),
+    (dict(temperature=NAN), "temperature has to be a finite number above 0, got nan"),
+    (dict(rows_per_chunk=0), "rows_per_chunk has to be an integer of at least 1, got 0"),
     (dict(parameters=["*q_prj*"]), r"no parameter is named '\*q_prj\*'"),
     (dict(parameters=lambda name: False), "no parameter is chosen"),
     (dict(clusters=torch.zeros(2, 4).long()), "G is 3 in advantages and 4 in clusters"),

@@ -32,16 +32,8 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     """Measures every group that is not measured yet.
 
     Each group is sampled with its own seed, measured alone and appended as one line, so that an interrupted analysis
-    resumes with the same result as an uninterrupted one.
-
-    Args:
-        settings: the options.
-        path: the directory, new or with an analysis of the same options, which is resumed.
-        progress: whether to show a progress bar.
-
-    Raises:
-        CalibrantError: bad options, before anything is written, or a directory that holds something else or that
-            another process writes.
+    resumes with the same result as an uninterrupted one. `path` is new or holds an analysis of the same options, which
+    is resumed; options are checked before anything is written.
     """
     quiet_loading()
     check_path(path, settings)

@@ -63,11 +63,7 @@ def sampled_group(
 
 
 def groups_of_file(path: str) -> list[pd.DataFrame]:
-    """The groups of a rollout file in order of appearance: rows with equal `prompt_id`, and equal `step` if it has one.
-
-    Raises:
-        CalibrantError: the file is no rollout file, is empty, or lacks prompts.
-    """
+    """The groups of a rollout file in order of appearance: rows with equal `prompt_id`, and `step` if it has one."""
     frame = read_rollouts(path)
     unasked = frame["prompt"].isna().to_numpy() if "prompt" in frame else np.ones(1, dtype=bool)
     if unasked.any():
@@ -82,10 +78,8 @@ def given_group(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, limit: 
     """A group of a file with its tokens.
 
     Ids of the column `completion_ids` are used if they decode to the completion with this tokenizer. Otherwise the
-    text is tokenised, and an end-of-sequence token follows unless `num_tokens` leaves no room for it (c).
-
-    Raises:
-        CalibrantError: the prompt has more than `limit` tokens.
+    text is tokenised, and an end-of-sequence token follows unless `num_tokens` leaves no room for it (c). A prompt of
+    more than `limit` tokens is refused.
     """
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     question = _question(rows)

@@ -16,6 +16,7 @@ from calibrant import signals
 from calibrant.advantages import standardised
 from calibrant.analyze.groups import Group, frequent_answers
 from calibrant.gradients import gradient_variance
+from calibrant.gradients.variance import weighted_variance
 from calibrant.groups import group_mean, has_spread, valid
 from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.generation import Tokens
@@ -34,31 +35,23 @@ from calibrant.text.inputs import FROM_TEXT, Readers, read_input
 class MeasureContext:
     """The models and options that groups are measured with.
 
-    Attributes:
-        model: the policy whose gradients are measured.
-        task: extracts answers and gives the reward range.
-        readers: embeddings, clusters and verdicts of texts.
-        entailment: the entailment model for clusters; clusters of equal keys when None.
-        cluster_rule, entailment_threshold: how entailment makes clusters.
-        temperature: divides the logits, as in training.
-        parameters: the parameters of V(q); all trainable ones when None.
+    `cluster_rule` and `entailment_threshold` say how entailment makes clusters.
     """
 
-    model: PreTrainedModel
-    task: Task
-    readers: Readers
-    entailment: EntailmentJudge | None
+    model: PreTrainedModel  # the policy whose gradients are measured
+    task: Task  # extracts answers and gives the reward range
+    readers: Readers  # embeddings, clusters and verdicts of texts
+    entailment: EntailmentJudge | None  # clusters of equal keys when None
     cluster_rule: str
     entailment_threshold: float
-    temperature: float
-    parameters: tuple[str, ...] | None
+    temperature: float  # divides the logits, as in training
+    parameters: tuple[str, ...] | None  # of V(q); all trainable ones when None
 
 
 def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[JsonObject, list[JsonObject]]:
     """Measures one group, alone in its batch, so that its numbers depend on no other group.
 
-    Returns:
-        A line of `groups.jsonl`, and the rows of the group with log-probabilities, token entropies and clusters.
+    Returns a line of `groups.jsonl`, and the rows of the group with log-probabilities, token entropies and clusters.
     """
     frame = pd.DataFrame(group.rows)
     groups = RolloutGroups(frame, context.task.extract)
@@ -194,16 +187,18 @@ def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, context: Measur
         return {}
     gram, finite = _gram(tokens, context)
     where = scorable & finite
-    update = _spread(gram, advantages, where, clusters)
-    score = _spread(gram, torch.ones_like(advantages), where, clusters)
+    gram, weights = moments.kept(gram, where), torch.where(where, advantages.double(), 0.0)
+    norms = moments.squared_norms(gram)
+    update = weighted_variance(gram, weights, where, clusters, norms)
+    score = weighted_variance(gram, where.double(), where, clusters, norms)
     return {
-        "gradient_variance": update["variance"],
-        "variance_intra": update["intra"],
-        "variance_inter": update["inter"],
-        "score_variance": score["variance"],
-        "score_variance_intra": score["intra"],
-        "score_variance_inter": score["inter"],
-        "mean_norm_squared": update["norm"],
+        "gradient_variance": finite_or_none(update.total),
+        "variance_intra": finite_or_none(update.intra),
+        "variance_inter": finite_or_none(update.inter),
+        "score_variance": finite_or_none(score.total),
+        "score_variance_intra": finite_or_none(score.intra),
+        "score_variance_inter": finite_or_none(score.inter),
+        "mean_norm_squared": finite_or_none(update.mean_norm_squared),
     }
 
 
@@ -226,20 +221,6 @@ def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
     )
     assert products.gram is not None
     return products.gram[:, which][:, :, which], products.where[:, which]
-
-
-def _spread(gram: Tensor, weights: Tensor, where: Tensor, clusters: Tensor) -> dict[str, float | None]:
-    """Of `a_i = w_i g_i`: `1/n sum_i |a_i - mean a|^2`, its parts within and between clusters, and `|mean a|^2`."""
-    kept = moments.kept(gram, where)
-    products, n = moments.weighted(kept, torch.where(where, weights.double(), 0.0)), moments.count(where)
-    total = moments.gram_variance(products, n)
-    between = moments.between_clusters(products, clusters, where)
-    return {
-        "variance": finite_or_none(total),
-        "intra": finite_or_none((total - between).clamp(min=0.0)),
-        "inter": finite_or_none(between),
-        "norm": finite_or_none((products.sum((-2, -1)) / n**2).clamp(min=0.0)),
-    }
 
 
 def _outcome(rewards: Tensor, correct: Tensor) -> str:

@@ -34,18 +34,18 @@ class Route(NamedTuple):
     alpha: float | None
 
 
-ROUTES: dict[str, tuple[Route, ...]] = {
-    "barycentric_transport": (Route("gcpo_bot", "barycentric_transport", "reward_dispersion", 0.6),),
-    "cosine_dispersion": (Route("gcpo_cd", "cosine_dispersion", "reward_dispersion", 0.6),),
-    "semantic_entropy_discrete": (Route("grpo_se", "semantic_entropy_discrete", None, 0.6),),
-    "semantic_entropy": (Route("seed_grpo", None, None, None),),
-    "kernel_language_entropy": (Route("grpo_kle", "kernel_language_entropy", None, 0.6),),
-    "reward_dispersion": (Route("rd_only", None, "reward_dispersion", 0.6),),
-    "head_gradient_dispersion": (Route("gcpo_grad", "head_gradient_dispersion", "reward_dispersion", 0.6),),
-    "head_gradient_variance": (Route("gradient_snr", None, None, None),),
-    "gradient_snr_weight": (Route("gradient_snr", None, None, None),),
+ROUTES = {
+    "barycentric_transport": Route("gcpo_bot", "barycentric_transport", "reward_dispersion", 0.6),
+    "cosine_dispersion": Route("gcpo_cd", "cosine_dispersion", "reward_dispersion", 0.6),
+    "semantic_entropy_discrete": Route("grpo_se", "semantic_entropy_discrete", None, 0.6),
+    "semantic_entropy": Route("seed_grpo", None, None, None),
+    "kernel_language_entropy": Route("grpo_kle", "kernel_language_entropy", None, 0.6),
+    "reward_dispersion": Route("rd_only", None, "reward_dispersion", 0.6),
+    "head_gradient_dispersion": Route("gcpo_grad", "head_gradient_dispersion", "reward_dispersion", 0.6),
+    "head_gradient_variance": Route("gradient_snr", None, None, None),
+    "gradient_snr_weight": Route("gradient_snr", None, None, None),
 }
-"""Signal -> the methods that read it, best first; those missing in METHODS are skipped."""
+"""Signal -> the method that reads it; one missing in METHODS is skipped."""
 
 ENTROPIES = ("semantic_entropy_discrete", "kernel_language_entropy")
 """Signals that a method divides by ln G (as a bound: the kernel's scale is a little finer)."""
@@ -55,30 +55,21 @@ NO_SIGNAL = ("reward_mean",)
 
 
 class Evidence(NamedTuple):
-    """The input of the recommendation.
+    """The input of the recommendation."""
 
-    Attributes:
-        counts: from `tables.outcome_counts`.
-        tables: of V(q): subset -> table.
-        high: signal -> its 99th percentile over groups with spread.
-        rollouts: G.
-        methods: the names of the available methods.
-    """
-
-    counts: Mapping[str, int]
-    tables: Mapping[str, JsonObject]
-    high: Mapping[str, float]
-    rollouts: int
-    methods: Collection[str]
+    counts: Mapping[str, int]  # from `tables.outcome_counts`
+    tables: Mapping[str, JsonObject]  # of V(q), by subset
+    high: Mapping[str, float]  # signal -> its 99th percentile over groups with spread
+    rollouts: int  # G
+    methods: Collection[str]  # names of the available methods
 
 
 def recommend(evidence: Evidence) -> JsonObject:
-    """The recommendation.
+    """The recommendation in parts, each None where the data do not support it.
 
-    Returns:
-        `signal` (best, rho, its interval, the signals it does not lead), `method` (name, the signal it reads, how far
-        that is behind the best), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, and `words`, the
-        same in sentences; a part is None where the data do not support it.
+    `signal` (best, rho, its interval, the signals it does not lead), `method` (name, the signal it reads, how far that
+    is behind the best), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, and `words`, the same in
+    sentences.
     """
     groups = group_shares(evidence.counts)
     table = evidence.tables.get("informative")
@@ -110,19 +101,17 @@ def best_signal(table: JsonObject) -> JsonObject | None:
 
 def chosen_method(signal: JsonObject, table: JsonObject, methods: Collection[str]) -> JsonObject:
     """The method for the best signal that any method reads; plain GRPO if none of these follows V(q)."""
-    rows = table["rows"]
-    readable = [name for name in rows if any(route.method in methods for route in ROUTES.get(name, ()))]
-    following = [name for name in readable if rows[name]["low"] > 0]
-    if not following:
+    rows, differences = table["rows"], table["differences"]
+    read = {name: ROUTES[name].method for name in rows if name in ROUTES and rows[name]["low"] > 0}
+    read = {name: method for name, method in read.items() if method in methods}
+    if not read:
         return {"name": "grpo", "reads": None, "behind": None, "beside": []}
-    reads = max(following, key=lambda name: rows[name]["rho"])
-    route = next(route for route in ROUTES[reads] if route.method in methods)
-    behind = None if reads == signal["name"] else table["differences"][signal["name"]][reads][:3]
-    beside = [name for name in following if name != reads and table["differences"][reads][name][1] <= 0]
+    reads = max(read, key=lambda name: rows[name]["rho"])
+    behind = None if reads == signal["name"] else differences[signal["name"]][reads][:3]
     kept = {key: rows[reads][key] for key in ("rho", "low", "high")}
-    others = [next(route.method for route in ROUTES[name] if route.method in methods) for name in beside]
-    others = [name for name in dict.fromkeys(others) if name != route.method]  # several signals can lead to one method
-    return {"name": route.method, "reads": reads, **kept, "behind": behind, "beside": others}
+    beside = dict.fromkeys(read[name] for name in read if name != reads and differences[reads][name][1] <= 0)
+    beside.pop(read[reads], None)  # several signals can lead to one method
+    return {"name": read[reads], "reads": reads, **kept, "behind": behind, "beside": list(beside)}
 
 
 def strength(method: JsonObject, evidence: Evidence) -> JsonObject | None:
@@ -130,30 +119,22 @@ def strength(method: JsonObject, evidence: Evidence) -> JsonObject | None:
 
     `alpha_G = alpha / ln G`. None for a method whose weight has another form.
     """
-    route = next((r for r in ROUTES.get(str(method["reads"]), ()) if r.method == method["name"]), None)
+    route = ROUTES.get(str(method["reads"]))
     if route is None or route.alpha is None:
         return None
-    log = math.log(evidence.rollouts)
-    bounds = []
-    if route.damps and (u := _high(evidence, route.damps)) > 0:
-        bounds.append((1 - LEAST) * log / u**2)
-    if route.boosts and (u := _high(evidence, route.boosts)) > 0:
-        bounds.append((MOST - 1) * log / u)
+    log, damped, boosted = math.log(evidence.rollouts), _high(evidence, route.damps), _high(evidence, route.boosts)
+    bounds = [(1 - LEAST) * log / damped**2] if damped > 0 else []
+    bounds += [(MOST - 1) * log / boosted] if boosted > 0 else []
     if not bounds:
         return None
+    suggested = min(route.alpha, *bounds)
+    lowest, highest = 1 - suggested / log * damped**2, 1 + suggested / log * boosted
     most = min(bounds)
-    suggested = min(route.alpha, most)
-    return {"default": route.alpha, "most": most, "suggested": suggested, **_weights(route, suggested / log, evidence)}
+    return {"default": route.alpha, "most": most, "suggested": suggested, "lowest": lowest, "highest": highest}
 
 
-def _weights(route: Route, alpha: float, evidence: Evidence) -> dict[str, float]:
-    """The lowest damping factor and the highest boost at the 99th percentiles."""
-    damped = 1 - alpha * _high(evidence, route.damps) ** 2 if route.damps else 1.0
-    return {"lowest": damped, "highest": 1 + alpha * _high(evidence, route.boosts) if route.boosts else 1.0}
-
-
-def _high(evidence: Evidence, signal: str) -> float:
-    u = evidence.high.get(signal, 0.0)
+def _high(evidence: Evidence, signal: str | None) -> float:
+    u = evidence.high.get(signal or "", 0.0)
     return min(1.0, u / math.log(evidence.rollouts)) if signal in ENTROPIES else u
 
 
@@ -166,9 +147,8 @@ def group_shares(counts: Mapping[str, int]) -> dict[str, float] | None:
 def paper_order(table: JsonObject | None) -> JsonObject | None:
     """Whether BoT, CD, semantic entropy and token entropy follow V(q) in the order of the paper.
 
-    Returns:
-        `found`, the four by rho; `holds`; `clear`, whether each difference between neighbours of the paper's order has
-        an interval above 0; `contradicted`, whether one has an interval below 0. None where one of the four is missing.
+    `found`, the four by rho; `holds`; `clear`, whether each difference between neighbours of the paper's order has an
+    interval above 0; `contradicted`, whether one has an interval below 0. None where one of the four is missing.
     """
     if table is None or any(name not in table["rows"] for name in PAPER_ORDER):
         return None
@@ -239,22 +219,21 @@ def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
         f"Groups without reward spread: {idle:.1%} (all right {groups['all_right']:.1%}, all wrong "
         f"{groups['all_wrong']:.1%}, otherwise equal {groups['equal']:.1%}, unscorable {groups['unscorable']:.1%})."
     )
-    return [text, *_advice(groups)] if idle > 0.5 else [text]
+    return [text, _advice(groups)] if idle > 0.5 else [text]
 
 
-def _advice(groups: Mapping[str, float]) -> list[str]:
+def _advice(groups: Mapping[str, float]) -> str:
     """Advice for data where most groups have no reward spread."""
     if groups["unscorable"] > max(groups["all_right"], groups["all_wrong"], groups["equal"]):
-        return ["Most groups have no gradient, whatever their weight: fix the reward function, which scores few."]
-    if groups["all_right"] > groups["all_wrong"]:
-        return [
-            "Most groups have no gradient, whatever their weight: the task is too easy for this model. Use harder "
-            "prompts, or leave out those that it always solves."
-        ]
-    return [
-        "Most groups have no gradient, whatever their weight: the task is too hard for this model, or its reward too "
-        "coarse. Use easier prompts, a supervised warm start, more rollouts, or a reward with partial credit."
-    ]
+        advice = "fix the reward function, which scores few."
+    elif groups["all_right"] > groups["all_wrong"]:
+        advice = "the task is too easy for this model. Use harder prompts, or leave out those that it always solves."
+    else:
+        advice = (
+            "the task is too hard for this model, or its reward too coarse. Use easier prompts, a supervised warm "
+            "start, more rollouts, or a reward with partial credit."
+        )
+    return f"Most groups have no gradient, whatever their weight: {advice}"
 
 
 def _about_order(order: JsonObject | None) -> list[str]:
@@ -262,9 +241,7 @@ def _about_order(order: JsonObject | None) -> list[str]:
         return []
     listed = ", ".join(f"{label(name)} {decimal(rho)}" for name, rho in order["found"].items())
     if order["holds"]:
-        clear = "and every step is significant" if order["clear"] else "but not every step is significant"
-        return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is found here, {clear}: {listed}."]
-    clear = (
-        "and one step is significantly reversed" if order["contradicted"] else "but no step is significantly reversed"
-    )
-    return [f"The paper's order (BoT, CD, semantic entropy, token entropy) is not found here, {clear}: {listed}."]
+        clause = f"is found here, {'and every' if order['clear'] else 'but not every'} step is significant"
+    else:
+        clause = f"is not found here, {'and one' if order['contradicted'] else 'but no'} step is significantly reversed"
+    return [f"The paper's order (BoT, CD, semantic entropy, token entropy) {clause}: {listed}."]

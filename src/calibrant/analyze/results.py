@@ -21,11 +21,7 @@ from calibrant.report.reading import JsonObject
 
 
 def write_results(analysis: Analysis) -> JsonObject:
-    """Computes every table and the recommendation, writes them to `analysis.json` and returns them.
-
-    Raises:
-        CalibrantError: no group is measured.
-    """
+    """Computes every table and the recommendation, writes them to `analysis.json` and returns them."""
     settings = analysis.options()["settings"]
     queries = settings["queries"]
     columns = read_columns(analysis.lines(queries))
@@ -56,11 +52,8 @@ def distributions(columns: Columns) -> dict[str, dict[str, float]]:
         measured = values[~values.isnan()] * SIGNALS[name].sign
         if len(measured):
             quantiles = torch.quantile(measured, torch.tensor([0.01, 0.5, 0.99], dtype=measured.dtype)).tolist()
-            result[name] = {
-                "mean": measured.mean().item(),
-                "std": measured.std(correction=0).item(),
-                **dict(zip(("q01", "median", "q99"), quantiles, strict=True)),
-            }
+            numbers = [measured.mean().item(), measured.std(correction=0).item(), *quantiles]
+            result[name] = dict(zip(("mean", "std", "q01", "median", "q99"), numbers, strict=True))
     return result
 
 

@@ -30,11 +30,7 @@ def analysis_path(settings: AnalyzeSettings, root: Path = Path("runs")) -> Path:
 
 
 def check_path(path: Path, settings: AnalyzeSettings) -> None:
-    """Checks that a directory is new, empty or holds an analysis with the same options.
-
-    Raises:
-        CalibrantError: it holds something else, or an analysis with other options.
-    """
+    """Raises unless a directory is new, empty or holds an analysis with the same options."""
     if not path.exists() or (path.is_dir() and all(file.name.startswith(".") for file in path.iterdir())):
         return
     if not path.is_dir():
@@ -50,13 +46,7 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
 def begin(path: Path, settings: AnalyzeSettings, identity: dict[str, str]) -> Analysis:
     """Creates the directory of an analysis, or resumes the one that it holds.
 
-    Args:
-        path: the directory.
-        settings: the options.
-        identity: fingerprints of the model and the rollouts.
-
-    Raises:
-        CalibrantError: as in `check_path`, or the model or the rollouts have changed.
+    `identity` has fingerprints of the model and the rollouts, which may not have changed.
     """
     check_path(path, settings)
     analysis = Analysis(path)

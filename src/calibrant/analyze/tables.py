@@ -85,13 +85,12 @@ def association_tables(columns: Columns) -> dict[str, dict[str, JsonObject]]:
 
 
 def association_table(columns: Columns, target: str, where: Tensor) -> JsonObject | None:
-    """How closely each signal follows a target of `TARGETS` on the groups `where` `[N]`.
+    """How closely each signal follows a target of `TARGETS` on the groups `where` `[N]`; None for fewer than folds.
 
-    Returns:
-        `groups`, the number of groups used; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap
-        interval `low` and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on
-        held-out folds); `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper
-        end, p; `left_out`, the signals that too many groups lack. None for fewer groups than folds.
+    `groups`, the number of groups used; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap interval `low`
+    and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on held-out folds);
+    `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper end, p; `left_out`, the
+    signals that too many groups lack.
     """
     y = columns.targets[target]
     where = where & ~y.isnan()
@@ -118,18 +117,10 @@ def association_table(columns: Columns, target: str, where: Tensor) -> JsonObjec
 
 def _row(result: Association, i: int) -> dict[str, float]:
     rank, area = result.spearman_bootstrap, result.auc_bootstrap
-    return {
-        "rho": result.spearman.rho[i].item(),
-        "p": result.spearman.p[i].item(),
-        "low": rank.low[i].item(),
-        "high": rank.high[i].item(),
-        "auc": result.auc[i].item(),
-        "auc_low": area.low[i].item(),
-        "auc_high": area.high[i].item(),
-        "precision": result.precision[i].item(),
-        "mae": result.fit.mae[i].item(),
-        "held_out": result.fit.spearman[i].item(),
-    }
+    columns = {"rho": result.spearman.rho, "p": result.spearman.p, "low": rank.low, "high": rank.high}
+    columns |= {"auc": result.auc, "auc_low": area.low, "auc_high": area.high, "precision": result.precision}
+    columns |= {"mae": result.fit.mae, "held_out": result.fit.spearman}
+    return {name: values[i].item() for name, values in columns.items()}
 
 
 def _differences(result: Association, names: list[str]) -> dict[str, dict[str, list[float]]]:

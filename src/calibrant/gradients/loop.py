@@ -22,12 +22,9 @@ def loop_sums(
 ) -> Sums:
     """Squared norms of the gradients of a group and of their weighted sums.
 
-    Each sum takes a float64 buffer of the size of the parameters; with `options.keep` all G gradients are stored
-    instead, for their inner products. A gradient that is not finite is in no sum, and its squared norm is NaN.
-
-    Args:
-        rows: G rows.
-        weights: `[M, G]`, float64.
+    Each of the sums, with `weights` `[M, G]`, takes a float64 buffer of the size of the parameters; with `options.keep`
+    all G gradients are stored instead, for their inner products. A gradient that is not finite is in no sum, and its
+    squared norm is NaN.
     """
     weights = torch.eye(len(rows.ids), dtype=torch.float64) if options.keep else weights
     buffers = [torch.zeros(len(weights), p.numel(), dtype=torch.float64, device=p.device) for p in parameters]
@@ -36,17 +33,13 @@ def loop_sums(
         norm = sum(float(part.double().square().sum()) for part in gradient)
         if norm < torch.inf:
             norms[i] = norm
-            _add(buffers, gradient, weights[:, i])
+            for m in weights[:, i].nonzero().flatten().tolist():
+                for buffer, part in zip(buffers, gradient, strict=True):
+                    buffer[m].add_(part.double(), alpha=float(weights[m, i]))
     if options.keep:
         gram = torch.stack([(buffer @ buffer.T).cpu() for buffer in buffers]).sum(0)
         return Sums(norms, torch.zeros(2, dtype=torch.float64), gram)
     return Sums(norms, torch.stack([buffer.square().sum(-1).cpu() for buffer in buffers]).sum(0), None)
-
-
-def _add(buffers: list[Tensor], gradient: list[Tensor], weights: Tensor) -> None:
-    for m in weights.nonzero().flatten().tolist():
-        for buffer, part in zip(buffers, gradient, strict=True):
-            buffer[m].add_(part.double(), alpha=float(weights[m]))
 
 
 def _row_gradients(

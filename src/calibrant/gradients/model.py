@@ -45,11 +45,7 @@ class Rows(NamedTuple):
 
 
 def batch_rows(batch: Mapping[str, Tensor], advantages: Tensor) -> Rows:
-    """The rows of a batch with TRL's keys.
-
-    Raises:
-        CalibrantError: a key is missing, shapes do not match each other or the advantages, or a prompt is empty.
-    """
+    """The rows of a batch with TRL's keys."""
     missing = [key for key in KEYS if key not in batch]
     if missing:
         raise CalibrantError(f"{CALLER}: the batch has no {', '.join(missing)}; it needs {', '.join(KEYS)}")
@@ -106,15 +102,11 @@ def token_logits(model: nn.Module, rows: Rows, keep: int) -> Tensor:
     """Logits of the last `keep` columns, `[R, keep, V]`; positions count from the first token that is no padding."""
     positions = (rows.attended.long().cumsum(-1) - 1).clamp(min=0)
     known = {"position_ids": positions, "logits_to_keep": keep, "use_cache": False}
-    accepted = inspect.signature(_forward(model)).parameters
+    unwrap = getattr(model, "get_base_model", None)  # PEFT adapters hide the signature of their base
+    base = unwrap() if callable(unwrap) else model
+    accepted = inspect.signature(base.forward).parameters
     options = {name: value for name, value in known.items() if name in accepted}
     return model(input_ids=rows.ids, attention_mask=rows.attended.long(), **options).logits[:, -keep:]
-
-
-def _forward(model: nn.Module) -> Callable[..., object]:
-    """The forward function whose signature names the accepted arguments; PEFT adapters hide that of their base."""
-    base: object = getattr(model, "get_base_model", None)
-    return base().forward if callable(base) else model.forward
 
 
 @contextmanager
@@ -122,8 +114,7 @@ def differentiating(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Ite
     """Context manager: only these parameters require a gradient."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for parameter, _ in before:
-            parameter.requires_grad_(False)
+        model.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
         yield
@@ -133,11 +124,7 @@ def differentiating(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Ite
 
 
 def select(model: nn.Module, parameters: str | Sequence[str] | NamePredicate | None) -> dict[str, nn.Parameter]:
-    """The chosen parameters by name; a shared one once, under its first name.
-
-    Raises:
-        CalibrantError: none is chosen, a name or pattern matches none, or one is an integer tensor.
-    """
+    """The chosen parameters by name; a shared one once, under its first name."""
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)

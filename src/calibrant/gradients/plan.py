@@ -6,7 +6,8 @@ even a function that takes the weight without calling its layer. A weight that a
 served too. All others fall back to one backward pass per rollout.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -109,22 +110,14 @@ def _apart(value: object) -> bool:
 
 def _uses(result: Tensor) -> dict[nn.Parameter, int]:
     """Parameter -> edges that lead to it in the graph of a result."""
-    counts: dict[nn.Parameter, int] = {}
-    for node in _nodes(result.grad_fn):
-        for following, _ in node.next_functions:
-            parameter = getattr(following, "variable", None)
-            if parameter is not None:
-                counts[parameter] = counts.get(parameter, 0) + 1
-    return counts
-
-
-def _nodes(root: Node | None) -> Iterator[Node]:
-    """The nodes of a graph, each once."""
-    waiting = [root] if root is not None else []
-    seen = set(waiting)
+    counts: Counter[nn.Parameter] = Counter()
+    waiting, seen = [result.grad_fn] if result.grad_fn else [], set[Node]()
     while waiting:
         node = waiting.pop()
-        yield node
-        fresh = {following for following, _ in node.next_functions if following is not None} - seen
-        seen |= fresh
-        waiting.extend(fresh)
+        if node in seen:
+            continue
+        seen.add(node)
+        following = [function for function, _ in node.next_functions if function is not None]
+        counts.update(function.variable for function in following if hasattr(function, "variable"))
+        waiting.extend(following)
+    return counts

@@ -4,17 +4,14 @@ N groups of G rollouts; statistics are float64 on the CPU, results have the type
 its advantage and its gradient are finite.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from calibrant.checks import check_shapes
-from calibrant.errors import CalibrantError
+from calibrant.checks import check_option, check_positive, check_shapes
 from calibrant.gradients.hooks import hooks_gram
 from calibrant.gradients.loop import loop_sums
 from calibrant.gradients.model import CALLER, NamePredicate, Options, Rows, batch_rows, passes, select
@@ -22,6 +19,9 @@ from calibrant.gradients.plan import Plan, make_plan
 from calibrant.groups import like_input, masked
 from calibrant.policy.verify import evaluating
 from calibrant.signals import moments
+from calibrant.statistics.counted import check_count
+
+Statistic = TypeVar("Statistic", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +97,13 @@ def gradient_variance(
         reduction: "sum", the log-likelihood; "mean", its mean over the rollout's tokens.
         rows_per_chunk: rows per forward pass, in whole groups and at least one; one group when None.
 
-    Raises:
-        CalibrantError: shapes, masks, parameters or options are invalid.
-
     Reference: GCPO, eq. 20 (b) and, without advantages, its split in eq. 3 (b); the split with advantages and
     `reduction="mean"` are ours (c).
     """
-    _check_options(backend, reduction, temperature, rows_per_chunk)
+    check_option(CALLER, ("hooks", "loop"), backend=backend)
+    check_option(CALLER, ("sum", "mean"), reduction=reduction)
+    check_positive(CALLER, temperature=temperature)
+    check_count(CALLER, rows_per_chunk=1 if rows_per_chunk is None else rows_per_chunk)
     check_shapes(CALLER, advantages=(advantages, "N G"), clusters=(clusters, "N G"))
     rows = batch_rows(batch, advantages)
     options = Options(temperature, reduction, rows_per_chunk, gram or clusters is not None)
@@ -113,17 +113,6 @@ def gradient_variance(
         products = _collect(model, plan, rows, advantages, options)
     fallback = tuple(plan.fallback) if backend == "hooks" else ()
     return _result(products, advantages, clusters, gram, fallback)
-
-
-def _check_options(backend: str, reduction: str, temperature: float, rows_per_chunk: int | None) -> None:
-    if backend not in ("hooks", "loop"):
-        raise CalibrantError(f"{CALLER}: backend has to be 'hooks' or 'loop', got {backend!r}")
-    if reduction not in ("sum", "mean"):
-        raise CalibrantError(f"{CALLER}: reduction has to be 'sum' or 'mean', got {reduction!r}")
-    if not isinstance(temperature, Real) or isinstance(temperature, bool) or not 0 < temperature < math.inf:
-        raise CalibrantError(f"{CALLER}: temperature has to be a positive finite number, got {temperature!r}")
-    if rows_per_chunk is not None and (not isinstance(rows_per_chunk, int) or rows_per_chunk < 1):
-        raise CalibrantError(f"{CALLER}: rows_per_chunk has to be a positive integer or None, got {rows_per_chunk!r}")
 
 
 class _Products(NamedTuple):
@@ -168,43 +157,54 @@ def _result(
     values, finite = masked(advantages.cpu())
     scored = torch.isfinite(products.squared_norms)
     where = finite & scored
-    clean = products._replace(
-        gram=moments.kept(products.gram, where), squared_norms=torch.where(scored, products.squared_norms, 0.0)
-    )
-    update = _group_variance(clean, torch.where(where, values, 0.0), products.square_of_update, where, clusters)
-    score = _group_variance(clean, where.double(), products.square_of_score, where, clusters)
+    inner, norms = moments.kept(products.gram, where), torch.where(scored, products.squared_norms, 0.0)
+    weights, clusters = torch.where(where, values, 0.0), None if clusters is None else clusters.cpu()
+    update = weighted_variance(inner, weights, where, clusters, norms, products.square_of_update)
+    score = weighted_variance(inner, where.double(), where, clusters, norms, products.square_of_score)
 
-    def given(statistic: Tensor) -> Tensor:
-        return like_input(statistic, advantages).to(advantages.device)
+    def given(statistic: Statistic) -> Statistic:
+        return statistic if statistic is None else like_input(statistic, advantages).to(advantages.device)
 
     return GradientVariance(
         variance=given(update.total),
         mean_norm_squared=given(update.mean_norm_squared),
         score_variance=given(score.total),
-        squared_norms=given(clean.squared_norms),
+        squared_norms=given(norms),
         where=where.to(advantages.device),
-        variance_intra=None if update.between is None else given((update.total - update.between).clamp(min=0.0)),
-        variance_inter=None if update.between is None else given(update.between),
-        score_variance_intra=None if score.between is None else given((score.total - score.between).clamp(min=0.0)),
-        score_variance_inter=None if score.between is None else given(score.between),
-        gram=clean.gram.to(advantages.device) if gram else None,
+        variance_intra=given(update.intra),
+        variance_inter=given(update.inter),
+        score_variance_intra=given(score.intra),
+        score_variance_inter=given(score.inter),
+        gram=inner.to(advantages.device) if gram else None,
         fallback=fallback,
     )
 
 
-class _GroupVariance(NamedTuple):
-    total: Tensor  # [N]
-    mean_norm_squared: Tensor  # [N]
-    between: Tensor | None  # [N], with clusters
+class WeightedVariance(NamedTuple):
+    """The variance of `w_i g_i` in each group, `[N]` each; the shares within and between clusters if there are any."""
+
+    total: Tensor
+    mean_norm_squared: Tensor
+    intra: Tensor | None
+    inter: Tensor | None
 
 
-def _group_variance(
-    products: _Products, weights: Tensor, square_elsewhere: Tensor, where: Tensor, clusters: Tensor | None
-) -> _GroupVariance:
-    """The variance of `w_i g_i`; `square_elsewhere` is the part of `|sum_i w_i g_i|^2` missing in `gram`."""
+def weighted_variance(
+    gram: Tensor,
+    weights: Tensor,
+    where: Tensor,
+    clusters: Tensor | None,
+    squared_norms: Tensor,
+    square_elsewhere: Tensor | float = 0.0,
+) -> WeightedVariance:
+    """The variance of `w_i g_i` from inner products, all 0 for rollouts that do not count.
+
+    `square_elsewhere` is the part of `|sum_i w_i g_i|^2` over parameters missing in `gram`.
+    """
     n = moments.count(where)
-    weighted = moments.weighted(products.gram, weights)
-    square_of_sum = weighted.sum((-2, -1)) + square_elsewhere
-    total = moments.variance(weights.square() * products.squared_norms, square_of_sum, n)
-    between = None if clusters is None else moments.between_clusters(weighted, clusters.cpu(), where)
-    return _GroupVariance(total, (square_of_sum / n**2).clamp(min=0.0), between)
+    products = moments.weighted(gram, weights)
+    square_of_sum = products.sum((-2, -1)) + square_elsewhere
+    total = moments.variance(weights.square() * squared_norms, square_of_sum, n)
+    inter = None if clusters is None else moments.between_clusters(products, clusters, where)
+    intra = None if inter is None else (total - inter).clamp(min=0.0)
+    return WeightedVariance(total, (square_of_sum / n**2).clamp(min=0.0), intra, inter)

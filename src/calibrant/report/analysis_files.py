@@ -10,23 +10,14 @@ from calibrant.report.reading import JsonObject
 
 
 class Analysis:
-    """The directory of an analysis.
-
-    Attributes:
-        path: the directory.
-        config: options, versions, and fingerprints of model and rollouts.
-        groups: one JSON object per group, with its signals and its gradient variance.
-        rollouts: the sampled rollouts, as `calibrant score` and `--from-rollouts` read them.
-        results: tables and recommendation.
-        report: the HTML page.
-    """
+    """The directory of an analysis."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"
-        self.groups = path / "groups.jsonl"
-        self.rollouts = path / "rollouts.jsonl"
-        self.results = path / "analysis.json"
+        self.config = path / "config.yaml"  # options, versions, and fingerprints of model and rollouts
+        self.groups = path / "groups.jsonl"  # one object per group, with its signals and its gradient variance
+        self.rollouts = path / "rollouts.jsonl"  # as `calibrant score` and `--from-rollouts` read them
+        self.results = path / "analysis.json"  # tables and recommendation
         self.report = path / "report.html"
 
     def options(self) -> JsonObject:

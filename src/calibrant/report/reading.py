@@ -29,26 +29,18 @@ NUMBERS = ("reward", "weight", "advantage", "advantage_base", "cluster", "num_to
 class RunData:
     """The content of a run directory, without the texts.
 
-    Attributes:
-        path: the run directory.
-        options: the resolved options, flat.
-        versions: package -> version.
-        metrics: one row per logged step; columns as in `metrics.jsonl`, NaN where a line lacks a key.
-        evaluation: `{"before": ..., "after": ...}` as in `evaluation.json`; empty without one.
-        groups: one row per group: file, group (position in the file), step, prompt_id, answers, unscorable,
-            mean_reward, spread (unbiased standard deviation), uninformative, weight (mean), one column per score.
-        weights: step and weight of every scorable rollout.
-        notes: sentences about files that could not be read.
+    `groups` has one row per group: file, group (position in the file), step, prompt_id, answers, unscorable,
+    mean_reward, spread (unbiased standard deviation), uninformative, weight (mean), one column per score.
     """
 
     path: Path
-    options: JsonObject
-    versions: JsonObject
-    metrics: pd.DataFrame
-    evaluation: dict[str, JsonObject]
+    options: JsonObject  # the resolved options, flat
+    versions: JsonObject  # by package
+    metrics: pd.DataFrame  # one row per logged step; columns as in `metrics.jsonl`, NaN where a line lacks a key
+    evaluation: dict[str, JsonObject]  # "before" and "after" as in `evaluation.json`; empty without one
     groups: pd.DataFrame
-    weights: pd.DataFrame
-    notes: list[str]
+    weights: pd.DataFrame  # step and weight of every scorable rollout
+    notes: list[str]  # sentences about files that could not be read
 
     @property
     def scores(self) -> list[str]:

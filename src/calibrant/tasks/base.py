@@ -49,50 +49,30 @@ class Pooled(NamedTuple):
 class Task:
     """A benchmark, as data and pure functions.
 
-    Attributes:
-        name: the value of `--task`.
-        summary: one line for `calibrant tasks`.
-        splits: names for `load`, training split first, evaluation split last; a task with `train_task` has no
-            training split.
-        load: `(split, size, seed, *, data_dir=None) -> rows`, equal for equal arguments; `size=None` gives the whole
-            split, or its documented default. `data_dir` holds the official files; rows come from the hub when None. An
-            embedded task accepts None alone.
-        extract: completion -> answer, the text compared with the references.
-        reward: `(answer, references) -> float` in `reward_range`, NaN if unscorable.
-        reward_range: lowest and highest reward, for reward dispersion.
-        metrics: name -> `(answer, references) -> float` in [0, 1].
-        correct: `(answer, references) -> bool`, for accuracy.
-        key: text -> key; texts with equal keys have the same meaning.
-        meaning: the text that is embedded and clustered: the extracted answer or the whole completion.
-        max_completion_length: maximum tokens of a completion.
-        kind: reading a text, or solving a problem.
-        reward_name: the reward in words.
-        source: the source of rows; None for an embedded task.
-        train_task: the task whose training split trains a policy for this one; its own when None.
-        judge: reward and correctness of a batch from verdicts; `reward` and `correct` for each answer when None.
-        cluster: N groups of G texts -> clusters `[N, G]`; equal keys when None.
-        pooled: name -> corpus metric, such as corpus BLEU.
+    `load` takes `(split, size, seed, *, data_dir=None)` and returns equal rows for equal arguments; `size=None` gives
+    the whole split, or its documented default. `data_dir` holds the official files; rows come from the hub when None.
+    An embedded task accepts None alone.
     """
 
-    name: str
-    summary: str
-    splits: tuple[str, ...]
+    name: str  # the value of `--task`
+    summary: str  # one line for `calibrant tasks`
+    splits: tuple[str, ...]  # training split first, if there is one, evaluation split last
     load: Load
-    extract: Callable[[str], str]
-    reward: Callable[[str, Sequence[str]], float]
-    reward_range: tuple[float, float]
-    metrics: Mapping[str, Callable[[str, Sequence[str]], float]]
-    correct: Callable[[str, Sequence[str]], bool]
-    key: Callable[[str], str]
-    meaning: Literal["answer", "completion"]
-    max_completion_length: int
+    extract: Callable[[str], str]  # completion -> answer, the text compared with the references
+    reward: Callable[[str, Sequence[str]], float]  # of (answer, references), in `reward_range`; NaN if unscorable
+    reward_range: tuple[float, float]  # lowest and highest reward, for reward dispersion
+    metrics: Mapping[str, Callable[[str, Sequence[str]], float]]  # name -> function of (answer, references) in [0, 1]
+    correct: Callable[[str, Sequence[str]], bool]  # of (answer, references), for accuracy
+    key: Callable[[str], str]  # texts with equal keys have the same meaning
+    meaning: Literal["answer", "completion"]  # the text that is embedded and clustered
+    max_completion_length: int  # tokens
     kind: Literal["reading", "maths"] = "reading"
     reward_name: str = "2 x token F1"
-    source: Source | None = None
-    train_task: str | None = None
-    judge: VerdictFunction | None = None
-    cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None
-    pooled: Mapping[str, Pooled] = field(default_factory=dict)
+    source: Source | None = None  # None for an embedded task
+    train_task: str | None = None  # the task whose training split trains a policy for this one; its own when None
+    judge: VerdictFunction | None = None  # decides rewards and correctness of a batch, in place of the two functions
+    cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None  # N groups of texts -> `[N, G]`; by key if None
+    pooled: Mapping[str, Pooled] = field(default_factory=dict)  # name -> corpus metric, such as corpus BLEU
 
     def clusters(self, groups: Sequence[Sequence[str]]) -> Tensor:
         """Clusters `[N, G]` of N groups of G texts, without an entailment model."""

@@ -40,29 +40,19 @@ class Hub(NamedTuple):
 class Source:
     """The source of a task's rows, by split.
 
-    Attributes:
-        hubs: split -> its data set on the hub.
-        files: split -> patterns of its official files; the first pattern that matches is read.
-        schema: the fields of the official files, in words.
-        url: of the official files.
-        parse: record -> its questions; a KeyError or TypeError means another schema.
-        columns: columns of Parquet files to read, nested ones with dots; all when empty.
-        folders: further names, beside the task's own, of its folder in the data folder.
-        join: `(file, its records, split) -> records`, if contexts are in another file.
-        divide: chooses the questions of a split, if one file has all splits.
-        needs_context: whether to leave out questions without a context.
+    `join` reads contexts that are in another file: `(file, its records, split) -> records`.
     """
 
     hubs: Mapping[str, Hub]
-    files: Mapping[str, tuple[str, ...]]
-    schema: str
-    url: str
-    parse: Callable[[Record], Iterable[Item]]
-    columns: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    files: Mapping[str, tuple[str, ...]]  # patterns of the official files; the first pattern that matches is read
+    schema: str  # the fields of the official files, in words
+    url: str  # of the official files
+    parse: Callable[[Record], Iterable[Item]]  # a KeyError or TypeError means another schema
+    columns: tuple[str, ...] = ()  # of Parquet files to read, nested ones with dots; all when empty
+    folders: tuple[str, ...] = ()  # further names, beside the task's own, of its folder in the data folder
     join: Callable[[Path, Iterator[Record], str], Iterator[Record]] | None = None
-    divide: Callable[[list[Item], str], list[Item]] | None = None
-    needs_context: bool = False
+    divide: Callable[[list[Item], str], list[Item]] | None = None  # chooses a split, if one file has all splits
+    needs_context: bool = False  # whether to leave out questions without a context
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,12 @@ VerdictFunction = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[bo
 
 @dataclass(frozen=True)
 class Readers:
-    """The functions that read texts; each is called only for methods that name its input.
+    """The functions that read texts; each is called only for methods that name its input."""
 
-    Attributes:
-        embed: B texts -> L2-normalised embeddings `[B, D]`; needed by methods that name `embeddings`.
-        cluster: N groups of G texts -> cluster numbers `[N, G]`; equal SQuAD-normalised texts when None.
-        entail: N groups of G texts -> probabilities `[N, G, G, 3]`; `from_clusters` when None.
-        judge: says which answers are correct.
-    """
-
-    embed: Callable[[Sequence[str]], Tensor] | None = None
-    cluster: Callable[[TextGroups], Tensor] | None = None
-    entail: Callable[[TextGroups], Tensor] | None = None
-    judge: VerdictFunction | None = None
+    embed: Callable[[Sequence[str]], Tensor] | None = None  # B texts -> L2-normalised embeddings `[B, D]`
+    cluster: Callable[[TextGroups], Tensor] | None = None  # -> numbers `[N, G]`; equal SQuAD-normalised texts when None
+    entail: Callable[[TextGroups], Tensor] | None = None  # -> probabilities `[N, G, G, 3]`; `from_clusters` when None
+    judge: VerdictFunction | None = None  # says which answers are correct
 
 
 def read_input(

@@ -24,13 +24,7 @@ ATTEMPTS = 3
 
 
 class Worker:
-    """A fresh interpreter that runs a script; a fork would inherit the locks of this process's threads.
-
-    Attributes:
-        task: index of its current task, or None.
-        ready: whether its imports are done.
-        deadline: end of its time, by the monotonic clock.
-    """
+    """A fresh interpreter that runs a script; a fork would inherit the locks of this process's threads."""
 
     def __init__(self, script: Path, memory: int, timeout: float):
         backstop = math.ceil(timeout) + 2
@@ -42,9 +36,9 @@ class Worker:
             bufsize=0,
             start_new_session=True,  # a keyboard interrupt reaches the parent alone
         )
-        self.task: int | None = None
-        self.ready = False
-        self.deadline = time.monotonic() + STARTUP
+        self.task: int | None = None  # index of its current task
+        self.ready = False  # whether its imports are done
+        self.deadline = time.monotonic() + STARTUP  # end of its time
         self._received = b""
 
     def fileno(self) -> int:
