@@ -83,7 +83,8 @@ def test_an_entailment_model_makes_the_clusters(whole, tools, tokenizer):
     frame = groups_of_file(str(whole / "rollouts.jsonl"))[1]
     group = given_group(frame, tokenizer, 2048, torch.device("cpu"))
     letters = [row["answer"][:1] for row in group.rows]
-    judged = replace(tools, entailment=SimpleNamespace(matrix=matrix), entailment_threshold=0.4)
+    settings = replace(tools.settings, entailment_threshold=0.4)
+    judged = replace(tools, entailment=SimpleNamespace(matrix=matrix), settings=settings)
     line, rows = measure_group(0, group, judged)
     assert [row["cluster"] for row in rows] == [list(dict.fromkeys(letters)).index(letter) for letter in letters]
     assert line["clusters"] == len(set(letters))

@@ -64,16 +64,8 @@ def measure_context(settings: AnalyzeSettings, task: Task, model: PreTrainedMode
     entailment = None
     if settings.entailment_model:
         entailment = EntailmentJudge(settings.entailment_model, dtype=settings.entailment_dtype, cache_size=0)
-    return MeasureContext(
-        model=model,
-        task=task,
-        readers=Readers(Embedder(settings.embedding_model), task.clusters, None, task.correct_batch),
-        entailment=entailment,
-        cluster_rule=settings.cluster_rule,
-        entailment_threshold=settings.entailment_threshold,
-        temperature=settings.temperature,
-        parameters=settings.parameters,
-    )
+    readers = Readers(Embedder(settings.embedding_model), task.clusters, None, task.correct_batch)
+    return MeasureContext(model, task, readers, entailment, settings)
 
 
 def _rows(settings: AnalyzeSettings, task: Task) -> list[Row]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from calibrant import signals
 from calibrant.advantages import standardised
 from calibrant.analyze.groups import Group, frequent_answers
+from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.gradients import gradient_variance
 from calibrant.gradients.variance import weighted_variance
 from calibrant.groups import group_mean, has_spread, valid
@@ -33,19 +34,13 @@ from calibrant.text.inputs import FROM_TEXT, Readers, read_input
 
 @dataclass(frozen=True)
 class MeasureContext:
-    """The models and options that groups are measured with.
-
-    `cluster_rule` and `entailment_threshold` say how entailment makes clusters.
-    """
+    """The models and options that groups are measured with."""
 
     model: PreTrainedModel  # the policy whose gradients are measured
     task: Task  # extracts answers and gives the reward range
     readers: Readers  # embeddings, clusters and verdicts of texts
     entailment: EntailmentJudge | None  # clusters of equal keys when None
-    cluster_rule: str
-    entailment_threshold: float
-    temperature: float  # divides the logits, as in training
-    parameters: tuple[str, ...] | None  # of V(q); all trainable ones when None
+    settings: AnalyzeSettings
 
 
 def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[JsonObject, list[JsonObject]]:
@@ -97,7 +92,7 @@ def _forward(context: MeasureContext, tokens: Tokens) -> SharedPrefix:
         context.model,
         *tokens,
         rows_per_chunk=len(tokens.prompt_ids),
-        temperature=context.temperature,
+        temperature=context.settings.temperature,
         entropies=True,
         hidden_states=True,
     )
@@ -111,7 +106,8 @@ def _from_texts(groups: RolloutGroups, context: MeasureContext) -> dict[str, Ten
     readers = context.readers
     if context.entailment is not None:
         entailment = context.entailment.matrix(meanings)
-        clusters = entailment_clusters(entailment, context.cluster_rule, threshold=context.entailment_threshold)
+        rule, threshold = context.settings.cluster_rule, context.settings.entailment_threshold
+        clusters = entailment_clusters(entailment, rule, threshold=threshold)
         given |= {"entailment": entailment, "clusters": clusters}
     elif "clusters" in given:
         clusters = given["clusters"]
@@ -169,7 +165,7 @@ def _head_signals(
         tokens.completion_ids[None],
         tokens.completion_mask[None],
         bias=head.module.bias,
-        temperature=context.temperature / head.scale,
+        temperature=context.settings.temperature / head.scale,
     ).cpu()
     where = ~advantages.isnan()
     return {
@@ -215,9 +211,9 @@ def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
         context.model,
         batch,
         torch.ones(1, len(first), dtype=torch.float64),
-        parameters=context.parameters,
+        parameters=context.settings.parameters,
         gram=True,
-        temperature=context.temperature,
+        temperature=context.settings.temperature,
     )
     assert products.gram is not None
     return products.gram[:, which][:, :, which], products.where[:, which]

@@ -84,6 +84,6 @@ class _Pass:
             other = self.from_head[layer.tied_to][n].tokens if layer.tied_to is not None else None
             return share + layers.linear_gram(inputs, gradients, without=other)
         if isinstance(module, nn.Embedding):
-            rows = self.from_head[module][n] if module in self.from_head else layers.unused_rows(inputs, gradients)
-            return share + layers.embedding_gram(module, rows, gradients)
+            head = self.from_head[module][n] if module in self.from_head else None
+            return share + layers.embedding_gram(module, inputs, gradients, head)
         return share + layers.elementwise_gram(module, inputs, gradients)

@@ -119,18 +119,12 @@ def tied_rows(ids: Tensor, inputs: Tensor, gradients: Tensor) -> UsedRows:
     return UsedRows(tokens, inverse, torch.bmm(gradients[..., tokens].to(inputs.dtype).mT, inputs))
 
 
-def unused_rows(ids: Tensor, gradients: Tensor) -> UsedRows:
-    """The rows of an embedding without a tied head."""
-    tokens, inverse = ids.unique(return_inverse=True)
-    shape = (len(ids), len(tokens), gradients.shape[-1])
-    return UsedRows(tokens, inverse, widened(gradients).new_zeros(shape))
-
-
-def embedding_gram(module: nn.Embedding, rows: UsedRows, gradients: Tensor) -> Tensor:
-    """The used rows of an embedding, plus the tied head's gradient in `rows`."""
+def embedding_gram(module: nn.Embedding, ids: Tensor, gradients: Tensor, head: UsedRows | None) -> Tensor:
+    """The used rows of an embedding, plus the gradient of a tied head."""
     gradients = widened(gradients) * (embedding_scale(module) or 1.0)
+    tokens, inverse = head[:2] if head is not None else ids.unique(return_inverse=True)
     if module.padding_idx is not None:
-        gradients = gradients * (rows.tokens[rows.inverse] != module.padding_idx)[..., None]
-    total = rows.gradients.clone()
-    total.scatter_add_(1, rows.inverse[..., None].expand(gradients.shape), gradients)
+        gradients = gradients * (tokens[inverse] != module.padding_idx)[..., None]
+    total = gradients.new_zeros(len(ids), len(tokens), gradients.shape[-1]) if head is None else head.gradients.clone()
+    total.scatter_add_(1, inverse[..., None].expand(gradients.shape), gradients)
     return row_gram(total.flatten(1))

@@ -29,31 +29,21 @@ class GradientVariance:
     """The variance of the gradients of each group and its parts.
 
     `g_i` is the gradient of the log-likelihood of rollout i, `A_i` its advantage; means are over rollouts that count.
-
-    Attributes:
-        variance: `[N]`, `V(q) = mean_i |A_i g_i - mean_j A_j g_j|^2`, at least 0.
-        mean_norm_squared: `[N]`, `|mean_i A_i g_i|^2`, the squared norm of the group's update.
-        score_variance: `[N]`, V with all `A_i = 1`.
-        squared_norms: `[N, G]`, `|g_i|^2` of all rollouts; 0 if not finite.
-        where: `[N, G]` boolean, the rollouts that count.
-        variance_intra, variance_inter: `[N]`, the shares of `variance` within and between clusters; their sum is
-            `variance`. None without clusters, as the next two.
-        score_variance_intra, score_variance_inter: `[N]`, the same for `score_variance`.
-        gram: `[N, G, G]` float64, `<g_i, g_j>`, 0 for rollouts that do not count; None unless asked for.
-        fallback: names of the parameters that took one backward pass per rollout.
+    The parts `intra` (within clusters) and `inter` (between clusters) add up to their variance; they are None without
+    clusters.
     """
 
-    variance: Tensor
-    mean_norm_squared: Tensor
-    score_variance: Tensor
-    squared_norms: Tensor
-    where: Tensor
-    variance_intra: Tensor | None
+    variance: Tensor  # [N], V(q) = mean_i |A_i g_i - mean_j A_j g_j|^2, at least 0
+    mean_norm_squared: Tensor  # [N], |mean_i A_i g_i|^2, the squared norm of the group's update
+    score_variance: Tensor  # [N], V with all A_i = 1
+    squared_norms: Tensor  # [N, G], |g_i|^2 of all rollouts; 0 if not finite
+    where: Tensor  # [N, G] boolean, the rollouts that count
+    variance_intra: Tensor | None  # [N], as the next three
     variance_inter: Tensor | None
     score_variance_intra: Tensor | None
     score_variance_inter: Tensor | None
-    gram: Tensor | None
-    fallback: tuple[str, ...]
+    gram: Tensor | None  # [N, G, G] float64, <g_i, g_j>, 0 for rollouts that do not count; None unless asked for
+    fallback: tuple[str, ...]  # names of the parameters that took one backward pass per rollout
 
 
 def gradient_variance(

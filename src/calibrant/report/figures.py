@@ -160,10 +160,9 @@ def before_after(rows: Sequence[Comparison]) -> Draw:
             _estimate(ax, row.before, y - 0.14, GREY, "white")
             _estimate(ax, row.after, y + 0.14, BLUE, BLUE)
         ax.set_yticks(range(len(rows)), [shorten(row.label) for row in rows])
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlim(0, max(1.0, ax.get_xlim()[1]))
-        ax.grid(axis="y", visible=False)
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, max(1.0, ax.get_xlim()[1])))
         ax.set_xlabel("score (0 to 1), with 95% interval")
+        ax.grid(axis="y", visible=False)
         ax.legend(handles=[_dot(GREY, "white", "before training"), _dot(BLUE, BLUE, "after training")],
                   loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # fmt: skip
 
@@ -187,9 +186,8 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
         alpha = float(np.clip(60 / max(len(x), 1) ** 0.7, 0.12, 0.6))
         ax.scatter(x, y, s=12, color=colour, alpha=alpha, lw=0, rasterized=len(x) > 500)
         rho = pd.concat([x, y], axis=1).astype(float).corr("spearman", min_periods=3).iloc[0, 1]
-        ax.set_title(f"rank correlation {'not defined' if np.isnan(rho) else f'{rho:+.2f}'}")
-        ax.set_xlabel(shorten(x_label))
-        ax.set_ylabel(y_label)
+        title = f"rank correlation {'not defined' if np.isnan(rho) else f'{rho:+.2f}'}"
+        ax.set(title=title, xlabel=shorten(x_label), ylabel=y_label)
         if log and len(y) and y.min() > 0:
             _logarithmic(ax)
 
@@ -220,8 +218,7 @@ def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: s
             ax.plot(mark.values, rows, "o", color=colour, mfc=(colour, "white")[number], ms=5, label=mark.label)
         ax.axvline(line, **DASHED, zorder=1)
         ax.set_yticks(range(len(names)), [shorten(name, 34) for name in names])
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set_xlabel(label)
+        ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=label)
         if len(marks) > 1:
             _legend_above(ax)
 
@@ -260,7 +257,6 @@ def _step_axis(ax: Axes, label: str, line: float | None = None) -> None:
     """Labels of both axes, and a dashed line at a reference value."""
     if line is not None:
         ax.axhline(line, **DASHED, zorder=1)
-    ax.set_xlabel("training step")
-    ax.set_ylabel(shorten(label))
+    ax.set(xlabel="training step", ylabel=shorten(label))
     ax.margins(x=0.02)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
