@@ -88,7 +88,7 @@ def test_an_entailment_model_makes_the_clusters(whole, tools, tokenizer):
     line, rows = measure_group(0, group, judged)
     assert [row["cluster"] for row in rows] == [list(dict.fromkeys(letters)).index(letter) for letter in letters]
     assert line["clusters"] == len(set(letters))
-    strict, _ = measure_group(0, group, replace(judged, entailment_threshold=0.6))
+    strict, _ = measure_group(0, group, replace(judged, settings=replace(settings, entailment_threshold=0.6)))
     assert strict["clusters"] == len(letters)
     assert strict["signals"]["kernel_language_entropy"] == line["signals"]["kernel_language_entropy"]
     assert strict["truth"]["variance_intra"] == pytest.approx(0.0, abs=1e-9 * strict["truth"]["gradient_variance"])

@@ -1,6 +1,7 @@
 """Groups of rollouts, sampled from the policy or read from a rollout file."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -146,8 +147,7 @@ def _kept_ids(value: Sequence[int] | str | None) -> list[int] | None:
 
 def frequent_answers(rows: Sequence[JsonObject], limit: int = 5) -> Iterator[JsonObject]:
     """The most frequent answers of a group, with their counts and the reward of the first occurrence."""
-    frame = pd.DataFrame({"answer": [str(row["answer"])[:200] for row in rows], "reward": [r["reward"] for r in rows]})
-    counts = frame["answer"].value_counts(sort=False).sort_values(ascending=False, kind="stable")
-    for answer, count in counts.head(limit).items():
-        reward = frame.loc[frame["answer"] == answer, "reward"].iloc[0]
-        yield {"answer": answer, "count": int(count), "reward": None if pd.isna(reward) else float(reward)}
+    answers = [str(row["answer"])[:200] for row in rows]
+    for answer, count in Counter(answers).most_common(limit):
+        reward = rows[answers.index(answer)]["reward"]
+        yield {"answer": answer, "count": count, "reward": None if pd.isna(reward) else float(reward)}

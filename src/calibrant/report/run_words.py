@@ -17,12 +17,11 @@ def run_headline(run: RunData) -> str:
     """The result in one sentence."""
     rows = comparisons(run.evaluation)
     first = [row for row in rows if row.metric == rows[0].metric]
-    changes = [(row, row.before.mean, row.after.mean) for row in first if row.before and row.after]
+    changes = [(row, movement(row.before.mean, row.after.mean)) for row in first if row.before and row.after]
     if changes:
-        places = [where(run), *[""] * len(changes)]
         clauses = [
-            f"{_joined(row.sampling, row.metric_label, place)} {movement(before, after)}"
-            for (row, before, after), place in zip(changes, places, strict=False)
+            _joined(row.sampling, row.metric_label, "" if i else where(run), words)
+            for i, (row, words) in enumerate(changes)
         ]
         return capital("; ".join(clauses)) + "."
     return _one_sided(run, first) if rows else _reward_headline(run)
@@ -98,10 +97,9 @@ def _overlap(run: RunData) -> str:
     if not both or math.isnan(sum(both[0][1] + both[0][2])):
         return ""
     row, before, after = both[0]
-    name = f"{row.sampling} {row.metric_label}"
-    if after.low > before.high or after.high < before.low:
-        return f"The 95% intervals of {name} before and after do not overlap."
-    return f"The 95% intervals of {name} before and after overlap: the change may be chance."
+    apart = after.low > before.high or after.high < before.low
+    words = "do not overlap." if apart else "overlap: the change may be chance."
+    return f"The 95% intervals of {row.sampling} {row.metric_label} before and after {words}"
 
 
 def steps_done(run: RunData) -> int:
