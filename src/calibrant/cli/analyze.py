@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
     policy = embedded_policy(given.get("task", AnalyzeSettings.task))
     settings = read(AnalyzeSettings, {"model": policy} | given)
     from calibrant.analyze.collect import collect
-    from calibrant.analyze.results import write_results
     from calibrant.analyze.store import analysis_path
+    from calibrant.analyze.tables import write_results
     from calibrant.report import write_analysis_report
 
     path = Path(options.out) if options.out else analysis_path(settings)
