@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_grouped, check_shapes
 from calibrant.errors import CalibrantError
 from calibrant.statistics.counted import as_labels
 from calibrant.statistics.resampling import CHUNK
@@ -22,8 +22,7 @@ class Answers(NamedTuple):
 
 def counted_answers(caller: str, correct: Tensor, where: Tensor | None, **scores: Tensor) -> tuple[Tensor, Tensor]:
     """Which answers count, and which are right: `[N, G]` boolean twice. A NaN in `correct` or a score is out."""
-    shapes = {name: (score, "N G") for name, score in scores.items()}
-    check_shapes(caller, **shapes, correct=(correct, "N G"), where=(where, "N G"))
+    check_grouped(caller, **scores, correct=correct, where=where)
     mask = ~correct.isnan() if where is None else ~correct.isnan() & where
     for score in scores.values():
         mask = mask & ~score.isnan()
@@ -49,18 +48,18 @@ def by_confidence(answers: Answers, *, descending: bool = False) -> Answers:
 def over_weights(
     caller: str,
     prompt_weights: Tensor | None,
-    num_prompts: int,
-    num_items: int,
+    source: Tensor,
     statistic: Callable[[Tensor], Tensor],
-    device: torch.device,
+    items: int = 0,
 ) -> Tensor:
     """A statistic for each row of weights, a few rows at a time: memory does not grow with the number of resamples.
 
-    `statistic` maps weights `[r, N]` in float64 to `[r, ...]`; `num_items` is how many numbers it computes per row.
-    Returns `[..., ...]` in float64 for weights `[..., N]`; without weights each prompt counts once.
+    `statistic` maps weights `[r, N]` in float64 to `[r, ...]`, where N is the length of `source`, and needs `items`
+    numbers per row. Returns `[..., ...]` in float64 for weights `[..., N]`; without weights each prompt counts once.
     """
+    num_prompts = len(source)
     if prompt_weights is None:
-        return statistic(torch.ones(1, num_prompts, dtype=torch.float64, device=device))[0]
+        return statistic(torch.ones(1, num_prompts, dtype=torch.float64, device=source.device))[0]
     check_shapes(caller, prompt_weights=(prompt_weights, "... N"))
     if prompt_weights.shape[-1] != num_prompts:
         raise CalibrantError(
@@ -69,10 +68,10 @@ def over_weights(
         )
     if prompt_weights.is_floating_point() or bool((prompt_weights < 0).any()):
         raise CalibrantError(f"{caller}: prompt_weights say how often each prompt counts: integers of at least 0")
-    rows = prompt_weights.to(device).reshape(-1, num_prompts)
-    size = max(1, CHUNK // max(1, num_items, num_prompts))
-    found = torch.cat([statistic(chunk.double()) for chunk in rows.split(size)])
-    return found.reshape((*prompt_weights.shape[:-1], *found.shape[1:]))
+    rows = prompt_weights.to(source.device).reshape(-1, num_prompts)
+    size = max(1, CHUNK // max(1, items, num_prompts))
+    values = torch.cat([statistic(chunk.double()) for chunk in rows.split(size)])
+    return values.reshape((*prompt_weights.shape[:-1], *values.shape[1:]))
 
 
 def weighted_mean(weights: Tensor, values: Tensor, mask: Tensor) -> Tensor:

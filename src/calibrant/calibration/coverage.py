@@ -122,7 +122,7 @@ def precision_coverage_areas(
     def areas(weights: Tensor) -> Tensor:
         return _areas(take(weights, answers.prompt), answers.right.double(), ends)
 
-    results = over_weights(caller, prompt_weights, len(confidence), len(answers.prompt), areas, confidence.device)
+    results = over_weights(caller, prompt_weights, confidence, areas, len(answers.prompt))
     return CoverageAreas(*(like_input(x, confidence) for x in results.unbind(-1)))
 
 

@@ -53,8 +53,7 @@ def _pooled(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_we
         negative = weights - positive
         return won_pairs(answers.confidence, positive, negative) / (positive.sum(-1) * negative.sum(-1))
 
-    items = len(answers.prompt)
-    return over_weights("correctness_auc", prompt_weights, len(confidence), items, area, confidence.device)
+    return over_weights("correctness_auc", prompt_weights, confidence, area, len(answers.prompt))
 
 
 def _per_prompt(confidence: Tensor, correct: Tensor, where: Tensor | None, prompt_weights: Tensor | None) -> Tensor:
@@ -65,4 +64,4 @@ def _per_prompt(confidence: Tensor, correct: Tensor, where: Tensor | None, promp
     def mean(weights: Tensor) -> Tensor:
         return (weights @ areas) / (weights @ defined)
 
-    return over_weights("correctness_auc", prompt_weights, len(confidence), 0, mean, confidence.device)
+    return over_weights("correctness_auc", prompt_weights, confidence, mean)

@@ -107,7 +107,7 @@ def brier(
     mask, right = counted_answers("brier", correct, where, probability=probability)
     squares = (_clamped("brier", probability, mask) - right.double()).square()
     mean = partial(weighted_mean, values=squares, mask=mask)
-    return like_input(over_weights("brier", prompt_weights, len(probability), 0, mean, probability.device), probability)
+    return like_input(over_weights("brier", prompt_weights, probability, mean), probability)
 
 
 def _clamped(caller: str, probability: Tensor, mask: Tensor) -> Tensor:
@@ -162,5 +162,5 @@ def _gaps(
         count, mass, right = (weights @ sums.flatten(1)).unflatten(1, (3, bins)).unbind(1)
         return torch.stack([(right - mass).abs(), count], 1)
 
-    results = over_weights(caller, prompt_weights, len(probability), 3 * bins, gaps, probability.device)
+    results = over_weights(caller, prompt_weights, probability, gaps, 3 * bins)
     return results[..., 0, :], results[..., 1, :]

@@ -179,7 +179,7 @@ def vote_accuracy(
     counts = (values > 0).any(-1) & ~((values > 0) & ~counted).any(-1)
     score = torch.where(right & counts[:, None], values, 0.0).sum(-1)
     mean = partial(weighted_mean, values=score[:, None], mask=counts[:, None])
-    return like_input(over_weights("vote_accuracy", prompt_weights, len(credit), 0, mean, credit.device), credit)
+    return like_input(over_weights("vote_accuracy", prompt_weights, credit, mean), credit)
 
 
 def _mask(values: Tensor, where: Tensor | None) -> Tensor:
@@ -249,7 +249,7 @@ def pass_at_k(correct: Tensor, k: int, where: Tensor | None = None, *, prompt_we
     chance = 1 - all_avoided(n, (right & mask).sum(-1, keepdim=True), torch.full_like(n, k))
 
     mean = partial(weighted_mean, values=chance, mask=n >= k)
-    return like_input(over_weights("pass_at_k", prompt_weights, len(correct), 0, mean, correct.device), correct)
+    return like_input(over_weights("pass_at_k", prompt_weights, correct, mean), correct)
 
 
 def all_avoided(total: Tensor, avoided: Tensor, size: Tensor) -> Tensor:
