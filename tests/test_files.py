@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_what_is_no_file_is_not_replaced(tmp_path, make):
     make(tmp_path / "a")
     kind = os.stat(tmp_path / "a").st_mode
-    with pytest.raises(CalibrantError, match="is no file"):
+    with pytest.raises(CalibrantError, match="is not a file"):
         write_text(tmp_path / "a", "new")
     assert os.stat(tmp_path / "a").st_mode == kind
     assert os.listdir(tmp_path) == ["a"]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that one process writes at a time."""
+"""Files that are written completely or not at all, and folders that one process writes at a time."""
 
 import codecs
 import contextlib
@@ -20,19 +20,16 @@ from calibrant.errors import CalibrantError
 
 
 def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Lets `write` fill a temporary file beside `path`, then renames it into place.
+    """Calls `write` with a temporary file beside `path`, then renames that to `path`, which is returned.
 
     A reader sees the old file or the new one; a killed process leaves at most a hidden temporary file.
 
-    Returns:
-        The path written.
-
     Raises:
-        CalibrantError: there is something else than a file, e.g. a folder or a device, which a rename would replace.
+        CalibrantError: `path` is a folder or a device, which the rename would replace.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise CalibrantError(f"'{path}' is there and is no file; give another name for what is written")
+        raise CalibrantError(f"'{path}' exists and is not a file; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -47,45 +44,41 @@ def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text."""
     return write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: str | Path, data: Any) -> Path:
-    """Writes JSON with two spaces of indent; NaN is refused, because JSON has none."""
+    """Writes JSON with two spaces of indent; NaN is refused, because JSON does not have it."""
     return write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_yaml(path: str | Path, data: dict[str, Any]) -> Path:
-    """Writes plain YAML in the order given."""
+    """Writes plain YAML in the given order."""
     return write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML mapping safely: no tags, no objects.
-
-    Raises:
-        CalibrantError: the file is missing, is not YAML, or is not a mapping.
-    """
+    """Reads a YAML mapping without tags and objects; raises CalibrantError for anything else."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CalibrantError(f"cannot read '{path}': {error.strerror}; give a YAML file of options") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise CalibrantError(f"'{path}' is not valid YAML ({reason}); write one 'option: value' a line") from None
+        raise CalibrantError(f"'{path}' is not valid YAML ({reason}); write one 'option: value' per line") from None
     if not isinstance(data, dict):
-        raise CalibrantError(f"'{path}' holds no mapping; write one 'option: value' a line")
+        raise CalibrantError(f"'{path}' is not a YAML mapping; write one 'option: value' per line")
     return data
 
 
-def append_json_line(path: str | Path, row: dict[str, Any]) -> None:
-    """Appends one JSON object as a line, in a single write."""
+def append_json_line(path: str | Path, row: Mapping[str, Any]) -> None:
+    """Appends one JSON object as a line."""
     append_json_lines(path, [row])
 
 
 def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends JSON objects, one a line, in a single write; NaN is refused, because JSON has none."""
+    """Appends JSON objects, one per line, in a single write; NaN is refused, because JSON does not have it."""
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -95,43 +88,38 @@ def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> No
 
 
 def keep_lines(path: str | Path, count: int | None = None) -> None:
-    """Cuts a file after its first lines, so that more can be appended; without a file nothing happens.
-
-    Args:
-        path: the file.
-        count: how many lines stay; all that are whole when None. A last line without an end is none.
+    """Truncates a file after `count` lines, or after its last complete line, so that more can be appended.
 
     Raises:
-        CalibrantError: the file has fewer whole lines.
+        CalibrantError: the file has fewer complete lines.
     """
     if not Path(path).exists():
         if count:
-            raise CalibrantError(f"'{path}' is missing, of which {count} lines are expected; start anew with --out")
+            raise CalibrantError(f"'{path}' with {count} expected lines is missing; start anew with --out")
         return
     with open(path, "r+b") as file:
-        found = end = 0
+        lines = end = 0
         for line in file:
-            if not line.endswith(b"\n") or found == count:
+            if not line.endswith(b"\n") or lines == count:
                 break
-            found, end = found + 1, end + len(line)
-        if count is not None and found < count:
-            raise CalibrantError(f"'{path}' has {found} of {count} lines; it was cut, start anew with --out")
+            lines, end = lines + 1, end + len(line)
+        if count is not None and lines < count:
+            raise CalibrantError(f"'{path}' has {lines} of {count} lines; lines were lost, start anew with --out")
         file.truncate(end)
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes one JSON object a line, whole or not at all."""
+    """Writes one JSON object per line."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSON Lines file, none where there is no file.
+    """Yields the objects of a JSON Lines file, nothing if there is no file.
 
-    Empty lines and a byte order mark are skipped. A last line without an end that is no whole object was cut short by a
-    kill, and is left out.
+    Empty lines and a byte order mark are skipped, and an incomplete last line, as a killed process leaves it.
 
     Raises:
-        CalibrantError: another line holds no object.
+        CalibrantError: another line is not an object.
     """
     if not Path(path).exists():
         return
@@ -145,12 +133,12 @@ def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
                 yield row
             elif line.endswith(b"\n") or not line.lstrip().startswith(b"{"):
                 raise CalibrantError(
-                    f"'{path}', line {number}, is damaged: no JSON object ({reason}); correct or delete that line"
+                    f"'{path}', line {number}, is damaged: not a JSON object ({reason}); correct or delete that line"
                 )
 
 
 def json_object(content: bytes) -> dict[str, Any] | None:
-    """The object that UTF-8 JSON spells; None for anything else.
+    """The object in UTF-8 JSON; None for anything else.
 
     >>> json_object(b'{"step": 1}'), json_object(b"[1]"), json_object(b"{bro")
     ({'step': 1}, None, None)
@@ -159,33 +147,33 @@ def json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def _object(content: bytes) -> tuple[dict[str, Any] | None, str]:
-    """The object that UTF-8 JSON spells, or the reason why it spells none."""
+    """The object in UTF-8 JSON, or the reason why there is none."""
     try:
-        found = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         return None, f"byte {error.start + 1} is not UTF-8"
     except (ValueError, RecursionError) as error:
         return None, str(error)
-    return (found, "") if isinstance(found, dict) else (None, f"it holds a {type(found).__name__}")
+    return (value, "") if isinstance(value, dict) else (None, f"it is a {type(value).__name__}")
 
 
 LOCK = ".lock"
-"""The file in a folder whose lock says that a process writes there."""
+"""The file of a folder that a process locks while it writes there."""
 
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Context manager: no other process enters it for the same folder, which is made where there is none.
+    """Context manager: one process at a time enters it for a folder, which is created if it does not exist.
 
-    The operating system holds the lock (`flock`), so a process that has died does not. A file system without locks is
-    not guarded. A folder that was made here and is still empty at the end is removed.
+    The operating system releases the lock (`flock`) of a process that dies. A file system without locks is not guarded.
+    A folder that was created here and is still empty at the end is removed.
 
     Raises:
-        CalibrantError: another process has the lock, or there is a file of that name.
+        CalibrantError: another process has the lock, or `folder` is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise CalibrantError(f"'{folder}' is a file; give a directory")
+        raise CalibrantError(f"'{folder}' is a file; give a folder")
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     handle = _lock(folder / LOCK)
@@ -200,20 +188,20 @@ def locked(folder: str | Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    """A handle that has the lock of a file; the file names the process."""
+    """A file descriptor that holds the lock of a file, into which the process writes its id."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.path.samestat(os.fstat(handle), os.stat(path)):
             raise FileNotFoundError
-    except FileNotFoundError:  # the process that had it removed it in between
+    except FileNotFoundError:  # the process that held the lock removed the file meanwhile
         os.close(handle)
         return _lock(path)
     except BlockingIOError:
         holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
         os.close(handle)
         raise CalibrantError(
-            f"'{path.parent}' is in use by {holder}; wait until that has ended, or give another directory"
+            f"'{path.parent}' is in use by {holder}; wait until it has ended, or give another folder"
         ) from None
     except OSError:  # a file system without locks
         pass
@@ -243,13 +231,13 @@ def flush(folder: Path) -> None:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space left, a quota that is used up, a limit on the size of files (`ulimit -f`)."""
+"""No space left, a quota that is used up, a limit on file sizes (`ulimit -f`)."""
 
 FULL_WORDS = (
     *(words for code in FULL for words in (os.strerror(code), f"os error {code}", f"[Errno {code}]")),
     *("PytorchStreamWriter", "unexpected pos"),
 )
-"""What safetensors, tokenizers, shutil and torch say instead of raising an OSError with its number."""
+"""What safetensors, tokenizers, shutil and torch say in errors without an error number."""
 
 
 def disk_full(error: BaseException | None) -> bool:
@@ -269,5 +257,5 @@ PACKAGES = ("calibrant", "torch", "transformers", "trl", "accelerate", "datasets
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of what decides a run."""
+    """Package -> version, of the packages that a result depends on."""
     return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}

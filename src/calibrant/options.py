@@ -1,9 +1,9 @@
 """Options of the commands: each is declared once, with type, default, limits and help text.
 
 An option is a dataclass field made by `option`; its type is the annotation, one of `KINDS`. Options of several commands
-stand here, in groups that the commands' settings inherit, or as a function that returns the field. The declaration is
-all that `read` (YAML and command lines), `check`, `add_arguments` and `calibrant.trl.config` know of an option. To add
-one, add a line to a group or to the settings of a command. Nothing heavy is imported here.
+are declared here, in groups that the commands' settings inherit, or in functions that return the field; options of one
+command in its settings. `read` (YAML and command lines), `check`, `add_arguments` and `calibrant.trl.config` follow
+from the declaration. Nothing heavy is imported here.
 """
 
 import argparse
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Limit(NamedTuple):
-    """Which numbers an option takes."""
+    """The numbers that an option accepts."""
 
     words: str  # completes "option 'x' is 0; "
     holds: Callable[[float], bool]
@@ -35,24 +35,24 @@ COUNT = Limit("it must be at least 1", lambda x: 1 <= x < math.inf)
 POSITIVE = Limit("it must be a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Limit("it must be 0 or a positive number", lambda x: 0 <= x < math.inf)
 SHARE = Limit("it must lie between 0 and 1", lambda x: 0 <= x <= 1)
-GROUP = Limit("the answers of a group are compared, so give at least 2", lambda x: x >= 2)
+GROUP = Limit("a group needs answers to compare, so give at least 2", lambda x: x >= 2)
 SEED = Limit("it must be a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63)
 SEED_32 = Limit("it must be a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32)
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is declared of an option beside its name, type and default."""
+    """The declaration of an option, beside its name, type and default."""
 
     help: str  # a noun phrase, or "whether to ..."
     limit: Limit | None = None
     choices: tuple[str, ...] = ()
-    shown: str | None = None  # the default in words; with a default of None, what None means
-    metavar: str | None = None  # the value in the help text, where it is not the type
+    shown: str | None = None  # the default in words, e.g. what None means
+    metavar: str | None = None  # placeholder of the value in the help text; the type's if None
 
 
 def option(default: T, help: str, **about: Any) -> T:
-    """A dataclass field that is an option; `about` has the further attributes of `Option`."""
+    """A dataclass field that is an option; `about` are further attributes of `Option`."""
     return field(default=default, metadata={"option": Option(help, **about)})
 
 
@@ -65,7 +65,7 @@ class Kind(NamedTuple):
 
 
 def _only(value: Any, *types: type) -> Any:
-    """The value, if its type is one of some; True and False are no numbers."""
+    """The value, if its type is one of `types`; True and False are not numbers."""
     if type(value) not in types:
         raise ValueError(value)
     return value
@@ -127,39 +127,35 @@ KINDS: dict[object, Kind] = {
 
 
 def declared(settings: Any) -> dict[str, Option]:
-    """Name -> declaration, of the options of a dataclass or of one of its objects."""
+    """Name -> declaration, for the options of a dataclass or of one of its objects."""
     return {f.name: f.metadata["option"] for f in fields(settings) if "option" in f.metadata}
 
 
 def kind_of(f: "Field[Any]") -> tuple[Kind, bool]:
-    """The kind of a field, and whether None is allowed."""
+    """The kind of a field, and whether it may be None."""
     members = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
     (kind,) = (member for member in members if member is not NoneType)
     return KINDS[kind], NoneType in members
 
 
 def read(settings: type[T], given: Mapping[str, object]) -> T:
-    """Settings with the options that are given, as YAML or the command line spells them, and defaults for the rest.
-
-    Raises:
-        CalibrantError: an option that does not exist, with the nearest name, or a value that it does not take.
-    """
+    """Settings from given options, as YAML or the command line spells them, and defaults; raises as `coerced` does."""
     return settings(**coerced(settings, given))
 
 
 def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") -> dict[str, object]:
-    """What is given, each value in the type of its option (YAML has 1e-5 as text, and 10.0 where 10 is meant).
+    """Given options in their types (YAML reads 1e-5 as text, and allows 10.0 for 10).
 
-    Args:
-        settings: a dataclass of options.
-        given: values by name.
-        origin: where they stand, for errors: ` in 'my.yaml'`.
+    `origin` says in error messages where they come from, e.g. ` in 'my.yaml'`.
+
+    Raises:
+        CalibrantError: an unknown option, with the nearest name, or a value that its option does not accept.
     """
-    known, values = {f.name: f for f in fields(settings)}, {}
+    by_name, values = {f.name: f for f in fields(settings)}, {}
     for name, value in given.items():
-        if name not in known:
-            raise CalibrantError(f"unknown option '{name}'{origin}{nearest(str(name), known)}; --help lists all")
-        kind, optional = kind_of(known[name])
+        if name not in by_name:
+            raise CalibrantError(f"unknown option '{name}'{origin}{nearest(str(name), by_name)}; --help lists all")
+        kind, optional = kind_of(by_name[name])
         try:
             values[name] = None if value is None and optional else kind.read(value)
         except (TypeError, ValueError, OverflowError):
@@ -169,49 +165,48 @@ def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") 
 
 def check(settings: object, options: Mapping[str, Option]) -> None:
     """Raises CalibrantError unless each option of an object is None, within its limit, and one of its choices."""
-    for name, known in options.items():
+    for name, option in options.items():
         value = getattr(settings, name)
         if value is None:
             continue
-        if known.limit and not (isinstance(value, int | float) and known.limit.holds(value)):
-            raise CalibrantError(f"option '{name}' is {value}; {known.limit.words}")
-        if known.choices and value not in known.choices:
-            meant, choices = nearest(str(value), known.choices), ", ".join(known.choices)
+        if option.limit and not (isinstance(value, int | float) and option.limit.holds(value)):
+            raise CalibrantError(f"option '{name}' is {value}; {option.limit.words}")
+        if option.choices and value not in option.choices:
+            meant, choices = nearest(str(value), option.choices), ", ".join(option.choices)
             raise CalibrantError(f"option '{name}' is '{value}'{meant}; it is one of {choices}")
 
 
 def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Mapping[str, str] | None = None) -> None:
-    """Adds the options of a dataclass to a command line; those that are not given are absent from its namespace.
+    """Adds the options of a dataclass to a command line; options that are not given are absent from its namespace.
 
-    Each dataclass that it inherits from is a group of options, titled by its docstring. `more` continues the words on
-    the default of an option.
+    Each dataclass that it inherits from is a group of options, titled by its docstring. `more` are words to add to the
+    defaults of some options.
     """
-    known, options = {f.name: f for f in fields(settings)}, declared(settings)
+    by_name, options = {f.name: f for f in fields(settings)}, declared(settings)
     for part in (cls for cls in settings.__mro__ if is_dataclass(cls)):
         names = [name for name in get_annotations(part) if name in options]
         group = parser if part is settings or not names else parser.add_argument_group((getdoc(part) or "").rstrip("."))
         for name in names:
-            keywords = _keywords(known[name], options[name], (more or {}).get(name, ""))
+            keywords = _keywords(by_name[name], options[name], (more or {}).get(name, ""))
             group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **keywords)
 
 
-def _keywords(f: "Field[Any]", known: Option, more: str) -> dict[str, Any]:
-    shown = known.shown or ("none" if f.default is None else f.default)
-    metavar = known.metavar or (f"{{{','.join(known.choices)}}}" if known.choices else None)
-    keywords = kind_of(f)[0].argument | {"help": f"{known.help} (default: {shown}{more})".replace("%", "%%")}
+def _keywords(f: "Field[Any]", option: Option, more: str) -> dict[str, Any]:
+    shown = option.shown or ("none" if f.default is None else f.default)
+    metavar = option.metavar or (f"{{{','.join(option.choices)}}}" if option.choices else None)
+    keywords = kind_of(f)[0].argument | {"help": f"{option.help} (default: {shown}{more})".replace("%", "%%")}
     return keywords | ({"metavar": metavar} if metavar else {})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options that are within their limits, however they were made."""
+    """Options whose limits and choices are checked, however they are made."""
 
     def __post_init__(self) -> None:
         check(self, declared(self))
 
 
 def model() -> str:
-    """The policy."""
     return option(
         "demo",
         "policy: run directory, model folder, hub name, 'demo' or 'demo-arithmetic'",
@@ -221,24 +216,19 @@ def model() -> str:
 
 
 def method(default: T, shown: str | None = None) -> T:
-    """The method."""
-    return option(
-        default, "method: name in `calibrant methods`, or dotted path of a function", shown=shown, metavar="NAME"
-    )
+    words = "method: name in `calibrant methods`, or dotted path of a function"
+    return option(default, words, shown=shown, metavar="NAME")
 
 
 def rollouts() -> int:
-    """Rollouts per prompt."""
     return option(16, "number of answers sampled per prompt, G (paper: 16)", limit=GROUP)
 
 
 def seed(limit: Limit = SEED) -> int:
-    """The random seed."""
     return option(0, "random seed of data order and sampling", limit=limit)
 
 
 def from_rollouts() -> str | None:
-    """A rollout file in place of sampling."""
     return option(None, "rollout file (.parquet or .jsonl) to read in place of sampling", metavar="FILE")
 
 
@@ -247,7 +237,7 @@ class DataOptions(Settings):
     """Data."""
 
     task: str = option("places", "task: name in `calibrant tasks`", metavar="NAME")
-    data_dir: str | None = option(None, "folder with the task's official files", shown="the hub", metavar="DIR")
+    data_dir: str | None = option(None, "folder with the task's official files", shown="none: the hub", metavar="DIR")
     max_prompt_length: int = option(
         2048, "maximum length of the prompt in tokens; the text of a longer prompt is truncated", limit=COUNT
     )
@@ -299,8 +289,8 @@ class TextOptions(Settings):
     )
     entailment_model: str | None = option(
         None,
-        "NLI model that clusters answers of one meaning: folder or hub name (paper: roberta-large-mnli)",
-        shown="none, answers with equal keys are one cluster",
+        "NLI model that clusters answers of equal meaning: folder or hub name (paper: roberta-large-mnli)",
+        shown="none: answers with equal keys form a cluster",
         metavar="MODEL",
     )
     entailment_dtype: str = option(
@@ -308,7 +298,7 @@ class TextOptions(Settings):
     )
     cluster_rule: str = option(
         "greedy",
-        "rule that makes clusters from entailment probabilities (paper: greedy)",
+        "rule that forms clusters from entailment probabilities (paper: greedy)",
         choices=("greedy", "strict", "strict_last", "lenient", "lenient_last", "components"),
     )
     entailment_threshold: float = option(
@@ -332,5 +322,5 @@ class TrainerOptions(WeightOptions, TextOptions):
         shown="all for a vocabulary of up to 32,768, else 64",
     )
     share_prefix: bool = option(
-        True, "whether to compute each prompt once for all of its rollouts; off: TRL's computation, bit for bit"
+        True, "whether to compute each prompt once for all of its rollouts; if not, TRL's computation, bit for bit"
     )
