@@ -13,6 +13,7 @@ from calibrant.errors import CalibrantError
 from calibrant.tasks import TASKS
 from calibrant.tasks.files import records
 from calibrant.tasks.sources import read_items
+from calibrant.text.inputs import Readers, read_input
 
 # The table, and all tasks alike
 
@@ -153,3 +154,13 @@ def test_a_text_is_a_list_of_one_reference(task):
             batch(["1", "2"], "12")
         with pytest.raises(CalibrantError, match="one list of references per answer, 2 in all, got 1"):
             batch(["1", "2"], [["12"]])
+
+
+def test_a_text_per_prompt_is_a_list_of_one_reference():
+    groups = [["12", "1"], ["2", "7"]]
+    readers = Readers(judge=TASKS["arithmetic"].correct_batch)
+    expected = [[1.0, 0.0], [0.0, 1.0]]
+    assert read_input("correct", readers, groups, groups, ["12", "7"]).tolist() == expected
+    assert read_input("correct", readers, groups, groups, [["12"], ["7"]]).tolist() == expected
+    with pytest.raises(CalibrantError, match="2 in all, got a text"):
+        read_input("correct", readers, groups, groups, "12")

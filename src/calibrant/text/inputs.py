@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from calibrant.signals.clusters import greedy_clusters
-from calibrant.text.metrics import normalise_answer
+from calibrant.text.metrics import answer_pairs, normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters", "entailment", "empty", "correct")
 TextGroups = Sequence[Sequence[str]]
@@ -43,7 +43,7 @@ def read_input(
         return readers.embed([text for group in texts for text in group]).unflatten(0, (len(texts), -1))
     if name == "correct" and readers.judge is not None and references is not None:
         flat = [answer for group in answers for answer in group]
-        gold = [right for right, group in zip(references, answers, strict=True) for _ in group]
+        gold = [right for group, right in answer_pairs(answers, references) for _ in group]
         verdicts = [torch.nan if verdict is None else float(verdict) for verdict in readers.judge(flat, gold)]
         return torch.tensor(verdicts).unflatten(0, (len(answers), -1))
     return None

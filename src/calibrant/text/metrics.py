@@ -4,8 +4,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeVar
 
 from calibrant.errors import CalibrantError
+
+Answer = TypeVar("Answer")
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -31,8 +34,10 @@ def reference_list(references: str | Sequence[str]) -> list[str]:
     return [references] if isinstance(references, str) else list(references)
 
 
-def answer_pairs(answers: Sequence[str], references: Sequence[str | Sequence[str]]) -> list[tuple[str, list[str]]]:
-    """B answers, each with the list of its references.
+def answer_pairs(
+    answers: Sequence[Answer], references: Sequence[str | Sequence[str]]
+) -> list[tuple[Answer, list[str]]]:
+    """B answers, or groups of answers, each with the list of its references.
 
     >>> answer_pairs(["Paris", "Rome"], "Paris")
     Traceback (most recent call last):
