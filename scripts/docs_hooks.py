@@ -1,7 +1,7 @@
 """Hooks of the documentation site: files of the repository that pages link to are copied into it.
 
-Pages link to `../examples/x.py` and the like, so that the links work in the repository too; in the site these files stand
-under `repository/`. The page `contributing.md` is `CONTRIBUTING.md`.
+Pages link to `../examples/x.py` and the like, so that the links work in the repository too; in the site these files
+stand under `repository/`. The page `contributing.md` is `CONTRIBUTING.md`.
 """
 
 import re
