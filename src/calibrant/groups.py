@@ -24,8 +24,7 @@ from calibrant.errors import CalibrantError
 
 LARGEST_REWARD = 1e100
 RANGE_TOLERANCE = 1e-6
-NO_SPREAD = 1e-6
-"""The largest `max - min` of the rewards of a group that counts as no spread."""
+NO_SPREAD = 1e-6  # the largest `max - min` of the rewards of a group that counts as no spread
 
 
 @dataclass(frozen=True, eq=False)

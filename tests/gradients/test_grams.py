@@ -69,12 +69,12 @@ def test_where_rollouts_part():
 
 
 def test_the_route_follows_the_cost():
-    assert grams.cheapest((16, 8, 512), 150_000) == "tokens"
-    assert grams.cheapest((16, 300, 512), 1408) == "explicit"
-    assert grams.cheapest((16, 88, 512), 1408, shared=80) == "shared"
-    assert grams.cheapest((16, 356, 512), 1408, shared=100) == "explicit"
-    assert grams.cheapest((8, 1000, 100_000), 100_000) == "tokens"
-    assert grams.cheapest((10, 1000, 100_000), 100_000) == "explicit"  # the square of the tokens is too much memory
+    assert grams.cheapest_route((16, 8, 512), 150_000) == "tokens"
+    assert grams.cheapest_route((16, 300, 512), 1408) == "explicit"
+    assert grams.cheapest_route((16, 88, 512), 1408, shared=80) == "shared"
+    assert grams.cheapest_route((16, 356, 512), 1408, shared=100) == "explicit"
+    assert grams.cheapest_route((8, 1000, 100_000), 100_000) == "tokens"
+    assert grams.cheapest_route((10, 1000, 100_000), 100_000) == "explicit"  # the square of the tokens is too much memory
 
 
 def test_inner_products_carry_small_differences_of_long_rows():

@@ -14,8 +14,7 @@ from calibrant.statistics.counted import check_count
 from calibrant.statistics.resampling import percentiles
 
 BINNINGS = ("equal_width", "equal_mass")
-SLACK = 1e-6
-"""How far rounding may carry a probability out of [0, 1]."""
+SLACK = 1e-6  # how far rounding may carry a probability out of [0, 1]
 
 
 class ReliabilityCurve(NamedTuple):

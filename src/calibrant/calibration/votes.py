@@ -17,10 +17,8 @@ from calibrant.groups import like_input
 from calibrant.signals.confidence import same_cluster
 from calibrant.statistics.counted import as_labels, check_count
 
-TIE = 1e-12
-"""Totals this close, relative to the largest, are equal: the order of a sum changes its rounding."""
-TOLERATED = 1e-3
-"""How far rounding may carry a mean log-probability above 0."""
+TIE = 1e-12  # totals this close, relative to the largest, are equal: the order of a sum changes its rounding
+TOLERATED = 1e-3  # how far rounding may carry a mean log-probability above 0
 
 
 class Vote(NamedTuple):

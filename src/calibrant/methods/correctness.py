@@ -23,11 +23,8 @@ from calibrant.groups import LARGEST_REWARD, NO_SPREAD, RANGE_TOLERANCE, like_in
 from calibrant.methods.inputs import SOURCES
 from calibrant.methods.outcome import BASES, Outcome, in_type_of, replaced
 
-TIE = 1e-6
-"""The largest difference of rewards that counts as none."""
-
-BINARY = ((0.0, 1.0), (-1.0, 1.0))
-"""Pairs of (wrong, right) that rewards may be, beside the ends of the reward range."""
+TIE = 1e-6  # the largest difference of rewards that counts as none
+BINARY = ((0.0, 1.0), (-1.0, 1.0))  # pairs of (wrong, right) that rewards may be, beside the ends of the reward range
 
 
 def capo(

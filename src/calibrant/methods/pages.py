@@ -42,8 +42,7 @@ FIELDS = ("Paper", "Per", "Effect", "Certainty", "When", "Scores")
 """The lines of a docstring that a card reads; indented lines continue them."""
 
 SECTION = re.compile(rf"^(Args|Returns|Raises|Reference|{'|'.join(FIELDS)}|>>>)", re.MULTILINE)
-UNKNOWN = "-"
-"""Stands in a card where the docstring has no such line."""
+UNKNOWN = "-"  # stands in a card where the docstring has no such line
 
 
 class Card(NamedTuple):

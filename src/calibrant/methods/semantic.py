@@ -16,8 +16,7 @@ from calibrant.weights import damp, group_alpha
 FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
 """SEED-GRPO's forms of a weight, each with its default strength."""
 
-ROUNDING = 1e-12
-"""An uncertainty at most this far from 1 counts as 1: at 1 the focal form falls to 0 at once."""
+ROUNDING = 1e-12  # an uncertainty at most this far from 1 counts as 1: at 1 the focal form falls to 0 at once
 
 
 def grpo_se(

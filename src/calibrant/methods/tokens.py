@@ -10,8 +10,7 @@ from calibrant.methods.outcome import Outcome, weighed
 SMALLEST_MEAN = 1e-6
 """A group whose mean entropy is below this, in nats, was decoded greedily: shares of it mean nothing."""
 
-ROUNDING = 1e-9
-"""A position at most this far above a whole number counts as that number: 0.28 * 25 is 7."""
+ROUNDING = 1e-9  # a position at most this far above a whole number counts as that number: 0.28 * 25 is 7
 
 
 def edge_grpo(

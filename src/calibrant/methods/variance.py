@@ -12,8 +12,7 @@ from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import gradient_snr_weight, head_gradient_variance, reward_dispersion
 from calibrant.weights import boost, group_alpha
 
-STRENGTHS = {"linear": 0.6, "exponential": 0.2}
-"""Forms of the weight, each with its default strength."""
+STRENGTHS = {"linear": 0.6, "exponential": 0.2}  # forms of the weight, each with its default strength
 
 
 def q_hawkeye(

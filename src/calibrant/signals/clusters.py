@@ -30,11 +30,8 @@ from calibrant.signals.entropy import ENTAILMENT, NEUTRAL, check_labels
 Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-EXCLUDED = -1
-"""The cluster of a rollout that `where` excludes."""
-
-UNRELATED = -1.0
-"""The score of two answers that do not go together; others have one of at least 0."""
+EXCLUDED = -1  # the cluster of a rollout that `where` excludes
+UNRELATED = -1.0  # the score of two answers that do not go together; others have one of at least 0
 
 RELATIONS = ("one_way", "strict", "lenient")
 ASSIGNMENTS = ("best", "first", "last", "components")

@@ -15,11 +15,8 @@ from calibrant.checks import check_reward_range, check_shapes
 from calibrant.groups import like_input, masked, mean_over
 from calibrant.signals.confidence import same_cluster
 
-NO_DIRECTION = 1e-6
-"""A mean of unit vectors that is not longer than this is rounding, and has no direction."""
-
-SHORTEST = 1e-100
-"""A vector that is not longer than this counts as zero: the squares of its entries may underflow."""
+NO_DIRECTION = 1e-6  # a mean of unit vectors that is not longer than this is rounding, and has no direction
+SHORTEST = 1e-100  # a vector that is not longer than this counts as zero: the squares of its entries may underflow
 
 ROUNDING = 1e-12
 """A dispersion below this is rounding, and returned as 0: groups of one meaning are then ties in a ranking."""

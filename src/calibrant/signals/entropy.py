@@ -20,14 +20,9 @@ from calibrant.signals.confidence import same_cluster, scored, token_mean
 CONTRADICTION, NEUTRAL, ENTAILMENT = 0, 1, 2
 """The order of the labels in the last axis of entailment probabilities. Models differ: sort by their `id2label`."""
 
-SAME_MEANING = 2.0
-"""The weight of a link between two answers that entail each other."""
-
-LARGEST = 1e100
-"""Log-likelihoods and similarities beyond it count as it, so that sums and products of them are finite."""
-
-ROUNDING = 1e-12
-"""Values that are not larger than this count as 0: groups of one meaning are then ties in a ranking."""
+SAME_MEANING = 2.0  # the weight of a link between two answers that entail each other
+LARGEST = 1e100  # log-likelihoods and similarities beyond it count as it, so that sums and products of them are finite
+ROUNDING = 1e-12  # values that are not larger than this count as 0: groups of one meaning are then ties in a ranking
 
 
 def semantic_entropy(

@@ -18,16 +18,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-CHUNK = 2**20
-"""Numbers in a temporary matrix on a CPU, whose cache holds it."""
-CHUNK_ELSEWHERE = 2**25
-"""The same on an accelerator, where few large operations are faster."""
-NARROWEST = 32
-"""Minimum columns per matrix product."""
-MOST_TOKENS = 8192
-"""Tokens per group beyond which the square of their number is too much memory for the token route."""
-PASSES = 64
-"""Operations per number for building a matrix, beside the products."""
+CHUNK = 2**20  # numbers in a temporary matrix on a CPU, whose cache holds it
+CHUNK_ELSEWHERE = 2**25  # the same on an accelerator, where few large operations are faster
+NARROWEST = 32  # minimum columns per matrix product
+MOST_TOKENS = 8192  # tokens per group beyond which the square of their number is too much memory for the token route
+PASSES = 64  # operations per number for building a matrix, beside the products
 ROUTES = ("explicit", "tokens", "shared")
 
 
@@ -99,7 +94,7 @@ def operations(route: str, shape: Sequence[int], width_out: int, shared: int) ->
     return by_pairs + 8 * rollouts * shared * width_out * (tokens + 2 * rollouts) if shared else math.inf
 
 
-def cheapest(shape: Sequence[int], width_out: int, shared: int = 0) -> str:
+def cheapest_route(shape: Sequence[int], width_out: int, shared: int = 0) -> str:
     """The route that takes the fewest operations."""
     return min(ROUTES, key=lambda route: operations(route, shape, width_out, shared))
 
@@ -107,7 +102,7 @@ def cheapest(shape: Sequence[int], width_out: int, shared: int = 0) -> str:
 def chunk_width(shape: Sequence[int], width_out: int, shared: int = 0, *, device: torch.device) -> int:
     """Columns per chunk for the cheapest route."""
     rollouts, tokens, width_in = shape
-    other = width_in if cheapest(shape, width_out, shared) == "explicit" else tokens
+    other = width_in if cheapest_route(shape, width_out, shared) == "explicit" else tokens
     numbers = CHUNK if device.type == "cpu" else CHUNK_ELSEWHERE
     return max(NARROWEST, numbers // max(1, rollouts * other))
 
@@ -123,7 +118,7 @@ def matrix_gram(inputs: Tensor, chunks: Iterable[Tensor], width_out: int, shared
     tensor([[45., 24.],
             [24., 16.]], dtype=torch.float64)
     """
-    route = cheapest(inputs.shape, width_out, shared)
+    route = cheapest_route(inputs.shape, width_out, shared)
     if route == "explicit":
         return explicit_gram(inputs, chunks)
     return token_gram(inputs, chunks, shared if route == "shared" else 0)

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHUNK = 2**18
-"""Numbers in each of the few temporary tensors of one pass over resamples: few enough for a cache."""
+CHUNK = 2**18  # numbers in each of the few temporary tensors of one pass over resamples: few enough for a cache
 
 
 def private_generator(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
