@@ -74,7 +74,7 @@ def test_the_route_follows_the_cost():
     assert grams.cheapest_route((16, 88, 512), 1408, shared=80) == "shared"
     assert grams.cheapest_route((16, 356, 512), 1408, shared=100) == "explicit"
     assert grams.cheapest_route((8, 1000, 100_000), 100_000) == "tokens"
-    assert grams.cheapest_route((10, 1000, 100_000), 100_000) == "explicit"  # the square of the tokens is too much memory
+    assert grams.cheapest_route((10, 1000, 100_000), 100_000) == "explicit"  # too much memory for pairs of tokens
 
 
 def test_inner_products_carry_small_differences_of_long_rows():
@@ -87,7 +87,7 @@ def test_each_route_serves_every_layer(qwen2, monkeypatch):
     batch, advantages = make_batch(), make_advantages()
     expected = gradient_variance(qwen2, batch, advantages, gram=True).gram
     for route in grams.ROUTES:
-        monkeypatch.setattr(grams, "cheapest", lambda *_, route=route: route)
+        monkeypatch.setattr(grams, "cheapest_route", lambda *_, route=route: route)
         monkeypatch.setattr(grams, "NARROWEST", 1)
         monkeypatch.setattr(grams, "CHUNK", 300)  # several chunks a layer
         assert_close(gradient_variance(qwen2, batch, advantages, gram=True).gram, expected, 1e-11)

@@ -41,7 +41,7 @@ def test_many_chunks_and_both_routes(monkeypatch):
     monkeypatch.setattr(grams, "NARROWEST", 1)
     monkeypatch.setattr(grams, "CHUNK", 60)
     for route in ("tokens", "explicit"):
-        monkeypatch.setattr(grams, "cheapest", lambda *_, route=route: route)
+        monkeypatch.setattr(grams, "cheapest_route", lambda *_, route=route: route)
         for options in ({}, {"top": 11}, {"top": 3}):
             found = head_gram_from_weight(hidden, weight, tokens, mask, **options)
             same = head_gram(hidden, hidden @ weight.T, tokens, mask, **options)
