@@ -14,7 +14,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from calibrant.policy.prompts import Batch
+from calibrant.policy.prompts import Tokens
 
 SIZE = dict(vocab_size=23, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4)
 SIZE |= dict(num_key_value_heads=2, head_dim=4, max_position_embeddings=128, pad_token_id=0)
@@ -57,7 +57,7 @@ def random_batch(which=(0, 1, 0, 2, 1, 0, 0), lengths=(9, 4, 1), ends=(6, 1, 3, 
     prompt_mask = (torch.arange(wide) >= wide - torch.tensor(lengths)[:, None]).long()
     completion_mask = (torch.arange(long) < torch.tensor(ends)[:, None]).long()
     completions = torch.randint(1, 23, (len(which), long), generator=generator)
-    return Batch((prompts * prompt_mask)[which], prompt_mask[which], completions * completion_mask, completion_mask)
+    return Tokens((prompts * prompt_mask)[which], prompt_mask[which], completions * completion_mask, completion_mask)
 
 
 class InDouble(TorchFunctionMode):

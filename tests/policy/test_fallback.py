@@ -19,7 +19,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 from calibrant.cli.main import main
 from calibrant.policy import logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
 from calibrant.policy.cached import repeatable
-from calibrant.policy.prompts import Batch
+from calibrant.policy.prompts import Tokens
 from calibrant.policy.verify import record_of
 
 KINDS = ["mamba2", "jamba", "qwen3_next"]
@@ -123,7 +123,7 @@ def test_a_head_that_cannot_be_read_leaves_the_whole_logits():
             output.logits = 2 * output.logits
             return output
 
-    model, batch = Doubling(build().config).eval(), Batch(*random_batch(*LONG))
+    model, batch = Doubling(build().config).eval(), Tokens(*random_batch(*LONG))
     with pytest.warns(UserWarning, match="changes its logits"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=3, temperature=2.0, entropies=True, hidden_states=True)
     expected = plain_logps(super_of(model), *batch, entropies=True)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, HyperCLOVAXConfig, 
 from calibrant.errors import CalibrantError
 from calibrant.policy import check_prefix, head, obstacles, plain_logps, shared_prefix_logps
 from calibrant.policy.packed import pack
-from calibrant.policy.prompts import Batch, distinct_prompts
+from calibrant.policy.prompts import Tokens, distinct_prompts
 
 
 @pytest.mark.parametrize("route", ["cached", "packed"])
@@ -28,7 +28,7 @@ def test_each_distinct_prompt_is_computed_once(route, monkeypatch):
 
 def test_packed_rows_by_hand():
     # prompts [7, 8] and [_, 9]; the completions of the first are 1 2 3 and 4 5, that of the second 6 2
-    batch = Batch(
+    batch = Tokens(
         torch.tensor([[7, 8], [0, 9], [7, 8]]), torch.tensor([[1, 1], [0, 1], [1, 1]]),
         torch.tensor([[1, 2, 3], [6, 2, 0], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0], [1, 1, 0]]),
     )  # fmt: skip

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.generation import Completion, Tokens, encoded, sample_group
+from calibrant.policy.generation import Completion, encoded, sample_group
+from calibrant.policy.prompts import Tokens
 from calibrant.report.reading import JsonObject
 from calibrant.rollouts import group_keys, read_rollouts
 from calibrant.tasks.base import Row, Task

@@ -20,8 +20,8 @@ from calibrant.gradients import gradient_variance
 from calibrant.gradients.variance import weighted_variance
 from calibrant.groups import group_mean, has_spread, valid
 from calibrant.policy import SharedPrefix, logps_in_chunks
-from calibrant.policy.generation import Tokens
 from calibrant.policy.head import find_head
+from calibrant.policy.prompts import Tokens
 from calibrant.report.names import SIGNALS
 from calibrant.report.reading import JsonObject
 from calibrant.rollouts import RolloutGroups

@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from calibrant.errors import CalibrantError
 from calibrant.policy.head import Head, Recorded, model_name, run
-from calibrant.policy.prompts import Batch, Prompts
+from calibrant.policy.prompts import Prompts, Tokens
+from calibrant.policy.verify import NotShared
 
 REPEATABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 """Layers of a cache that hold keys and values alone, which grow by concatenation and keep their graph.
@@ -24,8 +24,19 @@ def repeatable(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(type(layer) in REPEATABLE for layer in cache.layers)
 
 
-def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) -> Recorded:
-    """What the head reads to predict each completion token, `[B, T, D]`.
+def repeatable_cache(model: nn.Module, outputs: Any) -> Any:
+    """The cache among the outputs of a model; NotShared is raised for one that cannot be repeated."""
+    cache = getattr(outputs, "past_key_values", None)
+    if not repeatable(cache):
+        raise NotShared(
+            f"{model_name(model)} keeps a cache that cannot be repeated for the rollouts of a prompt (attention with "
+            "keys and values is needed in every layer)"
+        )
+    return cache
+
+
+def cached_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
+    """States `[B, T, D]` that predict each completion token.
 
     The first token is predicted from the last position of its prompt, the others from the completion before them.
     Positions count padding columns, as in a forward without `position_ids`: the cache continues the prompt's columns.
@@ -33,7 +44,7 @@ def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) 
     agree on the number of its forwards, each of which may broadcast buffers.
 
     Raises:
-        CalibrantError: the model drops its cache, or the cache cannot be repeated.
+        NotShared: the cache cannot be repeated, or the model drops it.
     """
     ids, mask = batch.prompt_ids[prompts.first], batch.prompt_mask[prompts.first]
     alone = batch.completion_ids.shape[1] <= 1
@@ -42,8 +53,16 @@ def cached_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) 
     first = prefix.states[:, -1][prompts.which][:, None]
     if alone:
         return prefix._replace(states=first)
-    order = prompts.which.argsort(stable=True)
-    later = _on_cache(model, head, batch.rows(order), _repeated(model, prefix.outputs, prompts, order))
+    order, cache = prompts.which.argsort(stable=True), repeatable_cache(model, prefix.outputs)
+    if bool((prompts.rows == prompts.rows[0]).all()):
+        cache.batch_repeat_interleave(int(prompts.rows[0]))
+    else:
+        cache.batch_select_indices(prompts.which[order])
+    rows = batch.rows(order)
+    later = run(
+        model, head, 0, input_ids=rows.completion_ids[:, :-1], attention_mask=rows.whole()[1][:, :-1],
+        past_key_values=cache, use_cache=True,
+    )  # fmt: skip
     return later._replace(states=torch.cat([first, later.states[order.argsort()]], dim=1))
 
 
@@ -51,24 +70,3 @@ def refusal(model: nn.Module) -> str | None:
     """Why a model cannot run on a cache that keeps its graph, or None."""
     drops = any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
     return "has gradient checkpointing switched on, which drops the cache" if drops else None
-
-
-def _on_cache(model: nn.Module, head: Head, batch: Batch, cache: Cache) -> Recorded:
-    mask = torch.cat([batch.prompt_mask, batch.completion_mask[:, :-1].to(batch.prompt_mask)], dim=1)
-    ids = batch.completion_ids[:, :-1]
-    return run(model, head, 0, input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-
-
-def _repeated(model: nn.Module, outputs: Any, prompts: Prompts, order: Tensor) -> Cache:
-    """The cache with one entry per row, in the order of prompts."""
-    cache: Any = getattr(outputs, "past_key_values", None)
-    if not repeatable(cache):
-        raise CalibrantError(
-            f"{model_name(model)} keeps a cache that cannot be repeated for the rollouts of a prompt (attention with "
-            "keys and values is needed in every layer); use the plain forward for it"
-        )
-    if bool((prompts.rows == prompts.rows[0]).all()):
-        cache.batch_repeat_interleave(int(prompts.rows[0]))
-    else:
-        cache.batch_select_indices(prompts.which[order])
-    return cache

@@ -11,7 +11,7 @@ from calibrant.errors import CalibrantError
 from calibrant.policy.head import text_config
 from calibrant.policy.logps import LogprobRequest, logps_of_whole_logits, shared_prefix_logps
 from calibrant.policy.prefill import logits_both_ways, sampling_to_share
-from calibrant.policy.prompts import Batch
+from calibrant.policy.prompts import Tokens
 from calibrant.policy.routes import STATES, Route
 from calibrant.policy.verify import Difference, difference, evaluating, reason_of
 
@@ -92,14 +92,14 @@ def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, floa
     return RouteCheck(name, result.largest, result.gradient, equal, None)
 
 
-def _route(model: nn.Module, batch: Batch, weights: Sequence[Tensor], route: Route, temperature: float) -> Difference:
+def _route(model: nn.Module, batch: Tokens, weights: Sequence[Tensor], route: Route, temperature: float) -> Difference:
     where = batch.completion_mask != 0
     shared = shared_prefix_logps(model, *batch, temperature=temperature, route=route)
     plain = logps_of_whole_logits(model, batch, LogprobRequest(temperature, False, False))
     return difference(shared.logps[where][:, None], plain.logps[where][:, None], weights)
 
 
-def _generation(model: nn.Module, batch: Batch, temperature: float) -> Difference:
+def _generation(model: nn.Module, batch: Tokens, temperature: float) -> Difference:
     options = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "max_new_tokens": NEW_TOKENS}
     options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
     config = sampling_to_share(model, options)
@@ -109,7 +109,7 @@ def _generation(model: nn.Module, batch: Batch, temperature: float) -> Differenc
     return difference(logps[0], logps[1])
 
 
-def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> Batch:
+def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> Tokens:
     """Seven rows of three prompts."""
     generator = torch.Generator().manual_seed(seed)
     config, completion = text_config(model), 9
@@ -125,5 +125,5 @@ def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> Batch:
     prompt_mask = (torch.arange(longest) >= longest - lengths[:, None]).long()
     completion_mask = (torch.arange(completion) < ends[:, None]).long()
     completions = usable[torch.randint(len(usable), (len(rows), completion), generator=generator)]
-    batch = Batch((prompts * prompt_mask)[rows], prompt_mask[rows], completions * completion_mask, completion_mask)
-    return Batch(*(tensor.to(next(model.parameters()).device) for tensor in batch))
+    batch = Tokens((prompts * prompt_mask)[rows], prompt_mask[rows], completions * completion_mask, completion_mask)
+    return Tokens(*(tensor.to(next(model.parameters()).device) for tensor in batch))

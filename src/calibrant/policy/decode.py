@@ -1,7 +1,7 @@
 """Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ from calibrant.errors import CalibrantError
 from calibrant.policy.head import Recorded, find_head, recording, same_logits
 
 DROPPED = 0.125
-"""Share of finished rows from which on they are dropped: to copy the cache costs about as much as one step."""
+"""Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
 
 
 @dataclass
 class Decoded:
-    """Rows that were decoded, and what the output head read to predict each of their tokens."""
+    """Rows that were decoded, and the states that the output head read to predict each of their tokens."""
 
     ids: Tensor | None = None  # [B, P + T]
     rows: list[Tensor] = field(default_factory=list)  # for each token, the rows that got a pass
@@ -26,20 +26,18 @@ class Decoded:
     def states_of(self, completion_ids: Tensor, mask: Tensor) -> Tensor | None:
         """The states that predict each token of these completions, `[B, T, D]`; None if others were decoded.
 
-        Args:
-            completion_ids: `[B, T]`, padded on the right.
-            mask: `[B, T]`, the tokens that matter; the states of others may be 0.
+        `mask [B, T]`: the tokens that matter; the states of others may be 0.
         """
         count, width = completion_ids.shape
         if self.ids is None or len(self.ids) != count or not 0 < width <= len(self.states):
             return None
-        own = self.ids[:, -len(self.states) :][:, :width].to(completion_ids)
-        if bool(((own != completion_ids) & mask.bool()).any()):
+        tokens = self.ids[:, -len(self.states) :][:, :width].to(completion_ids)
+        if bool(((tokens != completion_ids) & mask.bool()).any()):
             return None
-        found = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
+        placed = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
         for column, (rows, states) in enumerate(zip(self.rows[:width], self.states, strict=False)):
-            found[rows, column] = states
-        return found
+            placed[rows, column] = states
+        return placed
 
 
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -88,54 +86,40 @@ def decode(
     decoded: Decoded | None = None,
     **inputs: Any,
 ) -> Tensor:
-    """What `generate` decodes from a cache, given to it as `custom_generate`; finished rows get no pass.
+    """Completed rows `[B, P + T]`, decoded from a cache; given to `generate` as `custom_generate`.
 
-    Logits are processed, tokens drawn and ends found for the whole batch: the same seed gives the same samples, up to
-    rounding of the logits.
-
-    Args:
-        model: a causal language model.
-        input_ids: `[B, P]`, padded on the left.
-        logits_processor, stopping_criteria, generation_config: as `generate` prepares them.
-        decoded: is filled with what the head reads on the way, if the logits follow from that.
-        inputs: `attention_mask [B, P]`, all ones when None, and `past_key_values`, which hold all prompt tokens but the
-            last.
-
-    Returns:
-        `[B, P + T]`; padding after the end of a row.
+    Logits are processed, tokens drawn and ends found for the whole batch, so that the same seed gives the same samples,
+    up to rounding of the logits; finished rows get no pass. Arguments are as `generate` prepares them, with
+    `past_key_values` that hold all prompt tokens but the last. `decoded` is filled if the logits follow from the states
+    that the head read.
     """
     arguments = (model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
     if decoded is None:
-        return _decode(*arguments).ids
+        return _decode(*arguments)[0]
     head = find_head(model)
     with recording(head.module) as calls:
-        found = _decode(*arguments)
+        ids, rows, logits = _decode(*arguments)
     first = Recorded(*calls[0], outputs=None)
-    if len(calls) == len(found.rows) and same_logits(head, first._replace(states=first.states[:1, -1]), found.first):
-        decoded.ids, decoded.rows, decoded.states = found.ids, found.rows, [states[:, -1] for states, _ in calls]
-    return found.ids
-
-
-class _Written(NamedTuple):
-    ids: Tensor  # [B, P + T]
-    rows: list[Tensor]  # for each new token, the rows that got a pass
-    first: Tensor  # [1, V], the logits of the first token of the first row
+    if len(calls) == len(rows) and same_logits(head, first._replace(states=first.states[:1, -1]), logits):
+        decoded.ids, decoded.rows, decoded.states = ids, rows, [states[:, -1] for states, _ in calls]
+    return ids
 
 
 def _decode(
     model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
-) -> _Written:
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first token, first row."""
     mask, cache = inputs.get("attention_mask"), inputs["past_key_values"]
     mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
     rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
     unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
     logits, first, passed = None, torch.empty(0), []
     while True:
-        found = next_logits(model, ids[rows], mask[rows], cache)
+        new = next_logits(model, ids[rows], mask[rows], cache)
         passed.append(rows)
         if logits is None:
-            logits, first = found.new_zeros(len(ids), found.shape[1]), found[:1].clone()
-        logits[rows] = found
+            logits, first = new.new_zeros(len(ids), new.shape[1]), new[:1].clone()
+        logits[rows] = new
         scores = logits_processor(ids, logits.clone())
         tokens = _sampled(scores) if config.do_sample else scores.argmax(-1)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
@@ -143,7 +127,7 @@ def _decode(
         unfinished &= ~stopping_criteria(ids, None)
         kept = unfinished[rows]
         if not kept.any():
-            return _Written(ids, passed, first)
+            return ids, passed, first
         if kept.float().mean() <= 1 - DROPPED:
             rows = rows[kept]
             cache.batch_select_indices(kept.nonzero()[:, 0])
@@ -164,13 +148,9 @@ def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tens
     new = ids.shape[1] - cache.get_seq_length()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
     output = model(
-        input_ids=ids[:, -new:],
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
+        input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
         logits_to_keep=1,
-    )
+    )  # fmt: skip
     logits: Tensor = output.logits[:, -1].float()
     return logits
 

@@ -67,7 +67,8 @@ def find_head(model: nn.Module) -> Head:
     module = unwrapped(model).get_output_embeddings()
     if module is None or getattr(config, "is_encoder_decoder", False):
         raise CalibrantError(f"{model_name(model)} is no causal language model with an output head; give one that is")
-    if _is_sharded(model):
+    wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    if wrapped or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters()):
         raise CalibrantError(
             f"the parameters of {model_name(model)} are spread over processes (FSDP or ZeRO-3), and its head is needed "
             "outside of the forward pass; use the plain forward there"
@@ -84,11 +85,6 @@ def has_head(model: nn.Module) -> bool:
     return True
 
 
-def _is_sharded(model: nn.Module) -> bool:
-    wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    return wrapped or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters())
-
-
 def _scale(config: Any) -> float:
     """The factor of the logits, under the names that families of models have for it."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
@@ -100,32 +96,25 @@ def _scale(config: Any) -> float:
 
 
 def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
-    """Calls the model and records what its head would have read; the head reads one column of the first row.
+    """Calls the model and records the states that its head would have read.
 
-    Args:
-        model: a causal language model.
-        head: of the model.
-        column: the one that the head reads; its logits are compared with those that are computed here later.
-        inputs: of the model.
+    The head reads one column of the first row; its logits there are compared with those that follow from the state.
 
     Raises:
-        CalibrantError: the model does not use its head, or does something unknown to the logits.
+        CalibrantError: the model does not use its head once, or changes the logits in an unknown way.
     """
     with recording(head.module, column) as calls:
         outputs = model(**inputs)
+    problem, shape = "", inputs["input_ids"].shape
     if len(calls) != 1:
-        raise CalibrantError(
-            f"{model_name(model)} called its output head {len(calls)} times in a forward pass instead of once; "
-            "its log-probabilities cannot be computed here"
-        )
-    recorded, given = Recorded(*calls[0], outputs), inputs["input_ids"].shape
-    if recorded.states.shape[:2] != given:
-        raise CalibrantError(
-            f"the head of {model_name(model)} read {list(recorded.states.shape[:2])} positions for {list(given)} ids "
-            "(virtual tokens?); its log-probabilities cannot be computed here"
-        )
-    _check_logits(model, head, recorded, column)
-    return recorded
+        problem = f"called its output head {len(calls)} times in a forward pass instead of once"
+    elif calls[0][0].shape[:2] != shape:
+        problem = f"gave its head {list(calls[0][0].shape[:2])} positions for {list(shape)} ids (virtual tokens?)"
+    elif not same_logits(head, Recorded(calls[0][0][:1, column : column + 1], calls[0][1], None), outputs.logits):
+        problem = "changes its logits in a way that is not known here"
+    if problem:
+        raise CalibrantError(f"{model_name(model)} {problem}; its log-probabilities cannot be computed here")
+    return Recorded(*calls[0], outputs)
 
 
 @contextmanager
@@ -144,17 +133,6 @@ def recording(module: nn.Module, column: int | None = None) -> Iterator[list[tup
         yield calls
     finally:
         handle.remove()
-
-
-def _check_logits(model: nn.Module, head: Head, recorded: Recorded, column: int) -> None:
-    """Compares the logits of one position with the model's own."""
-    if not same_logits(
-        head, recorded._replace(states=recorded.states[:1, column : column + 1]), recorded.outputs.logits
-    ):
-        raise CalibrantError(
-            f"{model_name(model)} changes its logits in a way that is not known here; "
-            "its log-probabilities cannot be computed here"
-        )
 
 
 @torch.no_grad()
@@ -184,35 +162,24 @@ def _logits(head: Head, states: Tensor) -> Tensor:
 def token_logps(
     head: Head, states: Tensor, tokens: Tensor, *, temperature: float, entropies: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of tokens, and entropies of the distributions that they were drawn from.
+    """Log-probabilities of tokens `[n]`, and entropies `[n]` of the distributions that they were drawn from, or None.
 
-    `logp = z_y / temperature - logsumexp(z / temperature)` with the model's logits z.
-
-    Args:
-        head: of the model.
-        states: `[n, D]`, what the head reads to predict each token.
-        tokens: `[n]`.
-        temperature: of the logits.
-        entropies: whether to compute entropies too.
-
-    Returns:
-        `[n]` log-probabilities and `[n]` entropies in nats or None; at least float32.
+    `logp = z_y / temperature - logsumexp(z / temperature)` with the model's logits z; `states [n, D]` are what the head
+    reads to predict each token. In nats, in at least float32.
     """
+
+    def chunk(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        return logps_of_logits(_logits(head, states), tokens, temperature, entropies)
+
     size = max(1, CHUNK_ELEMENTS // head.vocabulary)
     if len(tokens) <= size:
-        return _chunk(head, states, tokens, temperature, entropies)
+        return chunk(states, tokens)
     parts = [
-        checkpoint(_chunk, head, *pair, temperature, entropies, use_reentrant=False, preserve_rng_state=False)
+        checkpoint(chunk, *pair, use_reentrant=False, preserve_rng_state=False)
         for pair in zip(states.split(size), tokens.split(size), strict=True)
     ]
     logps, spread = zip(*parts, strict=True)
     return torch.cat(logps), torch.cat(spread) if entropies else None
-
-
-def _chunk(
-    head: Head, states: Tensor, tokens: Tensor, temperature: float, entropies: bool
-) -> tuple[Tensor, Tensor | None]:
-    return logps_of_logits(_logits(head, states), tokens, temperature, entropies)
 
 
 def logps_of_logits(

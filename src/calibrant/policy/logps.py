@@ -21,7 +21,7 @@ from calibrant.policy.head import (
     token_logps,
     unwrapped,
 )
-from calibrant.policy.prompts import Batch, Prompts, check_batch, distinct_prompts, group_chunks
+from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
 from calibrant.policy.verify import assert_close, columns_to_verify, evaluating, reason_of, record_of, warn_once
 
@@ -66,7 +66,7 @@ def plain_logps(
 
     Reference: TRL, `GRPOTrainer._get_per_token_logps_and_entropies` (a).
     """
-    batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    batch = Tokens(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("plain_logps", batch, temperature)
     head = find_head(model)
     return _scored(
@@ -106,7 +106,7 @@ def shared_prefix_logps(
 
     Reference: `plain_logps` is the definition; `check_prefix` compares both for a model of one's own.
     """
-    batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    batch = Tokens(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("shared_prefix_logps", batch, temperature)
     head, short = find_head(model), batch.without_last_columns()
     prompts = distinct_prompts(short, prefix_index)
@@ -142,7 +142,7 @@ def logps_in_chunks(
     Raises:
         CalibrantError: bad input; with another route than "auto", as `shared_prefix_logps`.
     """
-    batch = Batch(prompt_ids, prompt_mask, completion_ids, completion_mask)
+    batch = Tokens(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("logps_in_chunks", batch, temperature)
     check_route(route)
     which, request = distinct_prompts(batch, prefix_index).which, LogprobRequest(temperature, entropies, hidden_states)
@@ -165,13 +165,15 @@ def reads_head(model: nn.Module) -> bool:
     return "plain" not in record_of(model).failed and has_head(model)
 
 
-def _check(caller: str, batch: Batch, temperature: float) -> None:
+def _check(caller: str, batch: Tokens, temperature: float) -> None:
     check_batch(caller, batch)
     if not 0 < temperature < float("inf"):
         raise CalibrantError(f"{caller}: temperature has to be a positive number, got {temperature!r}")
 
 
-def _chunk(model: nn.Module, batch: Batch, request: LogprobRequest, prefix_index: Tensor, asked: Route) -> SharedPrefix:
+def _chunk(
+    model: nn.Module, batch: Tokens, request: LogprobRequest, prefix_index: Tensor, asked: Route
+) -> SharedPrefix:
     """With shared prompts where that pays, on the route that is asked for; "auto": on any that works, else plainly."""
     short = batch.without_last_columns()
     prompts = distinct_prompts(short, prefix_index)
@@ -190,7 +192,7 @@ def _chunk(model: nn.Module, batch: Batch, request: LogprobRequest, prefix_index
 
 
 def _computed(
-    model: nn.Module, route: str, batch: Batch, short: Batch, prompts: Prompts, request: LogprobRequest
+    model: nn.Module, route: str, batch: Tokens, short: Tokens, prompts: Prompts, request: LogprobRequest
 ) -> SharedPrefix:
     head = find_head(model)
     plain = route == "plain"
@@ -198,7 +200,7 @@ def _computed(
     return _scored(head, states, batch, request)
 
 
-def _working_route(model: nn.Module, short: Batch, prompts: Prompts) -> str:
+def _working_route(model: nn.Module, short: Tokens, prompts: Prompts) -> str:
     """A route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
     failed = record_of(model).failed
     plainly = "logits" if "plain" in failed else "plain"
@@ -216,7 +218,7 @@ def _working_route(model: nn.Module, short: Batch, prompts: Prompts) -> str:
     return plainly
 
 
-def _verify(model: nn.Module, route: str, batch: Batch, prompts: Prompts) -> None:
+def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:
     """Compares a route with the plain forward on up to three shortened rows, the first time that a model takes it.
 
     Raises:
@@ -228,7 +230,7 @@ def _verify(model: nn.Module, route: str, batch: Batch, prompts: Prompts) -> Non
     largest = prompts.rows.argmax()
     rows = torch.cat([*(prompts.which == largest).nonzero()[:2], *(prompts.which != largest).nonzero()[:1]])
     columns = columns_to_verify(model, batch.prompt_ids.shape[1])
-    few = Batch(*(x[rows, -columns:] for x in batch[:2]), *(x[rows, :TOKENS_TO_VERIFY] for x in batch[2:]))
+    few = Tokens(*(x[rows, -columns:] for x in batch[:2]), *(x[rows, :TOKENS_TO_VERIFY] for x in batch[2:]))
     inner, where = unwrapped(model), few.completion_mask != 0
     if not where.any():
         return
@@ -239,23 +241,17 @@ def _verify(model: nn.Module, route: str, batch: Batch, prompts: Prompts) -> Non
     verified.add(way)
 
 
-def _plain_states(model: nn.Module, head: Head, batch: Batch) -> Recorded:
+def _plain_states(model: nn.Module, head: Head, batch: Tokens) -> Recorded:
     """What the head reads to predict each completion token, from one forward of every row."""
-    ids, mask = _whole(batch)
+    ids, mask = batch.whole()
     last = batch.prompt_ids.shape[1] - 1
     recorded = run(model, head, last, input_ids=ids, attention_mask=mask, use_cache=False)
     return recorded._replace(states=recorded.states[:, last:])
 
 
-def _whole(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Ids and mask of prompts and completions, `[B, P + T]`."""
-    ids = torch.cat([batch.prompt_ids, batch.completion_ids], dim=1)
-    return ids, torch.cat([batch.prompt_mask, batch.completion_mask.to(batch.prompt_mask)], dim=1)
-
-
-def logps_of_whole_logits(model: nn.Module, batch: Batch, request: LogprobRequest) -> SharedPrefix:
+def logps_of_whole_logits(model: nn.Module, batch: Tokens, request: LogprobRequest) -> SharedPrefix:
     """Log-probabilities and entropies as of `plain_logps`, from the logits that any causal model returns."""
-    ids, mask = _whole(batch)
+    ids, mask = batch.whole()
     where = batch.completion_mask != 0
     logits = model(input_ids=ids, attention_mask=mask).logits[:, batch.prompt_ids.shape[1] - 1 : -1][where]
     values = logits.float() if logits.dtype in HALF else logits
@@ -263,7 +259,7 @@ def logps_of_whole_logits(model: nn.Module, batch: Batch, request: LogprobReques
     return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
 
 
-def _scored(head: Head, recorded: Recorded, batch: Batch, request: LogprobRequest) -> SharedPrefix:
+def _scored(head: Head, recorded: Recorded, batch: Tokens, request: LogprobRequest) -> SharedPrefix:
     """Log-probabilities from the states that predict the first columns of the completions; 0 where the mask is."""
     where = batch.completion_mask != 0
     columns = min(where.shape[1], recorded.states.shape[1])

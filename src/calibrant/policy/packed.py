@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.policy.head import Head, Recorded, run, text_config, unwrapped
-from calibrant.policy.prompts import Batch, Prompts
+from calibrant.policy.prompts import Prompts, Tokens
 
 PROMPT, PADDING = 0, -1
 
@@ -28,7 +28,7 @@ class Packed(NamedTuple):
     slots: Tensor
 
 
-def packed_states(model: nn.Module, head: Head, batch: Batch, prompts: Prompts) -> Recorded:
+def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
     """What the head reads to predict each completion token, `[B, T, D]`; of no meaning after the last token of a row.
 
     Positions count padding columns, as in a forward without `position_ids`.
@@ -62,7 +62,7 @@ def _layer_types(config: Any) -> set[str]:
     return set(known or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"])
 
 
-def pack(batch: Batch, prompts: Prompts) -> Packed:
+def pack(batch: Tokens, prompts: Prompts) -> Packed:
     """Rows of a prompt and, one after another, the completions that follow it without their last tokens."""
     columns = batch.prompt_ids.shape[1]
     slots, inside = _slots(batch, prompts)
@@ -82,13 +82,13 @@ def pack(batch: Batch, prompts: Prompts) -> Packed:
     return Packed(ids, positions, segments, where, slots)
 
 
-def longest_suffix(batch: Batch, prompts: Prompts) -> int:
+def longest_suffix(batch: Tokens, prompts: Prompts) -> int:
     """How many completion tokens follow a prompt at most."""
     slots, inside = _slots(batch, prompts)
     return int((slots[inside] + 1 - batch.prompt_ids.shape[1]).max()) if bool(inside.any()) else 0
 
 
-def _slots(batch: Batch, prompts: Prompts) -> tuple[Tensor, Tensor]:
+def _slots(batch: Tokens, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """Where each completion token but the last stands in its packed row `[B, T-1]`, and which of them are packed."""
     inside = (batch.completion_mask[:, 1:] != 0).flip(1).cumsum(1).flip(1) > 0
     length = inside.sum(1)

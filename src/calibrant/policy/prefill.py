@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
-from transformers.cache_utils import Cache
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.cached import repeatable
+from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.decode import Decoded, decode, next_logits, plain_sampling
 from calibrant.policy.head import has_head
 from calibrant.policy.prompts import distinct_rows
@@ -34,18 +33,14 @@ WAY = "generation"
 def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decoded]:
     """Within it, `model.generate` reads each distinct prompt once and drops rows once they are finished.
 
-    The samples are those of `generate`, up to rounding of the logits. Generation is as it was where no prompt is
+    The samples are those of `generate`, up to rounding of the logits. Generation is left as it is where no prompt is
     repeated; where it is more than sampling or greedy search from token ids (`plain_sampling`); where `generate` was
     replaced, on the instance or by its class; and, with one warning, for a model whose cache cannot be repeated, or
     that failed or differed when its first two tokens were compared with those of `generate` at the first use.
 
-    Args:
-        model: what `generate` is called on.
-        states: whether to keep what the output head reads, for whoever needs it afterwards.
-
     Yields:
-        What the last call of `generate` has decoded, if states are kept and the model has a head; nothing where
-        generation is as it was.
+        With `states`, what the last call of `generate` decoded and its output head read; empty where generation is left
+        as it is, and for a model without a head.
     """
     decoded, records = Decoded(), states and has_head(model)
     if not _is_own_generate(model):
@@ -59,10 +54,13 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
             return original(*arguments, **options)
         restore = _random_state(options["input_ids"].device)
         try:
-            return _generate(model, original, options, config, decoded if records else None)
-        except CalibrantError:  # of weights that are damaged: the same in any way of generation
-            raise
+            _verify(model, original, options["input_ids"], options["attention_mask"], config)
+            cache = prefilled(model, options["input_ids"], options["attention_mask"])
+            decoding = partial(decode, decoded=decoded if records else None)
+            return original(**options, past_key_values=cache, custom_generate=decoding)
         except Exception as error:  # of any model; its own `generate` raises what is its own
+            if isinstance(error, CalibrantError) and not isinstance(error, NotShared):
+                raise  # damaged weights: the same in any way of generation
             record_of(model).failed[WAY] = reason_of(error)
             warn_once(model, reason_of(error))
             restore()
@@ -78,13 +76,14 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
 
 def _is_own_generate(model: nn.Module) -> bool:
     """Whether `generate` is that of transformers or PEFT, everywhere in the model."""
-    for module in model.modules():
+
+    def own(module: nn.Module) -> bool:
         method = getattr(type(module), "generate", None)
         made_by = str(getattr(method, "__module__", ""))
-        foreign = method is not None and not made_by.startswith(("transformers.generation", "peft."))
-        if foreign or "generate" in vars(module):
-            return False
-    return True
+        known = method is None or made_by.startswith(("transformers.generation", "peft."))
+        return known and "generate" not in vars(module)
+
+    return all(map(own, model.modules()))
 
 
 def _shareable(model: nn.Module, options: dict[str, Any]) -> GenerationConfig | None:
@@ -120,9 +119,8 @@ def sampling_to_share(model: nn.Module, options: dict[str, Any]) -> GenerationCo
 
 def _random_state(device: torch.device) -> Callable[[], None]:
     """Keeps the states of the random generators; called, it puts them back."""
-    state, on_device = torch.get_rng_state(), None
-    if device.type == "cuda":
-        on_device = torch.cuda.get_rng_state(device)
+    state = torch.get_rng_state()
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def restore() -> None:
         torch.set_rng_state(state)
@@ -132,25 +130,18 @@ def _random_state(device: torch.device) -> Callable[[], None]:
     return restore
 
 
-def _generate(
-    model: Any,
-    original: Callable[..., Any],
-    options: dict[str, Any],
-    config: GenerationConfig,
-    decoded: Decoded | None,
-) -> Any:
+def _verify(model: nn.Module, original: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
+    """Compares the logits of two tokens with those of `generate`, for up to two prompts, the first time for a model."""
     if (reason := refusal(model)) is not None:
         raise NotShared(f"it {reason}")
-    ids, mask = options["input_ids"], options["attention_mask"]
-    if WAY not in record_of(model).verified:
-        columns, restore = columns_to_verify(model, ids.shape[1]), _random_state(ids.device)
-        few = distinct_rows(ids, mask).first[:2]
-        shared, plain, _ = logits_both_ways(model, original, ids[few, -columns:], mask[few, -columns:], config, 2)
-        assert_close(model, "logits after a shared prompt", shared, plain)
-        record_of(model).verified.add(WAY)
-        restore()
-    cache = prefilled(model, ids, mask)
-    return original(**options, past_key_values=cache, custom_generate=partial(decode, decoded=decoded))
+    if WAY in record_of(model).verified:
+        return
+    columns, restore = columns_to_verify(model, ids.shape[1]), _random_state(ids.device)
+    few = distinct_rows(ids, mask).first[:2]
+    shared, plain, _ = logits_both_ways(model, original, ids[few, -columns:], mask[few, -columns:], config, 2)
+    assert_close(model, "logits after a shared prompt", shared, plain)
+    record_of(model).verified.add(WAY)
+    restore()
 
 
 @torch.no_grad()
@@ -185,7 +176,7 @@ def logits_both_ways(
 
 
 @torch.no_grad()
-def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache:
+def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Any:
     """The cache of all prompt tokens but the last, one entry per row of `[B, P]`.
 
     Positions are those that `generate` gives: padding is not counted.
@@ -197,8 +188,6 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Ca
     ids, mask = (x[prompts.first, :-1] for x in (input_ids, attention_mask))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache: Any = getattr(output, "past_key_values", None)
-    if not repeatable(cache):
-        raise NotShared("its cache cannot be repeated (attention with keys and values is needed in every layer)")
+    cache = repeatable_cache(model, output)
     cache.batch_select_indices(prompts.which)
     return cache

@@ -9,7 +9,7 @@ from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError
 
 
-class Batch(NamedTuple):
+class Tokens(NamedTuple):
     """B rows of prompts `[B, P]` and completions `[B, T]`."""
 
     prompt_ids: Tensor
@@ -17,11 +17,16 @@ class Batch(NamedTuple):
     completion_ids: Tensor
     completion_mask: Tensor
 
-    def rows(self, index: Tensor) -> "Batch":
+    def rows(self, index: Tensor) -> "Tokens":
         """Some rows, in the order of `index`."""
-        return Batch(*(tensor[index] for tensor in self))
+        return Tokens(*(tensor[index] for tensor in self))
 
-    def without_last_columns(self) -> "Batch":
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Ids and mask of prompts and completions, `[B, P + T]`."""
+        mask = torch.cat([self.prompt_mask, self.completion_mask.to(self.prompt_mask)], dim=1)
+        return torch.cat([self.prompt_ids, self.completion_ids], dim=1), mask
+
+    def without_last_columns(self) -> "Tokens":
         """Without the columns at the end that no completion reaches; one column stays where there is one.
 
         Nothing attends to what follows it, so the other columns are what they were.
@@ -40,7 +45,7 @@ class Prompts(NamedTuple):
     rows: Tensor
 
 
-def check_batch(caller: str, batch: Batch) -> None:
+def check_batch(caller: str, batch: Tokens) -> None:
     """Raises a CalibrantError, in the name of `caller`, unless shapes fit and masks hold 0 and 1."""
     check_shapes(
         caller,
@@ -70,14 +75,14 @@ def _prompts(keys: Tensor, dim: int | None = None) -> Prompts:
     return Prompts(order[rows.cumsum(0) - rows], which, rows)
 
 
-def distinct_prompts(batch: Batch, prefix_index: Tensor | None = None) -> Prompts:
+def distinct_prompts(batch: Tokens, prefix_index: Tensor | None = None) -> Prompts:
     """The distinct prompts of a batch, by exact comparison of ids and mask or as `prefix_index` numbers them.
 
     Raises:
         CalibrantError: rows of one number have different prompts.
 
     >>> ids, mask = torch.tensor([[7, 8], [0, 9], [7, 8]]), torch.tensor([[1, 1], [0, 1], [1, 1]])
-    >>> distinct_prompts(Batch(ids, mask, ids, mask)).which
+    >>> distinct_prompts(Tokens(ids, mask, ids, mask)).which
     tensor([1, 0, 1])
     """
     if prefix_index is None:

@@ -14,14 +14,10 @@ FILE = "slow_reference.safetensors"
 
 
 def frozen(model: nn.Module, *, half: bool = True) -> nn.Module:
-    """A copy of a policy in evaluation mode, whose parameters take no gradient.
-
-    Args:
-        model: the policy, unwrapped, before it is prepared for training.
-        half: whether parameters of half precision stay so; else they become float32.
+    """A copy of a policy without wrappers, in evaluation mode and without gradients; in float32 unless `half`.
 
     Raises:
-        CalibrantError: the parameters are sharded over processes, so that there is nothing whole to copy.
+        CalibrantError: the parameters are sharded over processes.
     """
     if any(getattr(p, "ds_id", None) is not None or type(p).__name__ == "DTensor" for p in model.parameters()):
         raise CalibrantError(
@@ -37,13 +33,13 @@ def frozen(model: nn.Module, *, half: bool = True) -> nn.Module:
 class SlowReference:
     """An exponential moving average of a policy's parameters, in float32.
 
-    `theta_ref <- decay * theta_ref + (1 - decay) * theta`, every few optimisation steps. In half precision a step of
+    `theta_ref <- decay * theta_ref + (1 - decay) * theta`, every few optimizer steps. In half precision a step of
     0.005 would be lost in rounding.
 
     Args:
         model: the policy that it starts from.
-        decay: the share of the average that stays (GRPO-CARE: 0.995).
-        every: optimisation steps between two updates (GRPO-CARE: 10).
+        decay: share of the average that is kept at an update (GRPO-CARE: 0.995).
+        every: optimizer steps between two updates (GRPO-CARE: 10).
 
     Raises:
         CalibrantError: decay is outside of [0, 1], every is below 1, or the parameters are sharded.
@@ -53,8 +49,7 @@ class SlowReference:
 
     def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10):
         if not 0 <= decay <= 1 or every < 1:
-            said = f"ema_decay is {decay} and ema_every is {every}"
-            raise CalibrantError(f"{said}; the first must lie in [0, 1], the second be at least 1")
+            raise CalibrantError(f"ema_decay {decay} has to lie in [0, 1], and ema_every {every} to be at least 1")
         self.model, self.decay, self.every = frozen(model, half=False), decay, every
 
     @torch.no_grad()
@@ -62,19 +57,15 @@ class SlowReference:
         """Updates the average where `step` is a multiple of `every`."""
         if step % self.every:
             return
-        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            own.lerp_(new.to(own), 1.0 - self.decay)
+        for average, new in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(new.to(average), 1.0 - self.decay)
 
     def save(self, folder: Path) -> None:
         """Writes the average beside a checkpoint."""
         save_model(self.model, str(folder / FILE))
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote.
-
-        Raises:
-            CalibrantError: the file is missing or damaged, or of another model.
-        """
+        """Reads what `save` wrote; a CalibrantError if the file is missing or damaged, or of another model."""
         try:
             load_model(self.model, str(folder / FILE))
         except (OSError, RuntimeError, SafetensorError) as error:

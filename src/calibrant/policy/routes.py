@@ -14,11 +14,11 @@ from torch import nn
 from calibrant.errors import CalibrantError
 from calibrant.policy import cached, packed
 from calibrant.policy.head import Head, Recorded, model_name, text_config, unwrapped
-from calibrant.policy.prompts import Batch, Prompts
+from calibrant.policy.prompts import Prompts, Tokens
 
 Route = Literal["auto", "cached", "packed"]
 
-STATES: Mapping[str, Callable[[nn.Module, Head, Batch, Prompts], Recorded]] = {
+STATES: Mapping[str, Callable[[nn.Module, Head, Tokens, Prompts], Recorded]] = {
     "cached": cached.cached_states,
     "packed": packed.packed_states,
 }
@@ -72,7 +72,7 @@ def possible(model: nn.Module, route: Route) -> list[str]:
     return open_ones
 
 
-def cheapest(model: nn.Module, batch: Batch, prompts: Prompts, routes: Iterable[str]) -> tuple[str, bool]:
+def cheapest(model: nn.Module, batch: Tokens, prompts: Prompts, routes: Iterable[str]) -> tuple[str, bool]:
     """The cheapest of some routes for a batch, and whether it is cheaper than the plain forward."""
     width, distinct, rows = text_config(model).hidden_size, len(prompts.first), len(prompts.which)
     prompt, completion = batch.prompt_ids.shape[1], batch.completion_ids.shape[1]

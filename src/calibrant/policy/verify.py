@@ -17,7 +17,7 @@ EXACT, ROUGH = 1e-4, 5e-2
 """Largest relative error of values: on a CPU in float32 or float64, and elsewhere. A gradient may have ten times it."""
 
 
-class NotShared(Exception):
+class NotShared(CalibrantError):
     """Why a model does not share prompts."""
 
 
@@ -44,7 +44,7 @@ def record_of(model: nn.Module) -> ModelRecord:
 def reason_of(error: Exception) -> str:
     """The first line of an error, with its type unless it is calibrant's."""
     reason = next(iter(str(error).strip().splitlines()), "")
-    return reason if isinstance(error, CalibrantError | NotShared) else f"{type(error).__name__}: {reason}"
+    return reason if isinstance(error, CalibrantError) else f"{type(error).__name__}: {reason}"
 
 
 def warn_once(model: nn.Module, reason: str) -> None:
