@@ -19,6 +19,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 from calibrant.cli.main import main
 from calibrant.policy import logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
 from calibrant.policy.cached import repeatable
+from calibrant.policy.prefill import shared_prefill
 from calibrant.policy.prompts import Tokens
 from calibrant.policy.verify import record_of
 
@@ -99,6 +100,15 @@ def test_a_route_that_differs_is_not_taken(what, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
         logps_in_chunks(model, *batch, rows_per_chunk=4)
+
+
+def test_padding_is_compared_though_the_first_batch_has_none():
+    """Whisper counts padding in positions, and `generate` does not: that shows in padded rows alone."""
+    model = tiny("whisper")
+    ids = torch.arange(2, 42).repeat(4, 1)
+    differs = "does not share prompts.*logits after a shared prompt differ"
+    with pytest.warns(UserWarning, match=differs), shared_prefill(model):
+        model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, TypeError, NotImplementedError, torch.OutOfMemoryError])

@@ -23,7 +23,7 @@ from calibrant.policy.head import (
 )
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
-from calibrant.policy.verify import assert_close, columns_to_verify, evaluating, reason_of, record_of, warn_once
+from calibrant.policy.verify import assert_close, evaluating, reason_of, record_of, shortened, warn_once
 
 TOKENS_TO_VERIFY = 16
 
@@ -219,7 +219,7 @@ def _working_route(model: nn.Module, short: Tokens, prompts: Prompts) -> str:
 
 
 def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:
-    """Compares a route with the plain forward on up to three shortened rows, the first time that a model takes it.
+    """Compares a route with the plain forward on three short rows, the first time that a model takes it.
 
     Raises:
         NotShared: they differ; also anything that the model raises.
@@ -227,10 +227,10 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
     way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", record_of(model).verified
     if way in verified:
         return
-    largest = prompts.rows.argmax()
-    rows = torch.cat([*(prompts.which == largest).nonzero()[:2], *(prompts.which != largest).nonzero()[:1]])
-    columns = columns_to_verify(model, batch.prompt_ids.shape[1])
-    few = Tokens(*(x[rows, -columns:] for x in batch[:2]), *(x[rows, :TOKENS_TO_VERIFY] for x in batch[2:]))
+    pair = (prompts.which == prompts.rows.argmax()).nonzero()[:2, 0]
+    few = batch.rows(torch.cat([pair, prompts.first[-1:]]))
+    completions = (x[:, :TOKENS_TO_VERIFY] for x in few[2:])
+    few = Tokens(*shortened(model, few.prompt_ids, few.prompt_mask), *completions)
     inner, where = unwrapped(model), few.completion_mask != 0
     if not where.any():
         return

@@ -19,10 +19,10 @@ from calibrant.policy.routes import refusal
 from calibrant.policy.verify import (
     NotShared,
     assert_close,
-    columns_to_verify,
     evaluating,
     reason_of,
     record_of,
+    shortened,
     warn_once,
 )
 
@@ -131,14 +131,13 @@ def _random_state(device: torch.device) -> Callable[[], None]:
 
 
 def _verify(model: nn.Module, original: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
-    """Compares the logits of two tokens with those of `generate`, for up to two prompts, the first time for a model."""
+    """Compares the logits of two tokens with those of `generate`, for two short prompts, the first time for a model."""
     if (reason := refusal(model)) is not None:
         raise NotShared(f"it {reason}")
     if WAY in record_of(model).verified:
         return
-    columns, restore = columns_to_verify(model, ids.shape[1]), _random_state(ids.device)
-    few = distinct_rows(ids, mask).first[:2]
-    shared, plain, _ = logits_both_ways(model, original, ids[few, -columns:], mask[few, -columns:], config, 2)
+    few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
+    shared, plain, _ = logits_both_ways(model, original, *shortened(model, ids[few], mask[few]), config, 2)
     assert_close(model, "logits after a shared prompt", shared, plain)
     record_of(model).verified.add(WAY)
     restore()

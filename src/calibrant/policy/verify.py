@@ -120,8 +120,14 @@ def assert_close(model: nn.Module, what: str, shared: Tensor, plain: Tensor) -> 
         )
 
 
-def columns_to_verify(model: nn.Module, length: int) -> int:
-    """Columns at the end of a prompt that a comparison reads: few, but more than an attention window holds."""
+def shortened(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The last columns of prompts `[n, P]`, few but more than an attention window holds, the last row padded further.
+
+    A comparison of these also covers padding that the first batch does not have.
+    """
     config = text_config(model)
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size"))
-    return min(length, 8 + max([24, *(window for window in windows if isinstance(window, int))]))
+    columns = min(ids.shape[1], 8 + max([24, *(window for window in windows if isinstance(window, int))]))
+    ids, mask = ids[:, -columns:].clone(), mask[:, -columns:].clone()
+    ids[-1, : columns // 4], mask[-1, : columns // 4] = getattr(config, "pad_token_id", None) or 0, 0
+    return ids, mask

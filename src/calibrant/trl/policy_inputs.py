@@ -54,7 +54,7 @@ class PolicyInputs:
     ):
         self.args, self.accelerator, self.named = args, accelerator, named
         self.tokenizer, self.per_token = tokenizer, per_token
-        self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named))
+        self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named)) or args.beta == 0.0
         self.frozen = self.slow = None
         if "ref_mean_logprob" in named and args.beta == 0.0:
             self.frozen = self._scoring(frozen(policy))
@@ -82,7 +82,7 @@ class PolicyInputs:
             size: rollouts per prompt.
         """
         mask, found = completion_mask(output), {}
-        states, self.decoded = self.decoded.states_of(output["completion_ids"], output["completion_mask"]), Decoded()
+        states = self.decoded.states_of(output["completion_ids"], output["completion_mask"])
         if {"mean_logprob", "token_entropy"} & set(self.named):
             logps, entropies = self._of_policy(model, output, states)
             found["mean_logprob"] = row_mean(logps, mask)
@@ -101,6 +101,25 @@ class PolicyInputs:
         if self.head is not None:
             found["head_gram"] = self.head(model, output, mask, size, states)
         return found
+
+    def constant_entropies(self, model: nn.Module, output: dict[str, Any]) -> dict[str, Tensor]:
+        """`constant_entropies [B, T]` of rows with an advantage of 0, which then need no pass for TRL's metric.
+
+        Empty where the policy will have moved by the time that it is updated on these rows, and where no states were
+        recorded while sampling; they are forgotten.
+        """
+        states, self.decoded = self.decoded.states_of(output["completion_ids"], output["completion_mask"]), Decoded()
+        if states is None or self.args.beta != 0.0 or "old_per_token_logps" in output:
+            return {}
+        constant = (output["advantages"].view(len(states), -1) == 0).all(1)
+        kept = output["completion_mask"].bool() & constant[:, None]
+        with torch.no_grad(), self.accelerator.autocast():
+            _, entropies = token_logps(
+                find_head(model), states[kept], output["completion_ids"][kept],
+                temperature=self.args.temperature, entropies=True,
+            )  # fmt: skip
+        assert entropies is not None
+        return {"constant_entropies": entropies.new_zeros(kept.shape).masked_scatter(kept, entropies)}
 
     def _of_policy(
         self, model: nn.Module, output: dict[str, Any], states: Tensor | None

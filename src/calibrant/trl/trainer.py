@@ -223,6 +223,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
             self._remember(output, scored.groups, bases)
+            output |= self._policy_inputs.constant_entropies(self.model, output)
             if self._files is not None:
                 columns |= model_columns(given, columns["num_tokens"])
                 columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
@@ -322,9 +323,13 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._metrics["train"][self._free("batch/left_out")].append(1 - len(rows) / count)
         if len(rows) == count:
             return self._computed(model, arguments)
+        others = complement(rows, count)
         with torch.no_grad():
-            others = complement(rows, count)
-            constant = self._computed(model, of_rows(arguments, others))
+            if "constant_entropies" in inputs:  # and what their log-probabilities are does not matter: the ratio is 1
+                entropies = inputs["constant_entropies"][others]
+                constant = Pass(torch.zeros_like(entropies), entropies)
+            else:
+                constant = self._computed(model, of_rows(arguments, others))
         return merged(rows, self._computed(model, of_rows(arguments, rows)), others, constant)
 
     def _computed(self, model: Any, arguments: dict[str, Any]) -> Pass:
