@@ -23,7 +23,7 @@ from calibrant.policy.head import (
 )
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
-from calibrant.policy.verify import assert_close, evaluating, reason_of, record_of, shortened, warn_once
+from calibrant.policy.verify import assert_close, reason_of, record_of, shortened, warn_once
 
 TOKENS_TO_VERIFY = 16
 
@@ -234,10 +234,14 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
     inner, where = unwrapped(model), few.completion_mask != 0
     if not where.any():
         return
-    head = find_head(inner)
-    with evaluating(inner):
-        both = STATES[route](inner, head, few, distinct_prompts(few)), _plain_states(inner, head, few)
-        assert_close(inner, f"states of the route '{route}'", *(x.states[:, : where.shape[1]][where] for x in both))
+    head, prompts = find_head(inner), distinct_prompts(few)
+
+    def both() -> tuple[Tensor, Tensor]:
+        ways = STATES[route](inner, head, few, prompts), _plain_states(inner, head, few)
+        shared, plain = (way.states[:, : where.shape[1]][where] for way in ways)
+        return shared, plain
+
+    assert_close(inner, f"states of the route '{route}'", both)
     verified.add(way)
 
 

@@ -19,7 +19,6 @@ from calibrant.policy.routes import refusal
 from calibrant.policy.verify import (
     NotShared,
     assert_close,
-    evaluating,
     reason_of,
     record_of,
     shortened,
@@ -137,8 +136,10 @@ def _verify(model: nn.Module, original: Any, ids: Tensor, mask: Tensor, config: 
     if WAY in record_of(model).verified:
         return
     few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
-    shared, plain, _ = logits_both_ways(model, original, *shortened(model, ids[few], mask[few]), config, 2)
-    assert_close(model, "logits after a shared prompt", shared, plain)
+    short = shortened(model, ids[few], mask[few])
+    assert_close(
+        model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2)[:2]
+    )
     record_of(model).verified.add(WAY)
     restore()
 
@@ -149,7 +150,7 @@ def logits_both_ways(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits `[n, V]` of the first tokens after some prompts, with shared prompts and as `generate` computes them.
 
-    Rows are repeated, and half of them dropped after the first token.
+    The model has to be in evaluation mode. Rows are repeated, and half of them dropped after the first token.
 
     Returns:
         Both, and the tokens `[n]` that `generate` sampled there.
@@ -160,16 +161,15 @@ def logits_both_ways(
     probe, count = copy.deepcopy(config), len(ids)
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
-    with evaluating(model):
-        plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
-        cache: Any = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
-        logits = []
-        for step in range(len(plain.logits)):
-            repeats = 1 if step else 2
-            seen = plain.sequences[:, : ids.shape[1] + step].repeat(repeats, 1)
-            attended = torch.cat([mask, mask.new_ones(count, step)], dim=1).repeat(repeats, 1)
-            logits.append(next_logits(model, seen, attended, cache)[-count:])
-            cache.batch_select_indices(torch.arange(count, device=ids.device))
+    plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
+    cache: Any = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
+    logits = []
+    for step in range(len(plain.logits)):
+        repeats = 1 if step else 2
+        seen = plain.sequences[:, : ids.shape[1] + step].repeat(repeats, 1)
+        attended = torch.cat([mask, mask.new_ones(count, step)], dim=1).repeat(repeats, 1)
+        logits.append(next_logits(model, seen, attended, cache)[-count:])
+        cache.batch_select_indices(torch.arange(count, device=ids.device))
     tokens = plain.sequences[:, ids.shape[1] :].T.flatten()
     return torch.cat(logits), torch.cat(plain.logits), tokens
 

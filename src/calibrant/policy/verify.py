@@ -1,7 +1,7 @@
 """Comparing shared prompts with the plain path, and what is remembered per model: what differed, failed or agreed."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -98,21 +98,29 @@ def _gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.flatten().to(loss) for gradient in gradients])
 
 
-def assert_close(model: nn.Module, what: str, shared: Tensor, plain: Tensor) -> None:
+def assert_close(model: nn.Module, what: str, both: Callable[[], tuple[Tensor, Tensor]]) -> None:
     """Compares vectors `[n, D]` of a model with those of the plain path, and gradients where there is a graph.
 
-    Gradients of two small matrices near the input, to which all layers contribute; not of vectors, as biases of keys
-    have a gradient of 0 up to rounding.
+    `both` computes the two, in evaluation mode. Gradients of two small matrices near the input, to which all layers
+    contribute; not of vectors, as biases of keys have a gradient of 0 up to rounding.
 
     Raises:
         NotShared: they differ by more than rounding.
     """
-    inner, device = unwrapped(model), plain.device.type
+    inner = unwrapped(model)
+    half = [next(inner.parameters()).dtype in HALF]  # autocast may be switched on inside of the model's forward alone
+    handle = inner.get_input_embeddings().register_forward_hook(
+        lambda _module, _ids, output: half.append(torch.is_autocast_enabled(output.device.type))
+    )
+    try:
+        with evaluating(inner):
+            shared, plain = both()
+    finally:
+        handle.remove()
     trained = [weight for weight in inner.parameters() if weight.requires_grad]
     early = sorted((w for w in trained[: len(trained) // 2 + 1] if w.ndim > 1), key=Tensor.numel)[:2]
     result = difference(shared, plain, early if plain.requires_grad else ())
-    half = {plain.dtype, next(inner.parameters()).dtype} & set(HALF) or torch.is_autocast_enabled(device)
-    allowed = EXACT if device == "cpu" and not half else ROUGH
+    allowed = EXACT if plain.device.type == "cpu" and not any(half) else ROUGH
     if not (result.mean <= allowed and (not plain.requires_grad or result.gradient <= 10 * allowed)):
         raise NotShared(
             f"{what} differ from those of the plain forward (relative error {result.mean:.1e}, of the gradient "
