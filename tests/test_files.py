@@ -8,7 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from calibrant.errors import CalibrantError
-from calibrant.files import append_json_line, disk_full, read_json_lines, read_yaml, write_text, write_with
+from calibrant.files import append_json_lines, disk_full, read_json_lines, read_yaml, write_text, write_with
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -48,7 +48,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path, make):
 def test_a_last_line_cut_short_is_left_out_and_empty_lines_are_skipped(tmp_path, more, steps):
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\xef\xbb\xbf")
-    append_json_line(path, {"step": 1, "text": "a\u2028b"})
+    append_json_lines(path, [{"step": 1, "text": "a\u2028b"}])
     path.write_bytes(path.read_bytes() + more)
     rows = list(read_json_lines(path))
     assert [row["step"] for row in rows] == steps

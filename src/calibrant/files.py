@@ -72,11 +72,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def append_json_line(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Appends one JSON object as a line."""
-    append_json_lines(path, [row])
-
-
 def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Appends JSON objects, one per line, in a single write; NaN is refused, because JSON does not have it."""
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

@@ -87,8 +87,8 @@ def _text(value: object) -> str:
 
 
 def _pair(value: Any) -> tuple[float, float]:
-    low, high = value
-    return _number(low), _number(high)
+    low, high = map(_number, value)
+    return low, high
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -164,7 +164,7 @@ def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") 
 
 
 def check(settings: object, options: Mapping[str, Option]) -> None:
-    """Raises CalibrantError unless each option of an object is None, within its limit, and one of its choices."""
+    """Raises CalibrantError unless each option is None, or within its limit and one of its choices."""
     for name, option in options.items():
         value = getattr(settings, name)
         if value is None:
@@ -239,7 +239,7 @@ class DataOptions(Settings):
     task: str = option("places", "task: name in `calibrant tasks`", metavar="NAME")
     data_dir: str | None = option(None, "folder with the task's official files", shown="none: the hub", metavar="DIR")
     max_prompt_length: int = option(
-        2048, "maximum length of the prompt in tokens; the text of a longer prompt is truncated", limit=COUNT
+        2048, "maximum length of the prompt in tokens; the context of a longer prompt is truncated", limit=COUNT
     )
 
 

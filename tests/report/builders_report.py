@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from calibrant.files import append_json_line, write_json, write_yaml
+from calibrant.files import append_json_lines, write_json, write_yaml
 from calibrant.rollouts import write_rollouts
 
 HOSTILE = (
@@ -40,7 +40,7 @@ def make_run(
         skill = 0.35 + 0.4 * (1 - math.exp(-3 * step / steps))
         rows = [row for i in range(prompts) for row in group_rows(rng, step, i, answers, skill, hostile)]
         write_rollouts(path / "rollouts" / f"step-{step:06d}.parquet", rows)
-        append_json_line(path / "metrics.jsonl", metric_line(rng, step, rows, answers))
+        append_json_lines(path / "metrics.jsonl", [metric_line(rng, step, rows, answers)])
     write_json(path / "evaluation.json", {"before": evaluation(0.4137, 0.552), "after": evaluation(0.6642, 0.7018)})
     return path
 

@@ -22,11 +22,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
-    """Model, or rollout file -> its evaluation.
-
-    Raises:
-        CalibrantError: an `out` that cannot hold the results, before anything is computed; a wrong model or file.
-    """
+    """Model, or rollout file -> its evaluation; an `out` that cannot hold the results is refused first."""
     if settings.out and (Path(settings.out) / "config.yaml").exists():
         raise CalibrantError(f"'{settings.out}' holds a run or an analysis; give another --out")
     names = [Path(name).name for name in settings.models]

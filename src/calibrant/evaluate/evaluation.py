@@ -40,34 +40,23 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[Record]]:
     """Evaluates a policy on rows of a task: one greedy answer and `samples` sampled answers per prompt.
 
-    Args:
-        max_completion_length: maximum number of tokens of an answer; the task's if None.
-        seed: of sampling and of the bootstrap.
-        progress: whether to show progress bars.
-
-    Returns:
-        The content of `evaluation.json`, and the sampled answers as rows of a rollout file.
+    `seed` is that of sampling and of the bootstrap. Returns the content of `evaluation.json`, and the sampled answers
+    as rows of a rollout file.
     """
     prompts = [prompt_for(row, tokenizer) for row in rows]
     common = {"max_new_tokens": max_completion_length or task.max_completion_length, "seed": seed}
-    greedy = generate(
-        model, tokenizer, prompts, samples=1, temperature=None, progress="greedy" if progress else None, **common
-    )
+    bars = ("greedy", "sampled") if progress else (None, None)
+    greedy = generate(model, tokenizer, prompts, samples=1, temperature=None, progress=bars[0], **common)
     sampled = generate(
-        model, tokenizer, prompts, samples=samples, temperature=temperature,
-        progress="sampled" if progress else None, **common,
+        model, tokenizer, prompts, samples=samples, temperature=temperature, progress=bars[1], **common
     )  # fmt: skip
     answers = judged_rows(task, rows, sampled)
-    results = {
-        "task": task.name,
-        "prompts": len(rows),
-        "samples": samples,
-        "temperature": temperature,
-        "seed": seed,
+    about = {"task": task.name, "prompts": len(rows), "samples": samples, "temperature": temperature, "seed": seed}
+    tables = {
         "greedy": table(task, judged_rows(task, rows, greedy), seed=seed),
         "sampled": table(task, answers, seed=seed),
     }
-    return results | calibration(pd.DataFrame(answers), task.key, seed=seed), answers
+    return about | tables | calibration(pd.DataFrame(answers), task.key, seed=seed), answers
 
 
 def table(task: Task, answers: Sequence[Record], *, seed: int = 0) -> Table:
@@ -123,16 +112,11 @@ def evaluate_rollouts(
     """Evaluates existing answers.
 
     Args:
-        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references` or `correct`.
-        task: extracts, judges and measures answers; verdicts of the file take precedence.
-        seed: of the bootstrap.
+        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references` or `correct`; the latter precedes.
         path: the file that the frame comes from, for error messages.
 
     Returns:
         The results, without a greedy part, and the judged rows.
-
-    Raises:
-        CalibrantError: no row has `references` or `correct`, or rollouts of one group answer different prompts.
     """
     group_keys(frame, path)
     rows = [dict(row) for row in frame.astype(object).where(frame.notna(), None).to_dict("records")]
@@ -144,15 +128,9 @@ def evaluate_rollouts(
     _fill_missing_verdicts(rows, task)
     metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={}, pooled={})
     count = frame["prompt_id"].nunique()
-    results = {
-        "task": task.name,
-        "split": "given",
-        "prompts": count,
-        "samples": round(len(frame) / count),
-        "seed": seed,
-        "sampled": table(metrics, rows, seed=seed),
-    }
-    return results | calibration(pd.DataFrame(rows), task.key, seed=seed), rows
+    about = {"task": task.name, "split": "given", "prompts": count, "samples": round(len(frame) / count), "seed": seed}
+    sampled = {"sampled": table(metrics, rows, seed=seed)}
+    return about | sampled | calibration(pd.DataFrame(rows), task.key, seed=seed), rows
 
 
 def _fill_missing_verdicts(rows: list[Record], task: Task) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from calibrant.errors import CalibrantError
-from calibrant.files import append_json_line, append_json_lines, read_json_lines, read_yaml
+from calibrant.files import append_json_lines, read_json_lines, read_yaml
 from calibrant.report.reading import JsonObject
 
 
@@ -48,4 +48,4 @@ class Analysis:
         """Appends a group: its rollouts first, then its line, which marks both as complete."""
         if rows is not None:
             append_json_lines(self.rollouts, rows)
-        append_json_line(self.groups, line)
+        append_json_lines(self.groups, [line])

@@ -36,11 +36,7 @@ def check(settings: ScoreSettings) -> None:
 
 
 def score_file(settings: ScoreSettings) -> ScoredFile:
-    """Applies one method, or every method whose inputs the file has, and writes `settings.out`.
-
-    Raises:
-        CalibrantError: the file has no reward, or the one method cannot be applied.
-    """
+    """Applies one method, or every method whose inputs the file has, and writes `settings.out`."""
     check(settings)
     quiet_loading()
     methods = {settings.method: resolve_method(settings.method)} if settings.method else METHODS

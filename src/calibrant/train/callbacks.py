@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from calibrant.files import append_json_line
+from calibrant.files import append_json_lines
 from calibrant.train.checkpoints import mark_complete
 from calibrant.train.runs import Run
 
@@ -34,7 +34,7 @@ class MetricsWriter(TrainerCallback):
         finite = {k: v for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         if "step_time" in finite:
             finite["seconds"] = finite.pop("step_time")
-        append_json_line(self.run.metrics, {"step": state.global_step, **finite})
+        append_json_lines(self.run.metrics, [{"step": state.global_step, **finite}])
 
 
 class CheckpointMarker(TrainerCallback):

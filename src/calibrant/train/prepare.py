@@ -31,11 +31,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(settings: TrainSettings) -> Prepared:
-    """Reads and checks the inputs of a run, before anything is written or computed.
-
-    Raises:
-        CalibrantError: a wrong method, model, task, tracker, or too few training prompts.
-    """
+    """Reads and checks the inputs of a run, before anything is written or computed."""
     quiet_loading()
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)

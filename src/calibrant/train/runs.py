@@ -23,11 +23,7 @@ class Run:
         self.report = path / "report.html"  # drawn from the other files
 
     def settings(self) -> TrainSettings:
-        """The options that the run was started with.
-
-        Raises:
-            CalibrantError: this is not the directory of a training run.
-        """
+        """The options that the run was started with."""
         if not self.config.is_file():
             raise CalibrantError(f"'{self.path}' is not a run directory (no config.yaml); give the --out of the run")
         config = read_yaml(self.config)
@@ -38,11 +34,7 @@ class Run:
         return resolve_settings(config["settings"])
 
     def evaluations(self) -> dict[str, Any]:
-        """The content of `evaluation.json`; empty before the first evaluation.
-
-        Raises:
-            CalibrantError: the file is damaged.
-        """
+        """The content of `evaluation.json`; empty before the first evaluation."""
         content = json_object(self.evaluation.read_bytes()) if self.evaluation.exists() else {}
         if content is None:
             raise CalibrantError(f"'{self.evaluation}' is damaged; delete it, and --resume evaluates again")
@@ -50,11 +42,7 @@ class Run:
 
 
 def create(path: Path, settings: TrainSettings) -> Run:
-    """Writes the options of a new run into its directory.
-
-    Raises:
-        CalibrantError: the directory is not empty.
-    """
+    """Writes the options of a new run into its directory, which has to be empty."""
     if path.exists() and (not path.is_dir() or any(not file.name.startswith(".") for file in path.iterdir())):
         if not (path / "config.yaml").exists():
             raise CalibrantError(f"the output directory '{path}' holds other files; give another --out")

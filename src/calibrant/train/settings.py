@@ -56,11 +56,7 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
 
 
 def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
-    """Settings of a run: given options, then the method's recommendations, then the policy's defaults, then the rest.
-
-    Raises:
-        CalibrantError: an unknown option, with the nearest name, or a value that its option does not accept.
-    """
+    """Given options, then the method's recommendations, then the policy's defaults, then the general defaults."""
     policy = given.get("model", embedded_policy(str(given.get("task", TrainSettings.task))))
     defaults = {"model": policy} | POLICY_DEFAULTS.get(str(policy), {})
     return read(TrainSettings, defaults | recommended(str(given.get("method", TrainSettings.method))) | dict(given))

@@ -82,11 +82,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
 
 
 def batches(settings: TrainSettings, count: int) -> tuple[int, int]:
-    """Rollouts per forward pass of one process, at most `micro_batch`, and forward passes per step.
-
-    Raises:
-        CalibrantError: the rollouts of a step cannot be divided evenly among the processes.
-    """
+    """Rollouts per forward pass of one process, at most `micro_batch`, and forward passes per step."""
     rows = settings.prompts_per_step * settings.rollouts
     if rows % count:
         raise CalibrantError(

@@ -1,4 +1,7 @@
-"""`calibrant train`: from settings to a complete run directory."""
+"""`calibrant train`: from settings to a complete run directory.
+
+After Ctrl-C, training raises `Stopped` once a checkpoint is written.
+"""
 
 import logging
 from pathlib import Path
@@ -21,12 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def start(settings: TrainSettings, path: Path) -> Run:
-    """Trains a new run in an empty directory.
-
-    Raises:
-        CalibrantError: bad settings, data or model, found before anything is written, or a failing reward.
-        Stopped: after Ctrl-C, with a checkpoint.
-    """
+    """Trains a new run in an empty directory; bad settings, data or models are refused before anything is written."""
     prepared = prepare(settings)
     with owned(path):
         return finish(on_main(lambda: create(path, settings)), prepared)
@@ -36,10 +34,6 @@ def resume(run: Run, settings: TrainSettings) -> Run:
     """Adds the missing parts of a run; training continues from the last intact checkpoint.
 
     On one machine the parameters end bit-equal to those of an uninterrupted run.
-
-    Raises:
-        CalibrantError: every completed checkpoint is damaged, or the last one is of another method.
-        Stopped: after Ctrl-C, with a checkpoint.
     """
     with owned(run.path):
         parts = on_main(lambda: missing(run, settings))
@@ -71,7 +65,7 @@ def finish(run: Run, prepared: Prepared | None) -> Run:
 
 
 def train(run: Run, prepared: Prepared) -> None:
-    """Trains from the last intact checkpoint and publishes the policy in `model/`. Raises as `resume` does."""
+    """Trains from the last intact checkpoint and publishes the policy in `model/`."""
     steps, method = prepared.settings.steps, prepared.settings.method
     again = f"resume with: calibrant train --resume {run.path}"
 
