@@ -4,7 +4,6 @@ import torch
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS, Outcome
 from calibrant.scorer import Scorer, batch_statistics, dry_run
-from calibrant.text.extract import first_line
 from calibrant.text.inputs import Readers, by_key
 
 
@@ -16,14 +15,15 @@ def letters(texts):
 
 REWARDS = torch.tensor([[2.0, 0.0], [1.0, float("nan")]])
 COMPLETIONS = [" Paris\nmore", "Rome", "", "Rome"]
+ANSWERS = ["Paris", "Rome", "", "Rome"]
 
 
 def test_only_what_a_method_names_is_computed():
     def fail(_texts):
         pytest.fail("nobody asked for embeddings")
 
-    scored = Scorer(METHODS["rd_only"], readers=Readers(embed=fail), extract=first_line)(COMPLETIONS, REWARDS)
-    assert scored.answers == ["Paris", "Rome", "", "Rome"]
+    scored = Scorer(METHODS["rd_only"], readers=Readers(embed=fail))(COMPLETIONS, REWARDS, answers=ANSWERS)
+    assert scored.answers == ANSWERS
     assert scored.groups.inputs == {}
 
 
@@ -36,16 +36,15 @@ def test_the_text_with_the_meaning_is_embedded_and_clustered(meaning, seen):
             embed=lambda texts: embedded.extend(texts) or letters(texts),
             cluster=by_key(lambda text: keyed.append(text) or text),
         ),
-        extract=first_line,
         meaning=meaning,
     )
-    scored = scorer(COMPLETIONS, REWARDS)
+    scored = scorer(COMPLETIONS, REWARDS, answers=ANSWERS)
     assert embedded[:2] == keyed[:2] == seen
     assert scored.groups.inputs["clusters"].tolist() == [[0, 1], [0, 1]]
 
 
 def test_the_summary_names_every_statistic_by_its_scope():
-    scored = Scorer(METHODS["rd_only"], {"alpha": 0.6})(COMPLETIONS, REWARDS)
+    scored = Scorer(METHODS["rd_only"], {"alpha": 0.6})(COMPLETIONS, REWARDS, answers=ANSWERS)
     found = batch_statistics(scored, (0.0, 1.0))
     weight = 1 + 0.6 / 0.6931471805599453  # RD = 1 for rewards 2 and 0, alpha_G = 0.6 / ln 2
     assert found["group/weight/max"] == pytest.approx(weight, rel=1e-6)
@@ -57,7 +56,7 @@ def test_the_summary_names_every_statistic_by_its_scope():
 
 
 def test_a_batch_without_anything_scorable_has_finite_statistics():
-    scored = Scorer(METHODS["rd_only"])(["a", "b"], torch.full((1, 2), float("nan")))
+    scored = Scorer(METHODS["rd_only"])(["a", "b"], torch.full((1, 2), float("nan")), answers=["a", "b"])
     assert all(value == value for value in batch_statistics(scored, (0.0, 1.0)).values())
 
 
@@ -90,5 +89,5 @@ def own(rewards, where, *, factor=2.0):
 
 
 def test_a_method_of_ones_own():
-    scored = Scorer(own, {"factor": 3.0})(["a", "b"], torch.tensor([[1.0, 0.0]]))
+    scored = Scorer(own, {"factor": 3.0})(["a", "b"], torch.tensor([[1.0, 0.0]]), answers=["a", "b"])
     assert scored.outcome.weights.tolist() == [[3.0, 3.0]]

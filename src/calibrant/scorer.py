@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,6 @@ class Scorer:
     method: Method  # its parameters name the inputs to compute
     options: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters of the method
     readers: Readers = Readers()
-    extract: Callable[[str], str] = str.strip  # completion -> answer
     meaning: str = "answer"
 
     def __call__(
@@ -56,7 +55,7 @@ class Scorer:
         completions: Sequence[str],
         rewards: Tensor,
         *,
-        answers: Sequence[str] | None = None,
+        answers: Sequence[str],
         references: Sequence[list[str] | None] | None = None,
         given: Mapping[str, Tensor] | None = None,
         state: Mapping[str, Tensor] | None = None,
@@ -67,12 +66,12 @@ class Scorer:
         Args:
             completions: N * G texts in group order.
             rewards: `[N, G]`; NaN marks an unscorable rollout.
-            answers: N * G extracted answers; None: extracted from the completions.
+            answers: N * G extracted answers.
             references: N * G lists of right answers; None where they are not known.
             given: inputs that the caller has, `[N, G, ...]`, e.g. those of `FROM_POLICY`, or `where`.
             state, bases: as in `methods.apply`.
         """
-        answers = [self.extract(text) for text in completions] if answers is None else list(answers)
+        answers = list(answers)
         inputs = {name: x for name, x in (given or {}).items() if name in (*named_inputs(self.method), "where")}
         wanted = [name for name in named_inputs(self.method) if name in FROM_TEXT and name not in inputs]
         inputs |= self._read(wanted, completions, answers, references, rewards)

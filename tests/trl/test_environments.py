@@ -143,6 +143,7 @@ def test_rows_with_one_prompt_are_told_apart_by_their_other_columns(talking, tmp
         train(model, data, args, [length], kind=Shuffled, processing_class=tokenizer)
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_groups_of_one(tmp_path):
     """Six rows per process and G = 4: the middle group straddles the processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

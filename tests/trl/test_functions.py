@@ -14,7 +14,6 @@ from calibrant.trl.functions import (
     extractor,
     guarded_clusters,
     guarded_judge,
-    verdicts,
 )
 
 GOLD = [["x"], ["x"], ["x"]]
@@ -68,8 +67,8 @@ def test_exceptions_name_the_function_and_the_row():
 
     with pytest.raises(CalibrantError, match=r"is_correct function 'strict' raised IndexError: .* for completion 1;"):
         guarded_judge(strict, None)(["a", "b"], GOLD[:2])
-    with pytest.raises(CalibrantError, match="the judge 'strict' raised IndexError: list index out of range; return"):
-        guarded_judge(None, strict)("b", ["x"])
+    with pytest.raises(CalibrantError, match="the judge '<lambda>' raised IndexError: list index out of range; return"):
+        guarded_judge(None, lambda answers, references: references[1])(["b"], [["x"]])
 
 
 def test_only_rows_with_references_are_judged():
@@ -79,8 +78,9 @@ def test_only_rows_with_references_are_judged():
         seen.append((answers, references))
         return [True] * len(answers)
 
-    assert verdicts(judge, ["a", "b", "c"], [None, ["x"], []]) == [None, True, True]
-    assert verdicts(judge, ["a"], [None]) == [None]
+    judged = guarded_judge(None, judge)
+    assert judged(["a", "b", "c"], [None, ["x"], []]) == [None, True, True]
+    assert judged(["a"], [None]) == [None]
     assert seen == [(["b", "c"], [["x"], []])]
 
 

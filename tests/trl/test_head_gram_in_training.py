@@ -29,8 +29,8 @@ class Seeing(Keeping):
 
     seen: ClassVar[list] = []
 
-    def _remember(self, output, groups, bases):
-        self.seen.append(groups.inputs["head_gram"])
+    def _log_scores(self, mode, scored, advantages):
+        self.seen.append(scored.groups.inputs["head_gram"])
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +127,8 @@ def test_weights_of_training_are_those_of_the_method(policy, questions, tmp_path
     trained_rows = []
 
     class Recording(CalibratedGRPOTrainer):
-        def _remember(self, output, groups, bases):
+        def _log_scores(self, mode, scored, advantages):
+            groups = scored.groups
             trained_rows.append(METHODS["gradient_snr"](groups.rewards, groups.inputs["head_gram"], None))
 
     args = arguments(tmp_path, method="gradient_snr", num_generations=8, per_device_train_batch_size=16, max_steps=2)
@@ -139,6 +140,7 @@ def test_weights_of_training_are_those_of_the_method(policy, questions, tmp_path
         np.testing.assert_allclose(rows.advantage, rows.advantage_base * rows.weight, rtol=1e-5, atol=3e-3)
 
 
+@pytest.mark.slow
 def test_a_group_that_straddles_two_processes_is_read_whole(tmp_path):
     """Groups of 4, 6 rows a process; in bfloat16, where padding moves the third digit."""
     one, two = (

@@ -5,7 +5,7 @@ from datasets import Dataset
 from image_models import FAMILIES, image_model
 from peft import LoraConfig
 from PIL import Image
-from test_trainer import arguments, losses, same_bits, train
+from test_trainer import arguments, losses, same_bits, some_slow, train
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.rollouts import read_rollouts
@@ -42,12 +42,13 @@ def run(folder, family, policy, data, peft=False, kind=CalibratedGRPOTrainer, co
     return train(model, data, args, letters, kind=kind, processing_class=processor, peft_config=adapter)
 
 
-@pytest.mark.parametrize("peft", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "peft"), some_slow([*((f, False) for f in FAMILIES), *((f, True) for f in FAMILIES)], often=5)
+)
 def test_prompts_with_pictures_train_as_in_trl(policy, tmp_path, family, peft):
     data = pictures()
     theirs = run(tmp_path / "a", family, policy, data, peft, GRPOTrainer, GRPOConfig)
-    ours = run(tmp_path / "b", family, policy, data, peft, method="grpo", share_prefix=False)
+    ours = run(tmp_path / "b", family, policy, data, peft, method="grpo")
     assert losses(ours) == losses(theirs) and any(losses(ours))
     assert same_bits(ours, theirs)
     rows = read_rollouts(tmp_path / "b" / "_rollouts" / "step-000001.parquet")
@@ -56,9 +57,9 @@ def test_prompts_with_pictures_train_as_in_trl(policy, tmp_path, family, peft):
     assert rows.groupby("prompt_id").size().tolist() == [4, 4]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", some_slow(FAMILIES[::-1], often=1))
 def test_pictures_among_the_parts_of_a_prompt(policy, tmp_path, family):
-    options = dict(method="seed_grpo", share_prefix=False, reward_range=[0.0, 1.0])
+    options = dict(method="seed_grpo", reward_range=[0.0, 1.0])
     run(tmp_path, family, policy, pictures().with_transform(among_the_parts), **options)
     rows = read_rollouts(tmp_path / "_rollouts" / "step-000001.parquet")
     assert set(rows.prompt) == {f"user: <image>Which colour {i}?" for i in range(2)}

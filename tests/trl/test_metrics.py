@@ -3,7 +3,7 @@
 import pytest
 from test_micro_batches import half_constant
 from test_shared_training import EXACT
-from test_trainer import CalibratedGRPOConfig, CalibratedGRPOTrainer, arguments, train
+from test_trainer import CalibratedGRPOConfig, CalibratedGRPOTrainer, arguments, some_slow, train
 from trl import GRPOConfig, GRPOTrainer
 
 PASSES = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 8}
@@ -24,9 +24,13 @@ SETTINGS = {
     "sequence level": PASSES | {"importance_sampling_level": "sequence", "num_iterations": 2},
     "a bonus of entropy": PASSES | {"entropy_coef": 0.01},
 }  # fmt: skip
+OFTEN = ("updates of passes", "windows", "generations in a step", "two steps in a log", "loss bnpo")
 TIMES = {"step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
 TIMES |= {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
 METHOD = {"method": "gcpo_bot"}
+UPDATES = PASSES | {"num_iterations": 2, "max_steps": 4}
+WEIGHTED = [(True, UPDATES), (False, {}), (True, {}), (False, UPDATES)]
+WEIGHTED += [(share, x) for x in ({"beta": 0.01}, PASSES) for share in (True, False)]
 
 
 def metrics(trainer):
@@ -50,7 +54,7 @@ def both(policy, questions, folder, changes, reward=half_constant, **own):
     return metrics(ours), metrics(theirs)
 
 
-@pytest.mark.parametrize("setting", list(SETTINGS))
+@pytest.mark.parametrize("setting", some_slow(SETTINGS, often=OFTEN))
 def test_metrics_of_grpo_are_trls(policy, questions, tmp_path, setting):
     ours, theirs = both(policy, questions, tmp_path, SETTINGS[setting], method="grpo")
     assert_trls(ours, theirs)
@@ -59,14 +63,14 @@ def test_metrics_of_grpo_are_trls(policy, questions, tmp_path, setting):
     assert (left_out > 0) == can
 
 
+@pytest.mark.slow
 def test_metrics_of_grpo_are_trls_without_sharing(policy, questions, tmp_path):
     changes = PASSES | {"num_iterations": 2, "max_steps": 4}
     ours, theirs = both(policy, questions, tmp_path, changes, method="grpo", share_prefix=False)
     assert_trls(ours, theirs)
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"beta": 0.01}, PASSES, PASSES | {"num_iterations": 2, "max_steps": 4}])
+@pytest.mark.parametrize(("share", "changes"), some_slow(WEIGHTED, often=2))
 def test_metrics_of_a_weighted_method_are_trls_but_for_what_it_changes(policy, questions, tmp_path, changes, share):
     """At a learning rate of 0 both sample the same completions; the loss and its gradient are weighted."""
     changes = changes | {"learning_rate": 0.0}

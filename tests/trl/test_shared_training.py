@@ -3,10 +3,10 @@
 import pytest
 import torch
 from peft import LoraConfig
-from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, train, vowels
+from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, some_slow, train, vowels
 from trl import GRPOConfig, GRPOTrainer
 
-from calibrant.errors import CalibrantError
+from calibrant.policy.routes import STATES
 from calibrant.trl import CalibratedGRPOTrainer
 from calibrant.trl import trainer as trainer_module
 
@@ -24,6 +24,7 @@ FEATURES = {
     "sequence level": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     **{f"loss {kind}": {"loss_type": kind} for kind in ("grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo")},
 }
+OFTEN = ("ten steps of AdamW", "several updates", "gradient checkpointing", "truncated masked", "loss grpo")
 # Plain gradient descent: AdamW blows the rounding of gradients that are nearly 0 up to whole steps.
 EXACT = {"bf16": False, "model_init_kwargs": {"dtype": "float32"}, "optim": "sgd", "learning_rate": 0.01}
 
@@ -32,7 +33,7 @@ def parameters(trainer):
     return torch.cat([x.flatten().double() for x in trainer.model.state_dict().values()])
 
 
-@pytest.mark.parametrize("feature", list(FEATURES))
+@pytest.mark.parametrize("feature", some_slow(FEATURES, often=OFTEN))
 def test_a_feature_of_trl_gives_trls_parameters(policy, questions, tmp_path, feature):
     changes = EXACT | FEATURES[feature]
     theirs = train(policy, questions, arguments(tmp_path / "a", GRPOConfig, **changes), kind=GRPOTrainer)
@@ -41,8 +42,10 @@ def test_a_feature_of_trl_gives_trls_parameters(policy, questions, tmp_path, fea
     assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.01])
-@pytest.mark.parametrize("trained", [None, ["embed_tokens"]])
+@pytest.mark.parametrize(
+    ("beta", "trained"),
+    some_slow([(0.01, None), (0.0, None), (0.0, ["embed_tokens"]), (0.01, ["embed_tokens"])], often=1),
+)
 def test_adapters_are_trained_as_by_trl(policy, questions, tmp_path, beta, trained):
     changes = EXACT | {"beta": beta, "max_steps": 3}
     config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], modules_to_save=trained, task_type="CAUSAL_LM")
@@ -72,24 +75,24 @@ def test_several_rewards_with_weights(policy, questions, tmp_path):
 
 
 def test_prompts_are_computed_once(policy, questions, tmp_path, monkeypatch):
-    """The policy sees each prompt once a pass, not once a rollout."""
-    seen = []
-    original = trainer_module.logps_in_chunks
+    """The policy sees each prompt once a pass, not once a rollout; the first pass compares a few rows beside that."""
+    passes, original = [], trainer_module.logps_in_chunks
 
     def counting(model, *tensors, **options):
         inner = trainer.accelerator.unwrap_model(trainer.model).get_input_embeddings()
+        seen = []
         handle = inner.register_forward_hook(lambda _m, ids, _o: seen.append(ids[0].numel()))
         try:
             return original(model, *tensors, **options)
         finally:
             handle.remove()
-            seen.append(-tensors[0].numel())
+            passes.append((sum(seen), tensors[0].numel()))
 
     monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
-    args = arguments(tmp_path, method="grpo", max_steps=1, beta=0.0)
+    args = arguments(tmp_path, method="grpo", max_steps=2, beta=0.01)
     trainer = CalibratedGRPOTrainer(policy, f1_reward, args, questions)
     trainer.train()
-    computed, plain = sum(x for x in seen if x > 0), -sum(x for x in seen if x < 0)
+    computed, plain = passes[-1]
     assert 0 < computed < 0.6 * plain
 
 
@@ -100,11 +103,14 @@ def test_sharing_can_be_switched_off(policy, questions, tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_share_is_trained_as_by_trl(policy, questions, tmp_path, monkeypatch):
     def refuse(*_, **__):
-        raise CalibrantError("it keeps a cache that cannot be repeated")
+        raise RuntimeError("its cache is something else")
 
-    theirs = train(policy, questions, arguments(tmp_path / "a", GRPOConfig, **EXACT), kind=GRPOTrainer)
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", refuse)
-    with pytest.warns(UserWarning, match="TRL's own path is taken: it keeps a cache") as said:
-        ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **EXACT))
-    assert sum("TRL's own path" in str(each.message) for each in said) == 1
+    changes = EXACT | {"beta": 0.0}  # a reference is another model, with a warning of its own
+    theirs = train(policy, questions, arguments(tmp_path / "a", GRPOConfig, **changes), kind=GRPOTrainer)
+    monkeypatch.setattr("calibrant.policy.prefill.prefilled", refuse)
+    for route in STATES:
+        monkeypatch.setitem(STATES, route, refuse)
+    with pytest.warns(UserWarning, match="does not share prompts.*: its cache is something else") as said:
+        ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **changes))
+    assert sum("does not share prompts" in str(each.message) for each in said) == 1
     assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5

@@ -43,6 +43,13 @@ def train(policy, questions, args, rewards=f1_reward, kind=CalibratedGRPOTrainer
     return trainer
 
 
+def some_slow(cases, often):
+    """Cases of which the ordinary run takes those in `often`, or the first so many."""
+    kept = list(cases)[:often] if isinstance(often, int) else often
+    values = [(x, x if isinstance(x, tuple) else (x,)) for x in cases]
+    return [pytest.param(*value, marks=() if x in kept else pytest.mark.slow) for x, value in values]
+
+
 def losses(trainer):
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
@@ -248,7 +255,7 @@ def launch(folder: Path, processes: int, per_device: int, passes: int = 1, metho
     return read_rollouts(folder / "_rollouts" / "step-000001.parquet")
 
 
-@pytest.mark.parametrize(("per_device", "passes"), [(4, 2), (6, 1)])
+@pytest.mark.parametrize(("per_device", "passes"), some_slow([(6, 1), (4, 2)], often=1))
 def test_two_processes_give_what_one_gives(tmp_path, per_device, passes):
     """G = 4: with 4 rows a process groups are whole, with 6 the middle one straddles the processes."""
     one = launch(tmp_path / "one", 1, 2 * per_device, passes)

@@ -1,6 +1,6 @@
-"""What a trainer does with a batch of rollouts before a pass: rows in order of groups, rows left out."""
+"""Micro-batches before a pass: rows in order of groups, and rows without a policy gradient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,13 @@ def along_groups(batches: Sequence[Batch], window: int) -> list[Batch]:
         window: how many of them make up one step of the optimizer.
 
     Returns:
-        They hold two more values: `position [B]`, where each row stood in its window, and `window`.
+        They hold two more values: `position [B]`, where each row was in its window, and `window`.
     """
     out: list[Batch] = []
     for start in range(0, len(batches), window):
         part = batches[start : start + window]
-        order = _order({name: torch.cat([batch[name] for batch in part]) for name in _KEYS})
+        rows = {name: _joined([x[name] for x in part]) for name in ("prompt_ids", "prompt_mask", "completion_mask")}
+        order = _order(**rows)
         out += [batch | {"window": window} for batch in _arranged(part, order, position=torch.arange(len(order)))]
     return out
 
@@ -45,19 +46,15 @@ def _arranged(batches: Sequence[Batch], order: Tensor, **more: Tensor) -> list[B
     return [{name: _chosen(value, rows) for name, value in whole.items()} for rows in parts]
 
 
-_KEYS = ("prompt_ids", "prompt_mask", "completion_mask")
-
-
-def _order(rows: Mapping[str, Tensor]) -> Tensor:
+def _order(prompt_ids: Tensor, prompt_mask: Tensor, completion_mask: Tensor) -> Tensor:
     """Row numbers by group, groups by their longest completion."""
-    which = distinct_rows(rows["prompt_ids"], rows["prompt_mask"]).which
-    lengths = rows["completion_mask"].sum(1)
+    which, lengths = distinct_rows(prompt_ids, prompt_mask).which, completion_mask.sum(1)
     longest = torch.zeros_like(lengths).scatter_reduce(0, which, lengths, "amax")
     return torch.argsort(longest[which] * len(which) + which, stable=True)
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    """Values of several micro-batches as one; what is no row of a batch is the same in all."""
+    """Values of several micro-batches as one; scalars are the same in all."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat(list(values)) if first.ndim else first
@@ -71,19 +68,18 @@ def _chosen(value: Any, rows: Tensor) -> Any:
 
 
 def contributing(advantages: Tensor, lengths: Tensor) -> Tensor:
-    """Numbers of the rows that a policy gradient needs: those with an advantage other than 0, and at least one.
+    """Which rows a policy gradient needs, boolean `[B]`: those with an advantage other than 0, and at least one.
 
     Where there is none it is the shortest row, as every process has to run its forward and backward pass.
 
     Args:
-        advantages: `[B]` or, one a token, `[B, T]`.
-        lengths: `[B]`, tokens of each completion.
+        advantages: `[B]` or, per token, `[B, T]`.
+        lengths: `[B]`, tokens per completion.
 
-    >>> contributing(torch.tensor([0.0, 1.0, 0.0, -1.0]), torch.tensor([3, 3, 3, 3]))
-    tensor([1, 3])
+    >>> contributing(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([3, 3, 3]))
+    tensor([False,  True,  True])
     >>> contributing(torch.zeros(3), torch.tensor([3, 1, 2]))
-    tensor([1])
+    tensor([False,  True, False])
     """
     moved = advantages.flatten(1).ne(0).any(1) if advantages.ndim > 1 else advantages.ne(0)
-    rows = moved.nonzero()[:, 0]
-    return rows if len(rows) else lengths.argmin()[None]
+    return moved if moved.any() else torch.arange(len(lengths), device=lengths.device) == lengths.argmin()

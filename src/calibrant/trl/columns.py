@@ -14,23 +14,16 @@ from calibrant.tasks.maths import number_text
 from calibrant.trl.messages import as_text
 
 PLAIN = ("string", "large_string", "int", "uint", "float", "bool", "decimal", "null")
-"""How the names of the Arrow types begin whose values are texts or numbers."""
+"""Prefixes of the Arrow types whose values are texts or numbers."""
 
 
 class DataRow(NamedTuple):
-    """What is read from one row of a data set.
+    """What is read from one row of a data set."""
 
-    Attributes:
-        prompt: the prompt as text, before an environment adds to it.
-        prompt_id: the id as text, None where there is none.
-        references: the right answers, None where they are not known.
-        key: equal for the rollouts of one group.
-    """
-
-    prompt: str
+    prompt: str  # as text, before an environment adds to it
     prompt_id: str | None
-    references: list[str] | None
-    key: str
+    references: list[str] | None  # the right answers, None where they are not known
+    key: str  # equal for the rollouts of one group
 
 
 def text_of(value: Any) -> str | None:
@@ -64,7 +57,7 @@ COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "prompt_id": (text_of, "a text or a number"),
     "references": (texts_of, "a text, a number or a list of them"),
 }
-"""How a column is read, and what it has to hold."""
+"""Column -> how it is read, and what it has to hold."""
 
 
 def read_column(name: str, value: Any, place: str) -> Any:
@@ -96,13 +89,13 @@ def check_data(data: Any) -> None:
             check_data(part)
     elif isinstance(data, Dataset) and data.format["type"] != "custom":
         for name in set(COLUMNS) & set(data.column_names):
-            if not _told(data.features[name], name):
+            if not _readable(data.features[name], name):
                 for i, row in enumerate(data.select_columns(name).with_format(None)):
                     read_column(name, row[name], str(i))
 
 
-def _told(feature: Any, name: str) -> bool:
-    """Whether the type of a column says that it can be read."""
+def _readable(feature: Any, name: str) -> bool:
+    """Whether the type of a column says that each of its values can be read."""
     if isinstance(feature, (List, LargeList)) and name == "references":
         feature = feature.feature
     return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(PLAIN))
@@ -125,14 +118,9 @@ def _read_row(row: Mapping[str, Any], place: str) -> DataRow:
 
 
 def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
-    """Columns with one prompt per group.
+    """The columns of N * G values with one `prompt` per group of G: the one that its rollouts got.
 
-    The prompt of a group is what its rollouts were asked. Where an environment asked each something else, it is the
-    prompt of the data set, and what was asked stands in the column `observed_prompt`.
-
-    Args:
-        columns: N * G values each, among them `prompt` and `observed_prompt`.
-        size: G.
+    Where an environment gave each another one, it is the prompt of the data set, and `observed_prompt` stays.
     """
     observed = columns["observed_prompt"]
     blocks = [observed[i : i + size] for i in range(0, len(observed), size)]
@@ -142,7 +130,7 @@ def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[A
     return rest | {"prompt": prompts} | ({} if all(same) else {"observed_prompt": observed})
 
 
-def judged(columns: Mapping[str, list[Any]], device: torch.device) -> dict[str, Tensor]:
+def correctness(columns: Mapping[str, list[Any]], device: torch.device) -> dict[str, Tensor]:
     """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
     if "correct" not in columns or all(gold is None for gold in columns["references"]):
         return {}

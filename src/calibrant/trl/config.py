@@ -65,7 +65,7 @@ class CalibratedGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.method_options, str):  # of TRL's command line, as TRL's own options of this kind
+        if isinstance(self.method_options, str):  # JSON on a command line, as TRL's own options of this kind
             options = json_object(self.method_options.encode())
             if options is None:
                 raise CalibrantError(

@@ -18,7 +18,6 @@ class Guard:
     """Calls a function of the user.
 
     Attributes:
-        function: the function.
         role: what it is for, e.g. "reward function".
         wanted: what to do about a failure, e.g. "return one number per completion".
         name: its name; as TRL names reward functions when None.
@@ -91,27 +90,31 @@ def _listed(returned: Any) -> list[Any] | None:
     return None if unordered else list(returned)
 
 
-def guarded_judge(
-    is_correct: Callable[[str, list[str]], bool] | None, judge: VerdictFunction | None
-) -> VerdictFunction | None:
-    """A judge of batches from the user's `judge` or else `is_correct`; verdicts are True, False or None."""
+Judge = Callable[[Sequence[str], Sequence[list[str] | None]], list[bool | None]]
+"""B answers and their lists of references -> verdicts; None where there is no reference, or no verdict."""
+
+
+def guarded_judge(is_correct: Callable[[str, list[str]], Any] | None, judge: VerdictFunction | None) -> Judge | None:
+    """A judge of batches from the user's `judge` or else `is_correct`, which see rows with references alone."""
+    wanted = "return one verdict per answer: True, False, or None where there is none"
     if judge is not None:
-        whole = Guard(judge, "judge", "return one verdict per answer: True, False, or None where there is none")
-        return lambda answers, gold: [
-            _verdict(whole, value, i)
-            for i, value in enumerate(whole.values(whole(answers, gold), len(answers), "verdicts"))
-        ]
-    if is_correct is None:
+        whole = Guard(judge, "judge", wanted)
+    elif is_correct is not None:
+        whole = Guard(is_correct, "is_correct function", wanted)
+    else:
         return None
-    single = Guard(is_correct, "is_correct function", "return True or False, or None where there is no verdict")
-    return lambda answers, gold: [
-        _verdict(single, single(answer, list(right), at=_at(i)), i)
-        for i, (answer, right) in enumerate(zip(answers, gold, strict=True))
-    ]
 
+    def verdicts(answers: Sequence[str], references: Sequence[list[str] | None]) -> list[bool | None]:
+        gold = {i: right for i, right in enumerate(references) if right is not None}
+        asked, values = [answers[i] for i in gold], []
+        if judge is None:
+            values = [whole(answers[i], list(right), at=f" for completion {i}") for i, right in gold.items()]
+        elif gold:
+            values = whole.values(whole(asked, list(gold.values())), len(gold), "verdicts")
+        found = {i: _verdict(whole, value, i) for i, value in zip(gold, values, strict=True)}
+        return [found.get(i) for i in range(len(answers))]
 
-def _at(row: int) -> str:
-    return f" for completion {row}"
+    return verdicts
 
 
 def _verdict(guard: Guard, value: Any, row: int) -> bool | None:
@@ -120,20 +123,7 @@ def _verdict(guard: Guard, value: Any, row: int) -> bool | None:
         return None
     if isinstance(value, (bool, int, float)) and value in (0, 1):
         return bool(value)
-    raise guard.refused(value, _at(row))
-
-
-def verdicts(
-    judge: VerdictFunction, answers: Sequence[str], references: Sequence[list[str] | None]
-) -> list[bool | None]:
-    """Which answers are correct; None where there is no reference, or no verdict."""
-    rows = [i for i, gold in enumerate(references) if gold is not None]
-    found: list[bool | None] = [None] * len(answers)
-    if rows:
-        judged = judge([answers[i] for i in rows], [references[i] or [] for i in rows])
-        for i, verdict in zip(rows, judged, strict=True):
-            found[i] = verdict
-    return found
+    raise guard.refused(value, f" for completion {row}")
 
 
 def guarded_clusters(
@@ -186,8 +176,9 @@ def extract(guard: Guard, completion: str) -> Extracted:
         answer = guard.function(completion)
     except Exception as error:
         return Extracted("", f"raised {describe(error)}")
-    single = isinstance(answer, (str, int, float))
-    return Extracted(str(answer)) if single else Extracted("", f"returned {_short(answer)}")
+    if isinstance(answer, (str, int, float)):
+        return Extracted(str(answer))
+    return Extracted("", f"returned {_short(answer)}")
 
 
 def count_unextracted(guard: Guard, problems: Sequence[str | None]) -> int:

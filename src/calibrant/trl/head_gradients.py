@@ -15,9 +15,9 @@ from calibrant.trl.config import CalibratedGRPOConfig
 from calibrant.trl.passes import local_rows
 
 EXACT_VOCABULARY = 2**15
-"""Largest vocabulary of which every column is taken where nothing else is asked for."""
+"""Largest vocabulary of which every column is taken where `head_gram_top` is None."""
 TOP = 64
-"""Columns of a token that are taken of a larger one.
+"""Columns per token that are taken of a larger one.
 
 With random heads of 131,072 columns and next-token entropies of 2 and 6 nats the error was at most 2e-4 of
 `|g_i| |g_j|`, in half of the time of all columns; with 32,768 columns there was hardly any time to be saved.
@@ -26,13 +26,6 @@ With random heads of 131,072 columns and next-token entropies of 2 and 6 nats th
 
 class HeadGradients:
     """Computes the input `head_gram` from the last hidden states of the policy that sampled, and the head's weight.
-
-    The states are those that the head read while sampling, where they are known, else of one more forward pass.
-
-    Args:
-        policy: the policy, without wrappers.
-        args: the trainer's configuration.
-        accelerator: the trainer's.
 
     Raises:
         CalibrantError: the policy's head cannot be read (see `readable_head`).
@@ -45,17 +38,14 @@ class HeadGradients:
     def __call__(
         self, model: nn.Module, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None
     ) -> Tensor:
-        """Inner products of each local rollout with the rollouts of its group.
+        """Inner products of each local rollout with the rollouts of its group, `[B, G]`, float64.
 
         Args:
             model: the policy that sampled, as the trainer runs it.
             output: as TRL's `_generate_and_score_completions` returns it, on this process.
             mask: `[B, T]`, which tokens the policy wrote.
-            size: rollouts of a group; groups are consecutive rows of all processes together.
-            states: `[B, T, D]`, those that predict each token, where they are known.
-
-        Returns:
-            `[B, G]`, float64.
+            size: G; groups are consecutive rows of all processes together.
+            states: `[B, T, D]`, what the head read to predict each token; None: one more forward pass computes them.
 
         Raises:
             CalibrantError: the batch has images, or the model's last hidden states cannot be recorded.
@@ -64,38 +54,30 @@ class HeadGradients:
             raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
         ids, states = output["completion_ids"], self._states(model, output) if states is None else states
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
-            return self._gram(model, states, ids, mask, size).flatten(0, 1)
-        states, ids, every = map(self._gathered, (states, ids, mask))
-        return local_rows(self._gram(model, states, ids, every, size).flatten(0, 1), len(mask), self.accelerator)
-
-    def _gathered(self, rows: Tensor) -> Tensor:
-        """Of all processes, padded to the longest completion with tokens that do not count."""
-        found: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(rows, dim=1))
-        return found
+            return self._gram(model, states, ids, mask, size)
+        gather, pad = self.accelerator.gather, self.accelerator.pad_across_processes
+        states, ids, every = (gather(pad(rows, dim=1)) for rows in (states, ids, mask))  # padding does not count
+        return local_rows(self._gram(model, states, ids, every, size), len(mask), self.accelerator)
 
     def _gram(self, model: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
+        """`[B, G]` of whole groups."""
         head, given = readable_head(model), self.args.head_gram_top
         linear: Any = head.module
         states, ids, mask = (x.view(-1, size, *x.shape[1:]) for x in (states * head.scale, ids, mask))
         top = None if len(linear.weight) <= EXACT_VOCABULARY else TOP
-        return head_gram_from_weight(
-            states,
-            linear.weight,
-            ids,
-            mask,
+        gram = head_gram_from_weight(
+            *(states, linear.weight, ids, mask),
             bias=linear.bias,
             temperature=self.args.temperature,
             top=top if given is None else given or None,
         )
+        return gram.flatten(0, 1)
 
     @torch.no_grad()
     def _states(self, model: nn.Module, output: dict[str, Any]) -> Tensor:
         """The last hidden states that predict each completion token, `[B, T, D]`."""
-        ids = output["prompt_ids"]
-        with (
-            self.accelerator.autocast(),
-            disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs),
-        ):
+        ids, checkpointing = output["prompt_ids"], self.args.gradient_checkpointing_kwargs
+        with self.accelerator.autocast(), disable_gradient_checkpointing(model, checkpointing):
             found = logps_in_chunks(
                 model,
                 *(output[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")),
@@ -112,19 +94,18 @@ class HeadGradients:
 
 
 def readable_head(model: nn.Module, *, cast: bool = False) -> Head:
-    """The output head of a model, if its gradient follows from its inputs and its weight.
+    """The output head of a causal language model, if its gradient follows from its inputs and its weight.
 
     Args:
-        model: a causal language model, in wrappers or not.
+        model: in wrappers or not.
         cast: whether the trainer computes the head in another type than the model has.
 
     Raises:
         CalibrantError: the head is wrapped (by an adapter), quantised, cast, followed by a soft cap of the logits, or
             spread over processes.
     """
-    head, name = find_head(model), model_name(model)
-    weight = getattr(head.module, "weight", None)
-    against = None
+    head = find_head(model)
+    weight, against = getattr(head.module, "weight", None), None
     if not isinstance(head.module, nn.Linear) or weight is None or not weight.is_floating_point() or weight.ndim != 2:
         against = f"is a {type(head.module).__name__} (an adapter or quantised weights?), not a plain linear layer"
     elif cast:
@@ -132,5 +113,8 @@ def readable_head(model: nn.Module, *, cast: bool = False) -> Head:
     elif head.softcap is not None:
         against = "is followed by a soft cap of its logits"
     if against:
-        raise CalibrantError(f"the input 'head_gram' is read from the output head, and that of {name} {against}")
+        raise CalibrantError(
+            f"the input 'head_gram' is read from the output head, and that of {model_name(model)} {against}; "
+            "choose another method"
+        )
     return head

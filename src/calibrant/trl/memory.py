@@ -25,9 +25,7 @@ def load(folder: Path) -> dict[str, Tensor]:
     Raises:
         CalibrantError: the file is damaged.
     """
-    if not (folder / FILE).is_file():
-        return {}
     try:
-        return load_file(folder / FILE)
+        return load_file(folder / FILE) if (folder / FILE).is_file() else {}
     except SafetensorError as error:
         raise CalibrantError(f"'{folder / FILE}' is damaged ({error}); resume from an earlier checkpoint") from None

@@ -33,30 +33,24 @@ def with_method(text: str, method: Method, options: Mapping[str, Any]) -> str:
         method: the method that was trained with.
         options: its hyper-parameters where they differ from its defaults.
     """
-    heading = FRAMEWORKS if FRAMEWORKS in text else ""
-    before, found, after = text.partition(heading) if heading else (text + "\n", "", "")
-    version = f"- calibrant: {versions()['calibrant']}\n" if found else ""
-    return f"{before}{_section(method, options)}\n{found}{version}{after}"
+    before, heading, after = text.partition(FRAMEWORKS)
+    version = f"- calibrant: {versions()['calibrant']}\n" if heading else ""
+    return f"{before if heading else text + chr(10)}{_section(method, options)}\n{heading}{version}{after}"
 
 
 def _section(method: Method, options: Mapping[str, Any]) -> str:
-    about = card(method)
-    values = hyperparameters(method) | dict(options)
+    about, values = card(method), hyperparameters(method) | dict(options)
     rows = [f"| {_code(name)} | {_code(repr(value))} |" for name, value in values.items()]
+    papers = [] if about.paper == UNKNOWN else [f"- {_linked(_text(about.paper))}"]
+    papers += [f"- {GCPO}"] if "GCPO" in about.paper else []
     lines = [
         "### Calibrated updates\n",
         f"Advantages were weighted by the method {_code(name_of(method))} of calibrant. "
         f"{'' if about.summary == UNKNOWN else _text(about.summary)}\n",
         *(["| hyper-parameter | value |", "|---|---|", *rows, ""] if rows else []),
-        *_papers(about.paper),
+        *(["Please cite calibrant, and for the method:\n", *papers, ""] if papers else ["Please cite calibrant.\n"]),
     ]
     return "\n".join(lines)
-
-
-def _papers(paper: str) -> list[str]:
-    cited = [] if paper == UNKNOWN else [f"- {_linked(_text(paper))}"]
-    cited += [f"- {GCPO}"] if "GCPO" in paper else []
-    return ["Please cite calibrant, and for the method:\n", *cited, ""] if cited else ["Please cite calibrant.\n"]
 
 
 def _linked(text: str) -> str:

@@ -14,33 +14,19 @@ MULTIMODAL = (
 )  # fmt: skip
 
 
-class Sampled(NamedTuple):
-    """What TRL hands to its reward functions, and what they return."""
-
-    rewards: Tensor  # [N * G, F] of all processes, one column per reward function
-    columns: list[dict[str, Any]]  # per rollout of this process: prompt and completion as text, number of tokens
-
-
 class GenerationBatch(NamedTuple):
-    """The groups of a generation batch and their base advantages, for methods that weight again at every update."""
+    """What a method that weights again at every update reads."""
 
     groups: Groups
-    bases: dict[str, Tensor]
+    bases: dict[str, Tensor]  # base advantages by name, [N, G]
 
 
 class Pass(NamedTuple):
     """What TRL's `_get_per_token_logps_and_entropies` returns for a micro-batch of B completions of T tokens."""
 
     logps: Tensor  # [B, T]
-    entropies: Tensor | None  # [B, T]
+    entropies: Tensor  # [B, T]
     aux_loss: Tensor | None = None  # scalar, of a mixture of experts
-
-    def detached(self) -> dict[str, Tensor | None]:
-        """Log-probabilities and entropies without their graph."""
-        return {
-            "logps": self.logps.detach(),
-            "entropies": None if self.entropies is None else self.entropies.detach(),
-        }
 
 
 def with_variance(groups: Groups, rows: Tensor, variance: Tensor) -> Groups:
@@ -50,19 +36,14 @@ def with_variance(groups: Groups, rows: Tensor, variance: Tensor) -> Groups:
     return Groups(groups.rewards, {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)})
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of TRL's `_get_per_token_logps_and_entropies` for a batch as TRL keeps it."""
+def model_inputs(batch: dict[str, Any], rows: Any = slice(None)) -> dict[str, Any]:
+    """Arguments of TRL's `_get_per_token_logps_and_entropies` for a batch, or some rows of one without images."""
     return {
-        "input_ids": torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-        "attention_mask": torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+        "input_ids": torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows],
+        "attention_mask": torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows],
         "logits_to_keep": batch["completion_ids"].size(1),
         **{name: batch[name] for name in MULTIMODAL if name in batch},
     }
-
-
-def of_rows(arguments: dict[str, Any], rows: Tensor) -> dict[str, Any]:
-    """The same arguments for some rows of a batch without images."""
-    return arguments | {name: arguments[name][rows] for name in ("input_ids", "attention_mask")}
 
 
 Rows = TypeVar("Rows", Tensor, list[Any])
@@ -74,28 +55,14 @@ def local_rows(gathered: Rows, count: int, accelerator: Accelerator) -> Rows:
     return gathered[start : start + count]
 
 
-def complement(rows: Tensor, count: int) -> Tensor:
-    """The row numbers below `count` that are not among `rows`.
-
-    >>> complement(torch.tensor([1, 2]), 4)
-    tensor([0, 3])
-    """
-    rest = torch.ones(count, dtype=torch.bool, device=rows.device)
-    rest[rows] = False
-    return rest.nonzero()[:, 0]
-
-
-def merged(rows: Tensor, some: Pass, others: Tensor, constant: Pass) -> Pass:
-    """One pass from those of some rows, which have a gradient, and of all the others, which have none."""
-    order = torch.cat([rows, others]).argsort()
+def merged(rows: Tensor, some: Pass, others: Pass) -> Pass:
+    """One pass from that of some rows, boolean `[B]`, and that of all the others, which gets no gradient."""
+    order = torch.cat([rows.nonzero()[:, 0], (~rows).nonzero()[:, 0]]).argsort()
 
     def both(a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b.detach()])[order]
 
-    entropies = None
-    if some.entropies is not None and constant.entropies is not None:
-        entropies = both(some.entropies, constant.entropies)
-    return Pass(both(some.logps, constant.logps), entropies)
+    return Pass(both(some.logps, others.logps), both(some.entropies, others.entropies))
 
 
 def completion_mask(output: dict[str, Any]) -> Tensor:

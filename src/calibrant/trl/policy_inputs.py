@@ -1,4 +1,4 @@
-"""What the models say of a batch of rollouts: log-probabilities, entropies, the answer under a slow reference."""
+"""Inputs of methods from models: log-probabilities, entropies, the likelihood of the answer under a slow reference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,23 +20,21 @@ from calibrant.trl.head_gradients import HeadGradients
 from calibrant.trl.passes import completion_mask, model_inputs
 
 FROM_STATES = ("mean_logprob", "token_entropy", "head_gram")
-"""The inputs that follow from what the output head of the sampling policy reads."""
+"""The inputs that follow from the states that the output head of the sampling policy reads."""
 
 
 class PolicyInputs:
     """Computes the inputs of a method that need a model, each only if the method names it.
 
     All log-probabilities are of the tempered policy, as TRL's are: the logits are divided by the sampling temperature.
-    What was read while sampling is not computed again.
+    States that were recorded while sampling are not computed again.
 
     Attributes:
-        decoded: what was sampled last; the trainer puts it there.
-        reads_states: whether a method needs what is recorded while sampling.
+        decoded: what was sampled last; the trainer sets it.
+        reads_states: whether the method needs states that are recorded while sampling.
 
     Args:
-        policy: the policy, without wrappers; copies of it are made for a frozen and a slow reference.
-        args: the trainer's configuration.
-        accelerator: the trainer's.
+        policy: without wrappers; copies of it are made for a frozen and a slow reference.
         named: the inputs that the method names.
         tokenizer: decodes completions.
         per_token: TRL's `_get_per_token_logps_and_entropies`.
@@ -64,22 +62,21 @@ class PolicyInputs:
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
 
     def _scoring(self, model: Any) -> Any:
-        """Gives a copy the head with which TRL computes log-probabilities."""
-        base = getattr(model, "get_base_model", lambda: model)()
-        cast = self.args.cast_lm_head_to_fp32
+        """A copy of the policy with the head with which TRL computes log-probabilities."""
+        base, cast = getattr(model, "get_base_model", lambda: model)(), self.args.cast_lm_head_to_fp32
         add_fused_lm_head(base, temperature=self.args.temperature, cast_lm_head_to_fp32=cast)
         return model.to(self.accelerator.device)
 
     def __call__(
         self, model: nn.Module, output: dict[str, Any], answers: Sequence[str], size: int
     ) -> dict[str, Tensor]:
-        """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, a row of the group's matrix each.
+        """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, one row of the group's matrix per rollout.
 
         Args:
             model: the policy that sampled, as the trainer runs it.
             output: as TRL's `_generate_and_score_completions` returns it, on this process.
             answers: the extracted answer of each completion.
-            size: rollouts per prompt.
+            size: rollouts per prompt (G).
         """
         mask, found = completion_mask(output), {}
         states = self.decoded.states_of(output["completion_ids"], output["completion_mask"])
@@ -95,7 +92,8 @@ class PolicyInputs:
         elif "ref_per_token_logps" in output:
             found["ref_mean_logprob"] = row_mean(output["ref_per_token_logps"], mask)
         if self.slow is not None:
-            found["answer_confidence"] = self._answer_confidence(output, mask, answers)
+            spans = answer_masks(self.tokenizer, output["completion_ids"], mask, answers)
+            found["answer_confidence"] = answer_likelihood(self._per_token(self.slow.model, output)[0], spans)
         if "ratio_variance" in self.named:
             found["ratio_variance"] = torch.zeros(len(mask), device=mask.device)  # the policy has not moved yet
         if self.head is not None:
@@ -138,11 +136,6 @@ class PolicyInputs:
         assert logps is not None
         return logps, spread
 
-    def _answer_confidence(self, output: dict[str, Any], mask: Tensor, answers: Sequence[str]) -> Tensor:
-        assert self.slow is not None
-        spans = answer_masks(self.tokenizer, output["completion_ids"], mask, answers)
-        return answer_likelihood(self._per_token(self.slow.model, output)[0], spans)
-
     def _per_token(self, model: Any, output: dict[str, Any], entropies: bool = False) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad(), disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
             logps, entropy, _ = self.per_token(
@@ -155,7 +148,7 @@ class PolicyInputs:
 
 
 class Follow(TrainerCallback):
-    """Moves the slow reference after each optimisation step."""
+    """Updates the slow reference after each optimizer step."""
 
     def __init__(self, slow: SlowReference, accelerator: Accelerator):
         self.slow, self.accelerator = slow, accelerator

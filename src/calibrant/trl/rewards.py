@@ -1,35 +1,64 @@
 """Reward functions, checked: an exception in a reward is never a reward."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from trl.trainer.utils import is_async_callable
 
+from calibrant.errors import CalibrantError
 from calibrant.trl.functions import Guard
+from calibrant.trl.messages import as_text
 
 WANTED = "return one number per completion, or None for one that cannot be scored"
 
 
+class Sampled(NamedTuple):
+    """What TRL hands to its reward functions, and what they return."""
+
+    rewards: Tensor  # [N * G, F] of all processes, one column per reward function
+    columns: list[dict[str, Any]]  # per rollout of this process: prompt and completion as text, number of tokens
+    logged: set[str]  # names of metrics and columns that they log
+
+
 @contextmanager
-def checked_rewards(trainer: Any) -> Iterator[None]:
-    """Guards the trainer's reward functions while it calls them; afterwards they are the user's own again."""
-    own = trainer.reward_funcs
-    trainer.reward_funcs = [checked(f, name) for f, name in zip(own, trainer.reward_func_names, strict=True)]
+def recorded_rewards(trainer: Any) -> Iterator[list[Sampled]]:
+    """Records each call of the trainer's `_calculate_rewards`, its own or another, with guarded reward functions."""
+    calls: list[Sampled] = []
+    replaced, original = vars(trainer).get("_calculate_rewards"), trainer._calculate_rewards
+
+    def calculate(inputs: Any, prompts: list[Any], completions: list[Any], ids: list[Any]) -> Tensor:
+        own, names = trainer.reward_funcs, trainer.reward_func_names
+        trainer.reward_funcs = [checked(function, name) for function, name in zip(own, names, strict=True)]
+        try:
+            rewards: Tensor = original(inputs, prompts, completions, ids)
+        finally:
+            trainer.reward_funcs = own
+        columns = [
+            {"observed_prompt": as_text(prompt), "completion": as_text(completion), "num_tokens": len(tokens)}
+            for prompt, completion, tokens in zip(prompts, completions, ids, strict=True)
+        ]
+        calls.append(Sampled(rewards, columns, {*trainer._pending_extra_logs, *trainer._pending_metrics}))
+        return rewards
+
+    trainer._calculate_rewards = calculate
     try:
-        yield
+        yield calls
     finally:
-        trainer.reward_funcs = own
+        del trainer._calculate_rewards
+        if replaced is not None:
+            trainer._calculate_rewards = replaced
 
 
 def checked(function: Any, name: str | None = None) -> Any:
-    """A TRL reward function whose rewards are floats, None for unscorable ones; models are returned as they are.
+    """A TRL reward function that returns floats, None for unscorable completions; reward models stay as they are.
 
     Raises (when called):
-        CalibrantError: the function raised, returned another number of rewards than completions, or returned
-            something that is not a number.
+        CalibrantError: the function raised, or did not return one number (or None) per completion.
     """
     if isinstance(function, torch.nn.Module):
         return function
@@ -48,16 +77,12 @@ def checked(function: Any, name: str | None = None) -> Any:
 
 
 def unrewarded(completions: Sequence[Any], **_: Any) -> list[float]:
-    """Stands for a reward where a method reads none."""
+    """A reward function for methods that read no rewards."""
     return [0.0] * len(completions)
 
 
 def check_rewards(guard: Guard, rewards: Any, count: int) -> list[float | None]:
-    """What a reward function returned as a list of floats, None for unscorable.
-
-    Raises:
-        CalibrantError: not one number (or None) for each completion.
-    """
+    """What a reward function returned as a list of floats, None for unscorable completions."""
     return [_number(guard, i, value) for i, value in enumerate(guard.values(rewards, count, "rewards"))]
 
 
@@ -69,3 +94,21 @@ def _number(guard: Guard, i: int, value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise guard.refused(value, f" for completion {i}") from None
     return number if math.isfinite(number) else None
+
+
+def task_reward_index(wanted: str | None, names: Sequence[str]) -> int:
+    """The index of the reward function that signals read: of that name, or the first one."""
+    if wanted is not None and wanted not in names:
+        raise CalibrantError(f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}")
+    return names.index(wanted) if wanted is not None else 0
+
+
+def warn_of_range(outside: int, reward_range: Sequence[float], step: int) -> None:
+    """Warns that rewards lie outside the reward range."""
+    low, high = reward_range
+    warnings.warn(
+        f"{outside} rewards of step {step} lie outside the reward range [{low}, {high}]; reward dispersion is clipped "
+        "there, so set reward_range to what the reward function can return (batch/reward_out_of_range counts them from "
+        "here on)",
+        stacklevel=3,
+    )

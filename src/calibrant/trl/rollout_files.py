@@ -18,7 +18,7 @@ ROLLOUTS = "_rollouts"
 
 
 class RolloutFiles:
-    """Writes `step-NNNNNN.parquet`, with `.1`, `.2` before the ending for further batches of a step.
+    """Writes `step-NNNNNN.parquet`, then `step-NNNNNN.1.parquet` for the next batch of a step, and so on.
 
     Args:
         folder: where they go; None: `ROLLOUTS` in the output directory.
@@ -30,10 +30,10 @@ class RolloutFiles:
         self.last, self.warned = (-1, 0), False
 
     def write(self, step: int, scored: Scored, columns: dict[str, list[Any]]) -> None:
-        """Writes the rollouts of a step; a failure is warned of once and ends no training, unless the disk is full."""
+        """Writes the rollouts of a step; the first failure is a warning; only a full disk ends training."""
         part = self.last[1] + 1 if self.last[0] == step else 0
         self.last = (step, part)
-        path = self.folder / (f"step-{step:06d}.parquet" if part == 0 else f"step-{step:06d}.{part}.parquet")
+        path = self.folder / f"step-{step:06d}{f'.{part}' if part else ''}.parquet"
         try:
             write_rollouts(path, rollout_rows(scored, columns, step=step))
         except Exception as error:
@@ -45,7 +45,7 @@ class RolloutFiles:
 
 
 def model_columns(given: Mapping[str, Tensor], num_tokens: list[int]) -> dict[str, list[float]]:
-    """Columns of a rollout file that models give: sums of log-probabilities, means of the rest."""
+    """Columns of a rollout file from models: sums of log-probabilities over a completion, means of the rest."""
     lengths = torch.tensor(num_tokens)
     columns = {name: given[name] for name in ("token_entropy", "answer_confidence") if name in given}
     for column, name in (("logprob", "mean_logprob"), ("ref_logprob", "ref_mean_logprob")):

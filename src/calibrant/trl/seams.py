@@ -16,8 +16,6 @@ METHODS = {
     "_get_per_token_logps_and_entropies": "model input_ids attention_mask logits_to_keep batch_size compute_entropy "
     "compute_aux_loss ...",
     "_load_optimizer_and_scheduler": "checkpoint",
-    "_log_completion_extra": "column values",
-    "_log_metric": "name value",
     "_prepare_inputs": "generation_batch",
     "_save_optimizer_and_scheduler": "output_dir",
     "create_model_card": "...",
@@ -25,9 +23,9 @@ METHODS = {
 """Method of `GRPOTrainer` -> its parameters in order; `...` stands for any further ones, which are passed on."""
 
 ATTRIBUTES = (
-    "_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_step", "aux_loss_enabled", "beta", "loss_type",
-    "num_generations", "num_generations_eval", "reward_func_names", "reward_funcs", "reward_weights", "temperature",
-    "top_entropy_quantile", "use_vllm",
+    "_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_pending_extra_logs", "_pending_metrics",
+    "_step", "aux_loss_enabled", "beta", "loss_type", "num_generations", "num_generations_eval", "reward_func_names",
+    "reward_funcs", "reward_weights", "temperature", "top_entropy_quantile", "use_vllm",
 )  # fmt: skip
 """What `GRPOTrainer.__init__` sets."""
 
@@ -39,33 +37,35 @@ FUNCTIONS = {
 
 
 def check_trl() -> None:
-    """Raises unless the installed TRL has each part with the parameters that are relied on.
+    """Looks at each part with the parameters that are relied on.
 
     Raises:
-        CalibrantError: it names the version of TRL, what is missing, and the versions that work.
+        CalibrantError: one is missing or has changed; it names the version of TRL and those that work.
     """
-    missing = missing_parts()
-    if missing:
+    if missing := missing_parts():
+        try:
+            works = next((line for line in requires("calibrant") or [] if line.startswith("trl")), "trl")
+        except PackageNotFoundError:
+            works = "trl"
         raise CalibrantError(
             f"TRL {version('trl')} lacks or has changed what CalibratedGRPOTrainer is built on: {', '.join(missing)}; "
-            f"install a version that works: pip install '{_range()}'"
+            f"install a version that works: pip install '{works}'"
         )
 
 
 def missing_parts() -> list[str]:
     """What the installed TRL lacks: methods and functions with their parameters, attributes by name."""
-    methods = [
-        f"GRPOTrainer.{name}({', '.join(wanted.split())})"
-        for name, wanted in METHODS.items()
-        if not _takes(getattr(GRPOTrainer, name, None), f"self {wanted}")
-    ]
-    functions = [
-        f"{path}({', '.join(wanted.split())})"
-        for path, wanted in FUNCTIONS.items()
-        if not _takes(getattr(importlib.import_module(path.rpartition(".")[0]), path.rpartition(".")[2], None), wanted)
+    looked_at = [(GRPOTrainer, "GRPOTrainer", name, "self ", wanted) for name, wanted in METHODS.items()]
+    for path, wanted in FUNCTIONS.items():
+        module, _, name = path.rpartition(".")
+        looked_at.append((importlib.import_module(module), module, name, "", wanted))
+    missing = [
+        f"{place}.{name}({', '.join(wanted.split())})"
+        for owner, place, name, first, wanted in looked_at
+        if not _takes(getattr(owner, name, None), first + wanted)
     ]
     set_names = inspect.unwrap(GRPOTrainer.__init__).__code__.co_names
-    return [*methods, *(f"GRPOTrainer.{name}" for name in ATTRIBUTES if name not in set_names), *functions]
+    return missing + [f"GRPOTrainer.{name}" for name in ATTRIBUTES if name not in set_names]
 
 
 def _takes(function: object, wanted: str) -> bool:
@@ -75,11 +75,3 @@ def _takes(function: object, wanted: str) -> bool:
     names, open_ended = wanted.removesuffix("...").split(), wanted.endswith("...")
     parameters = list(inspect.signature(function).parameters)
     return parameters[: len(names)] == names and (open_ended or len(parameters) == len(names))
-
-
-def _range() -> str:
-    """The versions of TRL that this package declares."""
-    try:
-        return next((line for line in requires("calibrant") or [] if line.startswith("trl")), "trl")
-    except PackageNotFoundError:
-        return "trl"

@@ -1,9 +1,4 @@
-"""The trainer. Only methods of TRL's are overridden, none is copied.
-
-TRL generates, scores rewards and standardises advantages; then whole groups are gathered, the method is applied, and
-its weights multiply TRL's advantages. Weights act on the policy term alone: with `beta > 0` a group of weight 0 still
-has its KL gradient.
-"""
+"""TRL's GRPO trainer with calibrated advantages: it overrides methods of TRL's and copies none."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,26 +11,18 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.advantages import total_rewards
-from calibrant.errors import CalibrantError
 from calibrant.files import write_text
-from calibrant.groups import Groups, assert_integrity
+from calibrant.groups import assert_integrity
 from calibrant.methods import METHODS, Method, apply, resolve_method
 from calibrant.policy import logps_in_chunks, reads_head
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
-from calibrant.scorer import (
-    Scorer,
-    batch_statistics,
-    dry_run,
-    named_inputs,
-    options_of,
-    trainer_bases,
-)
+from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, named_inputs, options_of, trainer_bases
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
-from calibrant.trl.columns import DataRow, check_data, judged, read_rows, settle_prompts
+from calibrant.trl.columns import DataRow, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import (
     count_unextracted,
@@ -43,26 +30,20 @@ from calibrant.trl.functions import (
     extractor,
     guarded_clusters,
     guarded_judge,
-    verdicts,
 )
-from calibrant.trl.logs import replace_last, warn_of_range
-from calibrant.trl.messages import as_text
 from calibrant.trl.model_card import model_name, with_method
 from calibrant.trl.passes import (
     MULTIMODAL,
     GenerationBatch,
     Pass,
-    Sampled,
-    complement,
     completion_mask,
     local_rows,
     merged,
     model_inputs,
-    of_rows,
     with_variance,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
-from calibrant.trl.rewards import checked_rewards, unrewarded
+from calibrant.trl.rewards import Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
 from calibrant.trl.rollout_files import RolloutFiles, model_columns
 
 
@@ -70,35 +51,32 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     """TRL's `GRPOTrainer` with updates scaled by a method of `calibrant.methods`.
 
     The advantage is `A~_i = A_i * w_i`, with TRL's advantage `A_i` and the method's weight `w_i`; a method may name
-    another base advantage (`Outcome.base`) or give its own. A group without reward spread has an advantage of exactly
-    0, where TRL leaves up to 4e-3 of rounding. `method="grpo"` keeps TRL's advantages, rounding included: with
-    `share_prefix=False` the same seed gives TRL's losses and parameters bit for bit, with `share_prefix=True` (the
-    default) parameters agree to about 1e-6 in float32.
+    another base advantage (`Outcome.base`) or give its own. Weights act on the policy term alone: with `beta > 0` a
+    group of weight 0 still has its KL gradient. A group without reward spread has an advantage of exactly 0, where TRL
+    leaves up to 4e-3 of rounding. `method="grpo"` keeps TRL's advantages, rounding included: with `share_prefix=False`
+    the same seed gives TRL's losses and parameters bit for bit, with `share_prefix=True` (the default) parameters agree
+    to about 1e-6 in float32.
 
-    What a method names is supplied, and nothing else is computed: embeddings, clusters, entailment, correctness from
-    the texts; log-probabilities of the sampling policy and of the reference, token entropies, the likelihood of the
-    answer under a slow reference, the variance of the importance ratio from the models. `CalibratedGRPOConfig` says
-    with which models.
+    The inputs that a method names are computed from the texts or the models, and no others.
 
     Args:
-        model, reward_funcs, args, ...: as in `GRPOTrainer`; a plain `GRPOConfig` takes the defaults of
+        model, reward_funcs, args, ...: as in `GRPOTrainer`; a plain `GRPOConfig` gets the defaults of
             `CalibratedGRPOConfig`. A method that names no rewards trains without `reward_funcs`.
         extract_answer: completion -> answer; strips white space when None.
         answer_key: answer -> string, equal for answers with one meaning; SQuAD normalisation when None.
-        cluster: N groups of G texts -> cluster numbers `[N, G]`, where equality of keys does not say it all, e.g.
-            `functools.partial(symbolic_clusters, verifier=Verifier())`; an entailment model goes before it.
+        cluster: N groups of G texts -> cluster numbers `[N, G]`, where comparing keys is not enough, e.g.
+            `functools.partial(symbolic_clusters, verifier=Verifier())`; an entailment model takes precedence.
         is_correct: (answer, references) -> bool, with the column `references` of the data.
         judge: the same for a whole batch: answers and lists of references -> verdicts, None where there is none.
 
     Raises:
         CalibrantError: an unknown method or hyper-parameter, an input that nothing supplies, an embedding or
-            entailment model that cannot be loaded; while training, a reward function that fails or a group that is
-            not one.
+            entailment model that cannot be loaded; in training, a function of the user that fails, or rollouts of a
+            group that come from different rows of the data set.
     """
 
     _tag_names: ClassVar[list[str]] = [*GRPOTrainer._tag_names, "calibrant"]
     _buffered_inputs: Any
-    _sampled: Sampled
     _batch: GenerationBatch
 
     def __init__(
@@ -117,8 +95,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         args = args or CalibratedGRPOConfig(f"{model_name(model)}-CalibratedGRPO")
         complete(args)
         self.method: Method = resolve_method(args.method)
-        self._named = named_inputs(self.method)
-        options = options_of(self.method, args)
+        self._named, options = named_inputs(self.method), options_of(self.method, args)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
         dry_run(self.method, options, without=() if self._judge else ("correct",))
         readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
@@ -128,33 +105,25 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._pass: Pass | None = None  # what TRL's `_compute_loss` is given in place of a forward pass
         self._window: list[dict[str, Any]] = []  # micro-batches of this optimizer step that have been computed
-        self._label_free = (
-            not reward_funcs and keywords.get("environment_factory") is None and "rewards" not in self._named
-        )
+        rewarded = reward_funcs or keywords.get("environment_factory") is not None
+        self._label_free = not rewarded and "rewards" not in self._named
         rewards = unrewarded if self._label_free else reward_funcs
         super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
         check_data(self.train_dataset)
         check_data(self.eval_dataset)
+        self._task_reward = task_reward_index(self.args.task_reward, self.reward_func_names)
         self._taken = set(self.reward_func_names)  # names that reward functions log under
-        self._task_reward = self._find_task_reward()
         self._policy_inputs = PolicyInputs(
             self.accelerator.unwrap_model(self.model),
-            self.args,
-            self.accelerator,
+            *(self.args, self.accelerator),
             named=self._named,
             tokenizer=self.processing_class,
             per_token=self._get_per_token_logps_and_entropies,
         )
         if self._policy_inputs.slow is not None:
             self.add_callback(Follow(self._policy_inputs.slow, self.accelerator))
-        self._adding_up = self._rows_add_up()
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
-
-    def _rows_add_up(self) -> bool:
-        """Whether the gradient of a step is a sum over rows, wherever they stand: no statistic of a micro-batch."""
-        by_micro_batch = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        return not by_micro_batch and not self.aux_loss_enabled and not self.args.use_liger_kernel
 
     def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
         if self.use_vllm or not self._sharing:
@@ -163,138 +132,125 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         with shared_prefill(policy, states=inputs.reads_states) as inputs.decoded:
             return super()._generate_single_turn(*arguments, **keywords)
 
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[Any]
-    ) -> Tensor:
-        with checked_rewards(self):
-            rewards: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        columns = [
-            {"observed_prompt": as_text(prompt), "completion": as_text(completion), "num_tokens": len(ids)}
-            for prompt, completion, ids in zip(prompts, completions, completion_ids_list, strict=True)
-        ]
-        self._sampled = Sampled(rewards, columns)
-        return rewards
-
-    def _gather_columns(self, rows: list[DataRow], mode: str) -> dict[str, list[Any]]:
-        """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
-        gathered = gather_object(
-            [
-                row._asdict() | sampled | extract(self._extractor, sampled["completion"])._asdict()
-                for row, sampled in zip(rows, self._sampled.columns, strict=True)
-            ]
-        )
-        columns = {name: [row[name] for row in gathered] for name in gathered[0]}
-        failed = count_unextracted(self._extractor, columns.pop("problem"))
-        self._metrics[mode][self._free("batch/unextracted")].append(float(failed))
-        if self._judge and ("correct" in self._named or (mode == "train" and self.args.rollouts_dir != "")):
-            answers = local_rows(columns["answer"], len(rows), self.accelerator)
-            columns["correct"] = gather_object(verdicts(self._judge, answers, [row.references for row in rows]))
-        return columns
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         rows = read_rows(inputs)
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with recorded_rewards(self) as sampled:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         size = self.num_generations if mode == "train" else self.num_generations_eval
-        columns = self._gather_columns(rows, mode)
+        columns, rewards = self._gather_columns(rows, sampled[-1], mode), sampled[-1].rewards
         assert_integrity(columns.pop("key"), size)
         answers = local_rows(columns["answer"], len(rows), self.accelerator)
         read = self._policy_inputs(self.model, output, answers, size)
-        given = {name: self.accelerator.gather(x) for name, x in read.items()}
-        rewards = self._sampled.rewards
-        per_function = rewards.view(-1, size, len(self.reward_funcs))
+        read = {name: self.accelerator.gather(x) for name, x in read.items()} | correctness(columns, rewards.device)
+        given = {name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()}
+        per_function = rewards.view(-1, size, rewards.shape[1])
         total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         bases = trainer_bases(standardised, total)
-        read = given | judged(columns, total.device)
         scored = self._scorer(
             columns["completion"],
-            rewards[:, self._task_reward].view(-1, size),
+            per_function[..., self._task_reward],
             answers=columns["answer"],
-            given={name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()} | {"total_rewards": total},
+            given=given | {"total_rewards": total},
             state=self._memory,
             bases=bases,
         )
         base, advantages = scored.outcome.base, scored.outcome.advantages
         if self.method is METHODS["grpo"]:  # TRL to the bit, with what its rounding leaves in groups without spread
             base = advantages = standardised
-        output["advantages"] = local_rows(advantages.flatten(), len(inputs), self.accelerator)
+        output["advantages"] = local_rows(advantages.flatten(), len(rows), self.accelerator)
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
-            self._remember(output, scored.groups, bases)
+            if "ratio_variance" in self._named:
+                numbers = torch.arange(advantages.numel(), device=advantages.device)
+                output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
+                self._batch = GenerationBatch(scored.groups, bases)
             output |= self._policy_inputs.constant_entropies(self.model, output)
             if self._files is not None:
-                columns |= model_columns(given, columns["num_tokens"])
+                columns |= model_columns(read, columns["num_tokens"])
                 columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
                 columns |= {"reward": [None] * advantages.numel()} if self._label_free else {}
                 self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
         return output
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        new = self._buffered_inputs
-        if new is before or not self._free_to_arrange(inputs):
-            return inputs
-        window = min(self.args.gradient_accumulation_steps, len(new))
-        if window > 1 and max(self.args.gradient_accumulation_steps, len(new)) % window == 0:
-            self._buffered_inputs, self._window = along_groups(new, window), []
-        return self._buffered_inputs[self._step % len(new)]
-
-    def _free_to_arrange(self, inputs: dict[str, Any]) -> bool:
-        """Whether rows may be ordered and left out: not on TRL's own path, which images take too."""
-        return self._sharing and self._adding_up and not any(name in inputs for name in MULTIMODAL)
-
-    def _log_completion_extra(self, column: str, values: list[Any]) -> None:
-        self._taken.add(column)
-        super()._log_completion_extra(column, values)
-
-    def _log_metric(self, name: str, value: float) -> None:
-        self._taken.add(name)
-        super()._log_metric(name, value)
+    def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> dict[str, list[Any]]:
+        """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
+        self._taken |= sampled.logged
+        own = [
+            row._asdict() | columns | extract(self._extractor, columns["completion"])._asdict()
+            for row, columns in zip(rows, sampled.columns, strict=True)
+        ]
+        if self._judge and ("correct" in self._named or (mode == "train" and self.args.rollouts_dir != "")):
+            verdicts = self._judge([row["answer"] for row in own], [row["references"] for row in own])
+            own = [row | {"correct": verdict} for row, verdict in zip(own, verdicts, strict=True)]
+        gathered = gather_object(own)
+        columns = {name: [row[name] for row in gathered] for name in gathered[0]}
+        failed = count_unextracted(self._extractor, columns.pop("problem"))
+        self._metrics[mode][self._free("batch/unextracted")].append(float(failed))
+        return columns
 
     def _free(self, name: str) -> str:
         """The name of a metric or column of ours, with a prefix where a reward function logs under the same."""
         return f"calibrant_{name}" if name in self._taken else name
 
-    def _log_scores(self, mode: str, scored: Any, advantages: Tensor) -> None:
+    def _log_scores(self, mode: str, scored: Scored, advantages: Tensor) -> None:
         statistics = batch_statistics(scored, self.args.reward_range)
         for name, value in statistics.items():
             self._metrics[mode][self._free(name)].append(value)
         self._logs["extra"][self._free("weight")].extend(scored.outcome.weights.flatten().tolist())
-        replace_last(self._logs["advantages"], advantages.flatten().tolist())
+        logged = self._logs["advantages"]  # of bounded length; TRL has just added its own
+        for _ in range(min(len(logged), advantages.numel())):
+            logged.pop()
+        logged.extend(advantages.flatten().tolist())
         outside = int(statistics["batch/reward_out_of_range"])
         if outside and not self._warned_of_range and self.accelerator.is_main_process:
             self._warned_of_range = True
             warn_of_range(outside, self.args.reward_range, self.state.global_step + 1)
 
-    def _remember(self, output: dict[str, Any], groups: Groups, bases: dict[str, Tensor]) -> None:
-        """Keeps what a method that reads the importance ratio needs again at every update of this batch."""
-        if "ratio_variance" in self._named:
-            count = len(output["advantages"])
-            everywhere = torch.arange(groups.rewards.numel(), device=groups.rewards.device)
-            output["rollout_index"] = local_rows(everywhere, count, self.accelerator)
-            self._batch = GenerationBatch(groups, bases)
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        new, passes = self._buffered_inputs, self.args.gradient_accumulation_steps
+        if new is before or not self._free_to_arrange(inputs):
+            return inputs
+        window = min(passes, len(new))
+        if window > 1 and max(passes, len(new)) % window == 0:
+            self._buffered_inputs, self._window = along_groups(new, window), []
+        return self._buffered_inputs[self._step % len(new)]
+
+    def _free_to_arrange(self, inputs: dict[str, Any]) -> bool:
+        """Whether rows may be ordered and left out: prompts are shared, and the gradient of a step is a sum over rows.
+
+        It is not where a statistic of a micro-batch is part of the loss.
+        """
+        by_micro_batch = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
+        by_micro_batch = by_micro_batch or self.aux_loss_enabled or self.args.use_liger_kernel
+        return self._sharing and not by_micro_batch and not any(name in inputs for name in MULTIMODAL)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """TRL's loss, with the log-probabilities computed first; its metrics are means over TRL's own micro-batches."""
         moved = "rollout_index" in inputs and "old_per_token_logps" in inputs
-        if not self.model.training or not (moved or "position" in inputs or self._free_to_arrange(inputs)):
+        if not self.model.training or not (moved or self._free_to_arrange(inputs)):
             return super()._compute_loss(model, inputs)
         if moved:
-            computed = self._computed(model, model_inputs(inputs))
+            computed = self._computed(model, inputs)
             inputs = inputs | {"advantages": self._reweighed(inputs, computed.logps)}
         else:
             computed = self._forward(model, inputs)
         if "position" not in inputs:
             return self._loss(model, inputs, computed)
-        self._window.append(inputs | computed.detached())
+        rest = {"logps": computed.logps.detach(), "entropies": computed.entropies.detach()}
+        self._window.append(inputs | rest)
         metrics, self._metrics["train"] = self._metrics["train"], defaultdict(list)
         loss = self._loss(model, inputs, computed)
         self._metrics["train"] = metrics
         if len(self._window) == inputs["window"]:
-            self._log_window(model)
+            with torch.no_grad():  # TRL's metrics, of the micro-batches before their rows were ordered
+                for batch in in_order(self._window):
+                    self._loss(model, batch, Pass(batch["logps"], batch["entropies"]))
+            self._window = []
         return loss
 
     def _loss(self, model: Any, inputs: dict[str, Any], computed: Pass) -> Tensor:
@@ -306,35 +262,27 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._pass = None
         return loss
 
-    @torch.no_grad()
-    def _log_window(self, model: Any) -> None:
-        """Logs the metrics of an optimizer step as TRL does: of the micro-batches before their rows were ordered."""
-        for batch in in_order(self._window):
-            self._loss(model, batch, Pass(batch["logps"], batch["entropies"]))
-        self._window = []
-
     def _forward(self, model: Any, inputs: dict[str, Any]) -> Pass:
         """Computes a micro-batch; rows with an advantage of 0 without a gradient, if no other term gives them one."""
-        arguments, count = model_inputs(inputs), len(inputs["advantages"])
-        alike = self.is_fsdp_enabled or self.is_deepspeed_enabled  # processes have to run equally many passes
-        if self.beta != 0.0 or alike or not self._free_to_arrange(inputs):
-            return self._computed(model, arguments)
-        rows = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
-        self._metrics["train"][self._free("batch/left_out")].append(1 - len(rows) / count)
-        if len(rows) == count:
-            return self._computed(model, arguments)
-        others = complement(rows, count)
-        with torch.no_grad():
-            if "constant_entropies" in inputs:  # and what their log-probabilities are does not matter: the ratio is 1
-                entropies = inputs["constant_entropies"][others]
-                constant = Pass(torch.zeros_like(entropies), entropies)
-            else:
-                constant = self._computed(model, of_rows(arguments, others))
-        return merged(rows, self._computed(model, of_rows(arguments, rows)), others, constant)
+        together = self.is_fsdp_enabled or self.is_deepspeed_enabled  # processes have to run equally many passes
+        if self.beta != 0.0 or together:
+            return self._computed(model, inputs)
+        needed = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
+        self._metrics["train"][self._free("batch/left_out")].append(1 - needed.float().mean().item())
+        if needed.all():
+            return self._computed(model, inputs)
+        if "constant_entropies" in inputs:  # what their log-probabilities are does not matter: the ratio is 1
+            entropies = inputs["constant_entropies"][~needed]
+            others = Pass(torch.zeros_like(entropies), entropies)
+        else:
+            with torch.no_grad():
+                others = self._computed(model, inputs, ~needed)
+        return merged(needed, self._computed(model, inputs, needed), others)
 
-    def _computed(self, model: Any, arguments: dict[str, Any]) -> Pass:
+    def _computed(self, model: Any, inputs: dict[str, Any], rows: Any = slice(None)) -> Pass:
+        """Log-probabilities and entropies of a micro-batch, or of some of its rows."""
         options = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
-        return Pass(*self._get_per_token_logps_and_entropies(model, **arguments, **options))
+        return Pass(*self._get_per_token_logps_and_entropies(model, **model_inputs(inputs, rows), **options))
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -349,35 +297,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     ) -> Any:
         if self._pass is not None:
             return self._pass
-        plain = not self._sharing or compute_aux_loss or any(x is not None for x in keywords.values())
-        arguments = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy)
-        found = None if plain else self._share_prompts(*arguments)
-        if found is None:
-            found = super()._get_per_token_logps_and_entropies(*arguments, compute_aux_loss, **keywords)
-        return found
-
-    def _share_prompts(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None,
-        compute_entropy: bool,
-    ) -> tuple[Tensor, Tensor | None, None] | None:
-        """Log-probabilities with each prompt computed once where that works; None where the head cannot be read."""
-        if not reads_head(model):
-            return None
+        images = any(x is not None for x in keywords.values())
+        if not self._sharing or compute_aux_loss or images or not reads_head(model):
+            given = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
+            return super()._get_per_token_logps_and_entropies(*given, **keywords)
         widths = [input_ids.shape[1] - logits_to_keep, logits_to_keep]
-        parts = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
-        (prompt_ids, completion_ids), (prompt_mask, completion_mask) = parts
+        (prompts, completions), (asked, written) = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
         with self.accelerator.autocast():
             found = logps_in_chunks(
                 model,
-                prompt_ids,
-                prompt_mask,
-                completion_ids,
-                completion_mask,
+                *(prompts, asked, completions, written),
                 rows_per_chunk=batch_size or len(input_ids),
                 temperature=self.temperature,
                 entropies=compute_entropy,
@@ -416,12 +345,3 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if self.is_world_process_zero():
             path = Path(self.args.output_dir) / "README.md"
             write_text(path, with_method(path.read_text(encoding="utf-8"), self.method, self._scorer.options))
-
-    def _find_task_reward(self) -> int:
-        names: list[str] = self.reward_func_names
-        wanted = self.args.task_reward
-        if wanted is not None and wanted not in names:
-            raise CalibrantError(
-                f"no reward function is named '{wanted}'; task_reward takes one of: {', '.join(names)}"
-            )
-        return names.index(wanted) if wanted is not None else 0
