@@ -1,4 +1,4 @@
-"""What the tests share: one thread a worker, no hub, the embedded policy and a few of its questions."""
+"""What the tests share: one thread per worker, no hub, the embedded policy and a few of its questions."""
 
 import os
 
@@ -14,10 +14,14 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from hypothesis import HealthCheck, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calibrant.demo import policy_path
 from calibrant.tasks.places import TASK
+
+settings.register_profile("no timers", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no timers")
 
 
 @pytest.fixture(autouse=True, scope="session")
