@@ -1,4 +1,4 @@
-"""A method of one's own: the groups at the edge of what the policy can do teach most.
+"""A method of your own: larger weights for groups whose mean reward is near that of the policy.
 
 cd examples && calibrant train --method my_method.frontier --method-options width=0.3
 """
@@ -8,7 +8,7 @@ from calibrant.methods import Outcome
 
 
 def frontier(rewards, where, state, *, width=0.5, decay=0.9):
-    """Weighs a group by how near its mean reward is to the running mean of all: `w = exp(-(d / width)^2)`."""
+    """Weights groups by the distance d of their mean reward to its running mean: `w = exp(-(d / width)^2)`."""
     success = group_mean(rewards, where)
     level = decay * state.get("level", success.mean()) + (1 - decay) * success.mean()
     distance = success - level

@@ -312,9 +312,11 @@ class TrainerOptions(WeightOptions, TextOptions):
 
     method: str = method("gcpo_bot")
     ema_decay: float = option(
-        0.995, "decay of the slow reference, for methods that read one (GRPO-CARE: 0.995)", limit=SHARE
+        0.995, "EMA decay of the slow reference model, for methods that read one (GRPO-CARE: 0.995)", limit=SHARE
     )
-    ema_every: int = option(10, "optimisation steps between updates of the slow reference (GRPO-CARE: 10)", limit=COUNT)
+    ema_every: int = option(
+        10, "optimizer steps between updates of the slow reference model (GRPO-CARE: 10)", limit=COUNT
+    )
     head_gram_top: int | None = option(
         None,
         "number of vocabulary columns per token, the most probable ones, in gradients of the output head; 0 for all",

@@ -153,8 +153,8 @@ def test_an_optional_input_is_passed_if_it_is_there(user_module):
     [
         ("no_such_module.f", "'no_such_module' cannot be imported.*PYTHONPATH"),
         ("mine.hlaf", r"'mine' has no 'hlaf' \(did you mean 'half'\?\)"),
-        ("mine.LEVEL", "'mine.LEVEL' is a int, not a function"),
-        ("needy.f", "'needy' cannot be imported.*a_package_that_does_not_exist"),
+        ("mine.LEVEL", "'mine.LEVEL' has to be a function, got int"),
+        ("needy.f", "'needy' cannot be imported.*'a_package_that_does_not_exist'\\)$"),
         ("faulty.f", "'faulty' cannot be imported.*SyntaxError"),
         ("mine.anything", "name each input"),
         ("mine.undecided", "'factor' needs a default"),

@@ -10,6 +10,7 @@ Answers are `[N, G]`: G samples for each of N prompts. The docstrings of functio
 * Votes read `clusters` `[N, G]`, integers, equal for equal answers in a row; with `correct` they give an accuracy.
 * Computed in float64, detached, returned in the type of the confidence.
 * CalibrantError is raised where shapes or options are not as documented.
+* Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an interpretation.
 """
 
 from calibrant.calibration.coverage import (

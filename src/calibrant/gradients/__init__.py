@@ -1,4 +1,7 @@
-"""Gradients of single rollouts: their norms, and the variance of the update that they make up."""
+"""Gradients of single rollouts: their norms, and the variance of the update that they make up.
+
+Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an interpretation.
+"""
 
 from calibrant.gradients.variance import GradientVariance, gradient_variance
 

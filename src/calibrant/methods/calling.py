@@ -1,4 +1,4 @@
-"""Calling methods: by name, with just the inputs that they name, and a look at what they return."""
+"""Calling methods: found by name, called with the inputs that they name, what they return checked."""
 
 import importlib
 import inspect
@@ -17,9 +17,9 @@ from calibrant.methods.table import METHODS
 
 
 def resolve_method(method: str | Method) -> Method:
-    """The function of a name in `METHODS` or of a dotted path, e.g. `"my_package.my_method"`; a function as it is.
+    """The function named by a key of `METHODS` or a dotted path, e.g. `"my_package.my_method"`; a function unchanged.
 
-    Importing a dotted path runs the code of its module. What `method` may be here, it may be in all functions below.
+    Importing a dotted path runs the code of its module. All functions with an argument `method` take these three.
 
     >>> resolve_method("gcpo-bot")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -34,17 +34,19 @@ def resolve_method(method: str | Method) -> Method:
         raise CalibrantError(
             f"unknown method {method!r}{hint}; known: {', '.join(METHODS)}; or give the dotted path of a function"
         )
-    function = _imported(method)
-    _parameters(function)
+    function = _import(method)
+    _parameters(function)  # raises where the signature is not that of a method
     return function
 
 
-def _imported(path: str) -> Method:
+def _import(path: str) -> Method:
+    """The function of a dotted path."""
     module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
-        hint = "" if not isinstance(error, ModuleNotFoundError) else "; is its folder on PYTHONPATH?"
+    except Exception as error:  # importing runs the user's code, which may raise any type
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        hint = "; run in its folder, or put that on PYTHONPATH" if absent else ""
         raise CalibrantError(
             f"method '{path}': the module '{module_name}' cannot be imported ({type(error).__name__}: {error}){hint}"
         ) from error
@@ -53,7 +55,7 @@ def _imported(path: str) -> Method:
         raise CalibrantError(f"method '{path}': the module '{module_name}' has no '{name}'{hint}")
     function: Method = getattr(module, name)
     if not callable(function):
-        raise CalibrantError(f"method '{path}' is a {type(function).__name__}, not a function")
+        raise CalibrantError(f"method '{path}' has to be a function, got {type(function).__name__}")
     return function
 
 
@@ -63,8 +65,8 @@ def _parameters(method: Method) -> dict[str, inspect.Parameter]:
     for name, parameter in parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise CalibrantError(
-                f"method '{name_of(method)}': the parameter '{parameter}' names nothing; name each input, and each "
-                "hyper-parameter after a bare *"
+                f"method '{name_of(method)}': the parameter '{parameter}' cannot be passed by name; name each "
+                "input, and each hyper-parameter after a bare *"
             )
         if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise CalibrantError(f"method '{name_of(method)}': the hyper-parameter '{name}' needs a default")
@@ -107,12 +109,12 @@ def hyperparameters(method: str | Method) -> dict[str, Any]:
 
 
 def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
-    """Raises for a name that is not a hyper-parameter of the method; values are checked by the method itself."""
+    """Raises CalibrantError if `hyper` names what is no hyper-parameter of the method; the method checks values."""
     defaults = hyperparameters(method)
     for name in hyper:
         if name not in defaults:
-            takes = f"{nearest(name, defaults)}; it takes {', '.join(defaults) or 'none'}"
-            raise CalibrantError(f"method '{name_of(method)}' has no hyper-parameter '{name}'{takes}")
+            hint = f"{nearest(name, defaults)}; it takes {', '.join(defaults) or 'none'}"
+            raise CalibrantError(f"method '{name_of(method)}' has no hyper-parameter '{name}'{hint}")
 
 
 def summary(method: str | Method) -> str:

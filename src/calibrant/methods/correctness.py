@@ -150,38 +150,38 @@ def egpo(
     nsr_share: float = 0.5,
     reward_range: Sequence[float] = (0.0, 2.0),
 ) -> Outcome:
-    """EGPO: certain right rollouts count more, uncertain wrong ones less; groups that are all wrong are pushed down.
+    """EGPO: weights above 1 for certain right rollouts, below 1 for uncertain wrong ones; all-wrong groups get -w.
 
-    With `H_i` the mean negative log-probability of rollout i and `H` its mean over the group,
-    `w^_i = H / (H_i + eps)`; `w_i = max(1, clip(w^_i, low, high))` if right, `min(1, clip(w^_i, low, high))` if wrong;
-    `A~_i = A_i w_i`. By design, `A~_i` does not sum to 0 over a group.
+    With `H_i` the mean negative log-probability per token of rollout i, `H` its mean over the group, and the certainty
+    ratio `c_i = H / (H_i + eps)`: `w_i = max(1, clip(c_i, low, high))` if right, `min(1, clip(c_i, low, high))` if
+    wrong; `A~_i = A_i w_i`. By design, `A~_i` does not sum to 0 over a group.
 
     Negative-sample reinforcement: in a group whose rollouts are all wrong and have equal rewards, `A~_i = -w_i`
-    instead of 0. This loss lowers the likelihood of everything and has no equilibrium; so if more than
-    `max(1, floor(nsr_share N))` of the N groups are all wrong, their advantages are scaled down to the sum of that
-    many (c).
+    instead of 0. This term lowers the likelihood of all that is sampled and has no equilibrium; so if more than
+    `max(1, floor(nsr_share N))` of the N groups are all wrong, their advantages are scaled down until their sum is
+    that of this many groups (c).
 
     Args:
         mean_logprob: `-H_i` under the policy that sampled; a rollout without a finite one has weight 1.
         correct: 1 right, 0 wrong, NaN unknown, which has weight 1. None: from binary rewards.
-        total_rewards: the sum of all reward functions; groups in which it has spread are not pushed down.
+        total_rewards: the sum of all reward functions; groups in which it has spread keep `A_i w_i`.
         low: the lowest weight, in [0, 1].
         high: the highest weight, at least 1.
         eps: keeps the ratio finite, above 0; a group whose mean is below it has weights 1 (c).
         renormalise: "none", "weight_mean" (weights over their mean in the group) or "l1" (weights scaled so that the
             absolute advantages of a group keep their sum). With either, right rollouts may have weights below 1.
-        reading: "asymmetric"; "symmetric", `clip(w^_i, low, high)` for right and wrong alike; or "reversed", the
+        reading: "asymmetric"; "symmetric", `clip(c_i, low, high)` for right and wrong alike; or "reversed", the
             asymmetric one of `H_i / (H + eps)`, which amplifies uncertain right rollouts.
-        nsr: whether groups that are all wrong are pushed down.
-        nsr_share: the share of groups above which they are scaled down, in [0, 1].
+        nsr: whether groups that are all wrong have the advantages `-w_i`.
+        nsr_share: share of the groups, in [0, 1]; if more are all wrong, their advantages are scaled down.
 
-    Scores: certainty_ratio (`w^_i`, `[N, G]`, 1 where unknown), nsr (`[N]`, 1 for a group that is pushed down)
+    Scores: certainty_ratio (`c_i`, `[N, G]`, 1 where unknown), nsr (`[N]`, 1 for a group with the advantages `-w_i`)
     Paper: EGPO (arXiv:2602.22751)
     Per: rollout
     Effect: x [0.5, 2]: right x 1 to 2, wrong x 0.5 to 1; -1 to -0.5 in groups that are all wrong
     Certainty: (b) the formula; low, high, eps, the renormalisation and the cap are interpretations (c)
     When: the policy's own certainty is informative, and many prompts are still all wrong. Filters that drop groups
-        without spread (dynamic sampling) remove the groups that are pushed down.
+        without spread (dynamic sampling) remove the groups with the advantages `-w_i`.
 
     >>> logprobs = torch.tensor([[-0.2, -0.4, -0.2, -0.8]])
     >>> egpo(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), logprobs, None).weights
@@ -212,7 +212,7 @@ def egpo(
 
 
 def _certainty_ratio(mean_logprob: Tensor, where: Tensor, eps: float, reading: str) -> tuple[Tensor, Tensor]:
-    """`w^`, and where it is finite: for rollouts with a likelihood in groups that have at least two of them."""
+    """`c_i`, `[N, G]`, and where it is finite: for rollouts with a likelihood in groups with at least two of them."""
     entropy = -mean_logprob.detach().double()
     finite = where & torch.isfinite(entropy)
     entropy = torch.where(finite, entropy.clamp(0.0, LARGEST_REWARD), 0.0)

@@ -7,16 +7,16 @@ from calibrant.errors import CalibrantError, nearest
 SOURCES = {
     "rewards": "the task reward of each rollout",
     "where": "which rollouts count; those with a reward, unless more are excluded",
-    "total_rewards": "in training: the weighted sum of all rewards, each standardised first with normalize_then_sum",
-    "correct": "verdicts: in training with is_correct and a data column 'references', in a file the column correct",
+    "total_rewards": "in training: the weighted sum of all rewards, standardised ones with normalize_then_sum",
+    "correct": "verdicts: in training from is_correct and the data column 'references'; in a file the column correct",
     "embeddings": "the texts and an embedding model",
     "clusters": "the texts and an answer key, or an entailment model",
     "entailment": "the texts and an entailment model",
     "empty": "the extracted answers",
-    "mean_logprob": "the policy's log-probabilities: in training, or in a file the columns logprob and num_tokens",
-    "ref_mean_logprob": "a frozen reference's log-probabilities: in training; in a file ref_logprob and num_tokens",
+    "mean_logprob": "the policy's log-probabilities: in training; in a file the columns logprob and num_tokens",
+    "ref_mean_logprob": "the reference model's log-probabilities: in training; in a file ref_logprob and num_tokens",
     "token_entropy": "entropies of the policy's next-token distributions: in training; in a file token_entropy",
-    "answer_confidence": "likelihoods of the answer's tokens under a slowly averaged reference: in training",
+    "answer_confidence": "likelihoods of the answer's tokens under a moving average of the policy: in training",
     "ratio_variance": "importance ratios of the current policy to the one that sampled: in training",
     "head_gram": "inner products of the gradients of the policy's output head: in training",
     "state": "what the method returned at the previous step, empty at first",
@@ -24,7 +24,7 @@ SOURCES = {
 """Input -> what supplies it."""
 
 HYPERPARAMETERS = {
-    "alpha": "strength, at least 0; 0 gives plain GRPO, bit for bit",
+    "alpha": "strength, at least 0; at 0 every weight is exactly 1",
     "reward_range": "(lowest, highest) task reward",
     "mean_one": "divide the weights by their mean over the batch",
 }

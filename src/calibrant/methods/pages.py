@@ -23,6 +23,11 @@ LEVELS = (
     "Levels of certainty: (a) read in the authors' code; (a*) read in code of others; (b) read in the paper; "
     "(c) an interpretation where no source says it."
 )
+SYMBOLS = (
+    "Symbols: n rollouts of the group can be scored, normally all G; `A_i` is the base advantage of rollout i, GRPO's "
+    "standardised one unless said otherwise, `w` or `w_i` the weight, `A~_i` the advantage that is trained on; "
+    "`clip(x, low, high)`; `ln` is the natural logarithm, so entropies are in nats."
+)
 FOR_ALL = """## Degenerate cases
 
 They hold for every method:
@@ -33,13 +38,12 @@ They hold for every method:
 * Rewards without spread (`max - min <= 1e-6`) have an advantage of exactly 0, whatever the weight. Three methods have
   advantages there: `empo` and `grpo_care`, which add or replace a reward, and `egpo` in groups that are all wrong. In
   training `grpo` keeps the rounding errors that TRL has there.
-* `alpha_G = alpha / ln n`, with n the number of scorable rollouts of the group, normally G.
 * Advantages and weights are finite for every input, and weights are detached.
 """
 """What holds for all methods and is not repeated on their pages."""
 
 FIELDS = ("Paper", "Per", "Effect", "Certainty", "When", "Scores")
-"""The lines of a docstring that a card reads; indented lines continue them."""
+"""The lines of a docstring that a card has; indented lines continue them."""
 
 SECTION = re.compile(rf"^(Args|Returns|Raises|Reference|{'|'.join(FIELDS)}|>>>)", re.MULTILINE)
 UNKNOWN = "-"  # stands in a card where the docstring has no such line
@@ -91,6 +95,9 @@ def page(name: str, method: str | Method) -> str:
     '# grpo'
     """
     about, text = card(method), inspect.getdoc(resolve_method(method)) or ""
+    described = HYPERPARAMETERS | dict(
+        re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", text, flags=re.MULTILINE)
+    )
     settings = "; ".join(_setting(about.name, option, value) for option, value in about.recommended.items())
     facts = {
         "Paper": about.paper,
@@ -98,18 +105,21 @@ def page(name: str, method: str | Method) -> str:
         "Effect at the defaults": about.effect,
         "Scores": about.scores,
         "Certainty": about.certainty,
-        "Trained with": settings or "the settings of GRPO",
+        "Options": settings or "the defaults of `calibrant train`",
     }
+    section = SECTION.search(text)
     return "\n".join(
         [
             f"# {name}\n",
-            text[: section.start()] if (section := SECTION.search(text)) else text + "\n",
-            f"**When.** {about.when[:1].upper()}{about.when[1:]}\n",
+            text[: section.start() if section else len(text)].rstrip() + "\n",
+            f"{SYMBOLS}\n",
+            *([] if about.when == UNKNOWN else [f"**When to use it:** {about.when}\n"]),
             "| | |\n|---|---|",
-            *(f"| {key} | {_cell(value)} |" for key, value in facts.items()),
-            f"\n{LEVELS}\n",
-            _inputs(about.needs, about.optional),
-            _hyperparameters(method, text),
+            *(f"| {key} | {_cell(value)} |" for key, value in facts.items() if value != UNKNOWN),
+            *([] if about.certainty == UNKNOWN else [f"\n{LEVELS}"]),
+            "",
+            _inputs(about, described),
+            _hyperparameters(method, described),
             f"```\ncalibrant train --method {name}\n```\n",
         ]
     )
@@ -143,18 +153,19 @@ def _setting(method: str, option: str, value: object) -> str:
     return text if setting is None else f"{text} ({setting.source}; {setting.certainty})"
 
 
-def _inputs(needs: tuple[str, ...], optional: tuple[str, ...]) -> str:
-    lines = ["## Inputs\n"] + [f"- `{name}`: {SOURCES.get(name, 'its own')}" for name in needs]
-    return "\n".join([*lines, *(f"- `{name}`, if there: {SOURCES.get(name, 'its own')}" for name in optional), ""])
+def _inputs(about: Card, described: Mapping[str, str]) -> str:
+    lines = ["## Inputs\n", "What each is computed from, and how the method reads it.\n"]
+    for name in (*about.needs, *about.optional):
+        optional = ", optional" if name in about.optional else ""
+        read = f". Here: {' '.join(described[name].split())}" if name in described else ""
+        lines.append(f"- `{name}`{optional}: {SOURCES.get(name, 'not supplied by calibrant')}{read}")
+    return "\n".join([*lines, ""])
 
 
-def _hyperparameters(method: str | Method, text: str) -> str:
+def _hyperparameters(method: str | Method, described: Mapping[str, str]) -> str:
     defaults = hyperparameters(method)
     if not defaults:
         return ""
-    described = HYPERPARAMETERS | dict(
-        re.findall(r"^    (\w+): ((?:.+\n?)(?:      +.+\n?)*)", text, flags=re.MULTILINE)
-    )
     lines = ["## Hyper-parameters\n", "| name | default | |", "|---|---|---|"]
     lines += [f"| `{k}` | `{v!r}` | {_cell(' '.join(described.get(k, '').split()))} |" for k, v in defaults.items()]
     return "\n".join([*lines, ""])

@@ -33,16 +33,16 @@ def grpo_se(
 ) -> Outcome:
     """GRPO damped by semantic entropy: prompts whose answers have many meanings get smaller updates.
 
-    `u = clip(SE / ln n, 0, 1)`; shape "damp": `w = clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`. The shapes
-    of SEED-GRPO take alpha as it is: "reciprocal" `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`,
-    "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`. `A~_i = A_i w`.
+    With SE the semantic entropy of the group and `u = clip(SE / ln n, 0, 1)`: `A~_i = A_i w`, and w by shape: "damp"
+    `clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`; or a shape of SEED-GRPO, with alpha itself: "reciprocal"
+    `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
 
     Args:
         mean_logprob: length-normalised log-likelihoods, read with `mass="likelihood"` only.
-        shape: "damp", "reciprocal", "linear", "exponential" or "focal".
-        mass: "count", each rollout with equal mass, or "likelihood", a softmax of `mean_logprob` over the group,
-            without the rollouts that have none.
-        estimator: "rao" or "mc", see `signals.semantic_entropy`.
+        shape: of the weight as a function of u: "damp", "reciprocal", "linear", "exponential" or "focal".
+        mass: probabilities of the rollouts: "count", equal ones, or "likelihood", the softmax of `mean_logprob` over
+            the rollouts of the group that have one.
+        estimator: "rao", Shannon's entropy over clusters, or "mc", the mean of `-ln P_k` over clusters k.
 
     Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
     Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
@@ -85,9 +85,10 @@ def grpo_kle(
 ) -> Outcome:
     """GRPO damped by kernel language entropy: prompts whose answers do not entail each other get smaller updates.
 
-    `u = clip((VNE - V_same) / (ln n - V_same), 0, 1)`, the von Neumann entropy of a kernel on the graph of
-    entailment, between answers that all entail each other and answers that all contradict. Its weight is that of
-    `grpo_se`: `w = clip(1 - alpha_G u^2, 0, 1)` or a shape of SEED-GRPO. `A~_i = A_i w`.
+    `u = clip((VNE - V_same) / (ln n - V_same), 0, 1)`, with VNE the von Neumann entropy of a kernel on the graph of
+    entailment and V_same that of answers that all entail each other; ln n is that of answers that all contradict. The
+    weight is that of `grpo_se`: `w = clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`, or a shape of SEED-GRPO.
+    `A~_i = A_i w`.
 
     Args:
         entailment: `[N, G, G, 3]`, probabilities of (contradiction, neutral, entailment), premise first; a pair of

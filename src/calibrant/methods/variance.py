@@ -31,7 +31,7 @@ def q_hawkeye(
 
     Args:
         form: "linear" as GCPO adapts it, or "exponential" as the original has it.
-        alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". 0 gives plain GRPO, bit for bit.
+        alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". At 0 every weight is exactly 1.
 
     Scores: reward_variance (u), variance_weight
     Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
@@ -69,7 +69,7 @@ def r2vpo(
     Args:
         ratio_variance: the population's variance of a rollout's ratios over its tokens; 0 on fresh rollouts. NaN:
             unknown, weight 1; infinite: weight 0.
-        penalty: strength, at least 0; 0 gives plain GRPO, bit for bit.
+        penalty: strength, at least 0; at 0 every weight is exactly 1.
 
     Scores: ratio_variance (`[N, G]`, 0 where unknown)
     Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
@@ -111,7 +111,7 @@ def gradient_snr(
     Args:
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
             norm is not finite are left out of the weight.
-        alpha: strength, at least 0: 1 takes the noise as it is estimated; 0 gives plain GRPO, bit for bit.
+        alpha: strength, at least 0: 1 takes the noise as it is estimated; at 0 every weight is exactly 1.
         reward_alpha: strength of the boost by reward dispersion, at least 0 (GCPO has 0.6); 0: none.
 
     Scores: signal_share (in [0, 1], w at alpha = 1; 1 without spread of rewards), head_variance (of the `a_i`, in

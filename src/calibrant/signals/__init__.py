@@ -8,6 +8,7 @@ An uncertainty grows with doubt, a confidence with certainty. The docstrings of 
   log-probabilities of the sampled tokens.
 * Results are computed in float64, finite, detached, and returned in the type of the first argument. Entropies are nats.
 * CalibrantError is raised where shapes or options are not as documented.
+* Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an interpretation.
 """
 
 from calibrant.signals.confidence import (
