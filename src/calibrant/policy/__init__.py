@@ -9,6 +9,7 @@ What holds in every module of this package:
   the completion mask is 0. `hidden_states [B, T, D]`, in the type of the model, are what the output head reads; the
   state at t predicts token t.
 * `prefix_index [B]`, integers, says which prompt each row has; prompts are compared where it is None.
+* Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an interpretation.
 * The plain path computes every row with its own prompt, as TRL and `generate` do.
 """
 

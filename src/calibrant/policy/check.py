@@ -29,24 +29,24 @@ Those of float64 are wide because most models compute norms and softmax in float
 
 
 class RouteCheck(NamedTuple):
-    """Errors of a route or of generation, or why it is not possible; `equal`: the errors are within tolerance."""
+    """One row of a check: a route, or generation."""
 
     route: str
-    logp_error: float
-    gradient_error: float  # NaN for generation
-    equal: bool
-    obstacle: str | None
+    logp_error: float  # largest difference of a log-probability from the plain path, nats
+    gradient_error: float  # relative; NaN for generation
+    equal: bool  # whether both errors are within tolerance
+    obstacle: str | None  # why the model cannot take the route
 
 
 class PrefixCheck(NamedTuple):
-    """What a check found: the verdict, the tolerances of both errors and the type they are for, and each row.
+    """The result of `check_prefix`.
 
     A model with an obstacle in every row shares no prompts: calibrant takes the plain path for it.
     """
 
-    equal: bool
-    tolerances: tuple[float, float]
-    dtype: torch.dtype
+    equal: bool  # whether something is possible, and all that is possible is equal
+    tolerances: tuple[float, float]  # of log-probabilities, in nats, and of gradients, relative
+    dtype: torch.dtype  # of the parameters, which decides the tolerances
     routes: tuple[RouteCheck, ...]
 
 
@@ -54,8 +54,8 @@ def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temp
     """Compares shared prompts with the plain path on a small random batch: each route, and generation.
 
     The batch has prompts of different lengths with different numbers of rows in mixed order, ragged completions and an
-    empty one; its prompts are longer than an attention window of up to 256 tokens. Special tokens of the tokenizer stay
-    out of it. The model is checked in evaluation mode (no dropout, no gradient checkpointing) and left as it was.
+    empty one; its prompts are longer than an attention window of up to 256 tokens. It contains no special tokens of
+    the tokenizer. The model is checked in evaluation mode (no dropout, no gradient checkpointing), restored on exit.
 
     Of a route: `max |logp - plain|` over tokens, and `|g - g_plain| / |g_plain|` for the gradients g of
     `sum_t w_t logp_t` with random w, all parameters in one vector. Of generation: `max |logp - plain|` over tokens that

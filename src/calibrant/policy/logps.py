@@ -29,11 +29,11 @@ TOKENS_TO_VERIFY = 16
 
 
 class SharedPrefix(NamedTuple):
-    """Of each completion token: log-probability `[B, T]`, entropy `[B, T]`, the state that predicts it `[B, T, D]`."""
+    """Values of completion tokens, computed with shared prompts or without."""
 
-    logps: Tensor
-    entropies: Tensor | None
-    hidden_states: Tensor | None
+    logps: Tensor  # log-probability of each token, `[B, T]`
+    entropies: Tensor | None  # entropy of the distribution of each token, `[B, T]`; None: not asked for
+    hidden_states: Tensor | None  # state that predicts each token, `[B, T, D]`; None: not asked for or not readable
 
 
 class LogprobRequest(NamedTuple):
@@ -55,7 +55,7 @@ def plain_logps(
     entropies: bool = False,
     hidden_states: bool = False,
 ) -> SharedPrefix:
-    """Log-probabilities of completion tokens with one forward of every row: the reference.
+    """Log-probabilities of completion tokens with one forward pass over every row: the reference.
 
     `logp_t = log softmax(z_t / temperature)[y_t]`, `z_t` the logits after the prompt and the completion before t. As
     in TRL the model gets ids and mask alone, so positions are the model's own.
@@ -89,22 +89,23 @@ def shared_prefix_logps(
 ) -> SharedPrefix:
     """Log-probabilities as of `plain_logps`, with each distinct prompt computed once for all rows that have it.
 
-    Two routes give the same numbers and gradients up to rounding; "auto" takes the one that is expected to be cheaper:
+    Two routes give the same values and gradients up to rounding; "auto" takes the one that is expected to be faster:
 
-    * `cached`: the prompts run once with a cache that keeps its graph, the completions run on the cache repeated. Two
-      forwards, any attention with keys and values. Gradient checkpointing switches the cache off, so not with that.
-    * `packed`: one forward over rows of a prompt and all of its completions one after another, kept apart by the
-      attention mask. Rotary positions, eager or SDPA attention; with gradient checkpointing too. It skips the padding
-      of completions, and costs more when completions are long, as all columns of a row are attended to.
+    * `cached`: one forward pass over the prompts fills a cache of keys and values, through which gradients flow; a
+      second one over the completions reads it. For any attention with keys and values. Not with gradient
+      checkpointing, which disables the cache.
+    * `packed`: one forward pass over sequences of a prompt and all of its completions, which the attention mask keeps
+      apart. For rotary positions and eager or SDPA attention, with gradient checkpointing too. It skips the padding of
+      completions, and costs more when completions are long, as attention is computed between all of them.
 
-    Rows may stand in any order and prompts may have any number of rows. A model in training mode with dropout draws
-    one mask for a prompt instead of one for each row: noise that the rows of a group share.
+    Rows may be in any order, and prompts may have any number of rows. In training mode with dropout, the rows of a
+    prompt share the dropout mask of its tokens.
 
     Raises:
-        CalibrantError: as `plain_logps`; a `prefix_index` that gives different prompts one number; a model that can
+        CalibrantError: as `plain_logps`; different prompts with the same number in `prefix_index`; a model that can
             take no route, with the reason.
 
-    Reference: `plain_logps` is the definition; `check_prefix` compares both for a model of one's own.
+    Reference: `plain_logps` is the definition; `check_prefix` compares both for your model.
     """
     batch = Tokens(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("shared_prefix_logps", batch, temperature)
@@ -129,15 +130,15 @@ def logps_in_chunks(
     prefix_index: Tensor | None = None,
     route: Route = "auto",
 ) -> SharedPrefix:
-    """Log-probabilities as of `plain_logps`, `rows_per_chunk` rows at a time, with prompts shared where that pays.
+    """Log-probabilities as of `plain_logps`, `rows_per_chunk` rows at a time, with prompts shared where that is faster.
 
-    Rows are cut along prompts (`group_chunks`). A chunk is computed plainly if sharing is not expected to be cheaper
-    there. With gradients the graphs of all chunks are held at once.
+    `group_chunks` makes the chunks; one takes the plain path if that is expected to be faster. With gradients, the
+    graphs of all chunks are held in memory at once.
 
-    With route "auto" nothing that sharing raises is raised here: the first time that a model takes a route, a few rows
-    are compared with the plain forward (states of the head and, where there is one, a gradient); a route that fails or
-    differs is not taken again by this model, and one warning says when none is left. Where the head cannot be read
-    either, log-probabilities come from the model's whole logits, and `hidden_states` is None.
+    With route "auto", errors of sharing are not raised: the first time that a model takes a route, a few rows are
+    compared with the plain path (hidden states and, where there is one, a gradient); a route that fails or differs is
+    not taken again by this model, and one warning says when none is left. Where hidden states cannot be read, the
+    log-probabilities come from the logits of whole rows, and `hidden_states` is None.
 
     Raises:
         CalibrantError: bad input; with another route than "auto", as `shared_prefix_logps`.
@@ -161,7 +162,7 @@ def _joined(parts: tuple[Tensor | None, ...], back: Tensor) -> Tensor | None:
 
 
 def reads_head(model: nn.Module) -> bool:
-    """Whether the output head of a model can be read, as far as is known: log-probabilities take whole logits else."""
+    """Whether the hidden states before the output head can be read; if not, logits of whole rows are needed."""
     return "plain" not in record_of(model).failed and has_head(model)
 
 

@@ -32,7 +32,8 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     """Why a model cannot take each route, as far as can be told before a forward pass.
 
     Returns:
-        `{"cached": reason, "packed": reason}`; a reason reads after the model's name, None where the route is open.
+        `{"cached": reason, "packed": reason}`; a reason continues a sentence about the model, as in "has virtual tokens
+        before its prompts"; None: the route can be taken.
     """
     both = refusal(model)
     return {"cached": both or cached.refusal(model), "packed": both or packed.refusal(model)}
