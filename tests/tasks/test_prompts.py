@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from calibrant.errors import CalibrantError
 from calibrant.policy.models import load_tokenizer
 from calibrant.tasks import prompts
-from calibrant.tasks.prompts import fit, fit_all, prompt_for, prompt_tokens
+from calibrant.tasks.prompts import prompt_for, prompt_tokens, truncate, truncate_all
 
 # Prompts that fit
 
@@ -57,7 +57,7 @@ def test_a_text_is_cut_at_its_end_as_little_as_needed(form, words, limit, tokeni
     own = chat if form == "turns" else tokenizer
     row = long_row(words)
     before = json.dumps(row)
-    fitted, cut = fit(row, own, limit)
+    fitted, cut = truncate(row, own, limit)
     assert json.dumps(row) == before
     assert prompt_tokens(fitted, own) <= limit
     assert cut == (prompt_tokens(row, own) > limit)
@@ -75,7 +75,7 @@ def test_a_text_is_cut_at_its_end_as_little_as_needed(form, words, limit, tokeni
 
 
 def test_cut_texts_are_counted(tokenizer):
-    rows, cut, left_out = fit_all([long_row(5), long_row(200), long_row(300)], tokenizer, 100)
+    rows, cut, left_out = truncate_all([long_row(5), long_row(200), long_row(300)], tokenizer, 100)
     assert (cut, left_out) == (2, [])
     assert rows[0] == long_row(5)
     assert 5 < len(rows[1]["context"].split()) == len(rows[2]["context"].split()) < 100
@@ -83,30 +83,30 @@ def test_cut_texts_are_counted(tokenizer):
 
 def test_questions_that_cannot_fit_are_left_out_and_named(tokenizer, caplog):
     rows = [{"prompt_id": f"p{n}", "prompt": "Why? " * n, "references": []} for n in (1, 200, 2, 300, 400, 500)]
-    assert [row["prompt_id"] for row in prompts.fit_to(rows, tokenizer, 50, 10)] == ["p1", "p2"]
+    assert [row["prompt_id"] for row in prompts.truncate_for_policy(rows, tokenizer, 50, 10)] == ["p1", "p2"]
     assert "4 of 6 questions take more than 50 tokens" in caplog.text and "(p200, p300, p400, ...)" in caplog.text
     with pytest.raises(CalibrantError, match=r"1 of 1 questions.*\(p200\); raise --max-prompt-length"):
-        prompts.fit_to(rows[1:2], tokenizer, 50, 10)
+        prompts.truncate_for_policy(rows[1:2], tokenizer, 50, 10)
 
 
 def test_a_model_without_a_chat_template_is_named_once(tokenizer, chat, caplog):
     turns = {"prompt_id": "p", "prompt": "Why?", "references": [], "messages": [{"role": "user", "content": "Why?"}]}
     prompts._warn_once.cache_clear()
     for _ in range(2):
-        prompts.fit_to([turns], tokenizer, 50, 10)
+        prompts.truncate_for_policy([turns], tokenizer, 50, 10)
     assert caplog.text.count("no chat template: its prompts are plain text") == 1
     prompts._warn_once.cache_clear()
     caplog.clear()
-    prompts.fit_to([turns], chat, 100, 10)
-    prompts.fit_to([{"prompt_id": "p", "prompt": "Why?", "references": []}], tokenizer, 50, 10)
+    prompts.truncate_for_policy([turns], chat, 100, 10)
+    prompts.truncate_for_policy([{"prompt_id": "p", "prompt": "Why?", "references": []}], tokenizer, 50, 10)
     assert caplog.text == ""
 
 
 def test_a_question_that_cannot_fit(tokenizer):
     with pytest.raises(CalibrantError, match=r"'q' takes \d+ tokens without its context, more than max_prompt_tok"):
-        fit(long_row(20), tokenizer, 5)
+        truncate(long_row(20), tokenizer, 5)
     with pytest.raises(CalibrantError, match="max_prompt_tokens = 2"):
-        fit({"prompt_id": "p", "prompt": "Why on earth is that so?", "references": []}, tokenizer, 2)
+        truncate({"prompt_id": "p", "prompt": "Why on earth is that so?", "references": []}, tokenizer, 2)
 
 
 class Words:
@@ -120,7 +120,7 @@ class Words:
 
 
 def test_a_tokenizer_without_offsets():
-    fitted, cut = fit(long_row(50), Words(), 20)
+    fitted, cut = truncate(long_row(50), Words(), 20)
     assert cut
     assert len(fitted["prompt"].split()) == 20
     assert fitted["context"] == long_row(16)["context"]

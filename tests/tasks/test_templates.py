@@ -11,7 +11,7 @@ from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
 from calibrant.policy.models import load_tokenizer
 from calibrant.tasks import TASKS
-from calibrant.tasks.prompts import _warn_once, fit_to, prompt_for, prompt_tokens
+from calibrant.tasks.prompts import _warn_once, prompt_for, prompt_tokens, truncate_for_policy
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] | trim }}\n{% endfor %}"
 GEMMA = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
@@ -30,8 +30,8 @@ WRONG = {
     "expression": ("{{ 1 / 0 }}", "division by zero"),
     "types": ("{{ messages + 1 }}", "can only concatenate list"),
     "endless range": ("{% for i in range(10**9) %}x{% endfor %}", "Range too big"),
-    "nothing": ("{% if false %}x{% endif %}", "renders a prompt to nothing"),
-    "spaces": ("{% for m in messages %} \n{% endfor %}", "renders a prompt to nothing"),
+    "nothing": ("{% if false %}x{% endif %}", "renders a prompt as an empty text"),
+    "spaces": ("{% for m in messages %} \n{% endfor %}", "renders a prompt as an empty text"),
     "no question": ("{% for m in messages %}<{{ m['role'] }}>{% endfor %}", "leaves the question out"),
 }
 
@@ -84,7 +84,7 @@ def test_a_system_turn_that_a_template_does_not_take_stands_before_the_question(
     tokenizer, question = with_template(template), row(SYSTEM, USER)
     for _ in range(2):
         assert prompt_for(question, tokenizer) == [{"role": "user", "content": "Add. \n\n1 + 1"}]
-    assert caplog.text.count("takes no system turn") == 1
+    assert caplog.text.count("takes no system message") == 1
     assert question["messages"] == [SYSTEM, USER]
     answered = row(SYSTEM, USER, {"role": "assistant", "content": "2"}, USER)
     assert [turn["role"] for turn in prompt_for(answered, tokenizer)] == ["user", "assistant", "user"]
@@ -108,7 +108,7 @@ def test_a_wrong_template_is_one_sentence(name):
     template, said = WRONG[name]
     rows = [row(SYSTEM, USER), row(SYSTEM, {"role": "user", "content": "2 + 2"}, prompt="Add.\n\n2 + 2")]
     with pytest.raises(CalibrantError, match="the model's chat template") as refusal:
-        fit_to(rows, with_template(template), 100, 10)
+        truncate_for_policy(rows, with_template(template), 100, 10)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 

@@ -19,7 +19,7 @@ from calibrant.policy.models import load_model, quiet_loading
 from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import resolve, training_task
 from calibrant.tasks.base import Row, Task
-from calibrant.tasks.prompts import fit_to
+from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Readers
@@ -90,7 +90,7 @@ def _source(
         chosen, limit = frames[: settings.queries], min(settings.max_prompt_length, tokenizer.model_max_length)
         ids = [str(frame["prompt_id"].iloc[0]) for frame in chosen]
         return lambda index: given_group(chosen[index], tokenizer, limit, model.device), ids
-    fitted = fit_to(rows, tokenizer, settings.max_prompt_length, length)
+    fitted = truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)
 
     def sample(index: int) -> Group:
         return sampled_group(

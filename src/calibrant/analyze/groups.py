@@ -80,7 +80,7 @@ def given_group(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, limit: 
     """A group of a file with its tokens.
 
     Ids of the column `completion_ids` are used if they decode to the completion with this tokenizer. Otherwise the
-    text is tokenised, and an end-of-sequence token follows unless `num_tokens` leaves no room for it (c). A prompt of
+    text is tokenised, and an end-of-sequence token follows unless `num_tokens` leaves no room for it. A prompt of
     more than `limit` tokens is refused.
     """
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")

@@ -1,6 +1,6 @@
 """The recommendation of an analysis: signal, method, alpha, and the share of groups without reward spread.
 
-The rules are ours (c), since no source states any:
+The rules are ours, since no source states any:
 
 * Signals are compared on groups with reward spread. Elsewhere every advantage is 0, so that a weight has no effect.
 * A signal follows V(q) where the interval of its rank correlation lies above 0, and leads another one where the

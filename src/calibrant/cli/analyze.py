@@ -1,9 +1,10 @@
 """Measure, before training, which uncertainty signal follows the gradient variance of a model on its data.
 
-Groups of answers are sampled (or read, with --from-rollouts). For each group the exact variance V(q) of its policy
-gradient is computed beside every signal that a method can read. Tables and figures are those of the GCPO paper (tables
-3 and 4, figure 1, appendix D); the recommendation names a signal, a method, an upper bound for alpha, and the share of
-groups with reward spread. An interrupted analysis is continued by the same command with the same --out.
+Groups of answers are sampled (or read, with --from-rollouts). For each group (a query q and its answers) the exact
+variance V(q) of its policy gradient is computed, and every signal that a method can read. Tables and figures are those
+of the GCPO paper (tables 3 and 4, figure 1, appendix D); the recommendation names a signal, a method, an upper bound
+for alpha, and the share of groups with reward spread. An interrupted analysis is continued by the same command with
+the same --out.
 """
 
 import argparse
@@ -31,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name != "out"}
-    policy = embedded_policy(given.get("task", AnalyzeSettings.task))
-    settings = read(AnalyzeSettings, {"model": policy} | given)
+    default_model = embedded_policy(given.get("task", AnalyzeSettings.task))
+    settings = read(AnalyzeSettings, {"model": default_model} | given)
     from calibrant.analyze.collect import collect
     from calibrant.analyze.store import analysis_path
     from calibrant.analyze.tables import write_results

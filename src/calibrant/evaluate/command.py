@@ -11,7 +11,7 @@ from calibrant.files import write_json
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.rollouts import read_rollouts, write_rollouts
 from calibrant.tasks import resolve
-from calibrant.tasks.prompts import fit_to
+from calibrant.tasks.prompts import truncate_for_policy
 
 
 class Evaluation(NamedTuple):
@@ -40,7 +40,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     for name in settings.models:
         policy, tokenizer = load_model(name, trust_remote_code=settings.trust_remote_code)
         results, answers = evaluate(
-            policy, tokenizer, task, fit_to(rows, tokenizer, settings.max_prompt_length, length),
+            policy, tokenizer, task, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length),
             samples=settings.samples, temperature=settings.temperature, max_completion_length=length,
             seed=settings.seed,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from calibrant.text.metrics import answer_pairs
 class Row(TypedDict):
     """One question of a task.
 
-    `prompt` is plain text, for a policy without a chat template; `messages` are the same as turns, for one with.
+    `prompt` is plain text, for a policy without a chat template; `messages` are the same for one with.
     `context` is the text that the question is about: both contain it verbatim, and only it is truncated.
     """
 

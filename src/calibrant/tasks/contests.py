@@ -1,6 +1,6 @@
 """AIME 2024 and 2025 (30 problems each), AMC 2023 (40) and Minerva (272; Lewkowycz et al., 2022): no training sets.
 
-The training task of AIME 2024 is OlympiadBench (GCPO, appendix E.3); for the others it is our choice (c): the same for
+The training task of AIME 2024 is OlympiadBench (GCPO, appendix E.3); for the others it is our choice: the same for
 AIME 2025, MATH for the rest.
 """
 

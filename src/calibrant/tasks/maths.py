@@ -25,7 +25,7 @@ def maths_task(
     """A task of mathematics with one final answer; the arguments are fields of `Task`.
 
     The reward is 2 if the final answer equals a reference, else 0 (GCPO, table 5). The whole completion is embedded
-    (appendix E.3), and clusters are solutions with equal final answers (c).
+    (appendix E.3), and clusters are solutions with equal final answers, an interpretation.
     """
     return Task(
         name=name,
@@ -50,7 +50,7 @@ def maths_task(
 
 
 def maths_row(item: Item) -> Row:
-    """A problem as plain text, and as a system turn with the instruction and a user turn."""
+    """A problem as plain text, and as a system message with the instruction and a user message."""
     return {
         "prompt_id": item.id,
         "prompt": f"{INSTRUCTION}\n\nProblem: {item.question}\nSolution:",

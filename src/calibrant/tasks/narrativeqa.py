@@ -1,7 +1,7 @@
 """NarrativeQA: questions about books and film scripts, answered from their summaries (Kočiský et al., 2018).
 
-The paper does not say which text its policy reads. We use the summary (c): a whole story exceeds the context of the
-models that it trains.
+GCPO does not say which text its policy reads. It is the summary here, an interpretation: a whole story exceeds the
+context length of the models that GCPO trains.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,11 +14,11 @@ from calibrant.tasks.sources import Hub, Item, Source
 
 URL = "https://github.com/google-deepmind/narrativeqa"
 SUMMARIES = ("third_party/wikipedia/summaries.csv", "summaries.csv")
-SETS = {"train": "train", "validation": "valid", "test": "test"}
+SETS = {"train": "train", "validation": "valid", "test": "test"}  # split -> its value in the column `set` of qaps.csv
 
 
 def with_summaries(path: Path, questions: Iterator[Record], split: str) -> Iterator[Record]:
-    """The questions of a split in `qaps.csv`, joined with the summaries beside it; other files contain theirs."""
+    """The questions of a split in `qaps.csv`, joined with the summaries; records of other files have theirs already."""
     if path.name != "qaps.csv":
         yield from questions
         return
@@ -32,13 +32,13 @@ def with_summaries(path: Path, questions: Iterator[Record], split: str) -> Itera
 
 
 def parse_narrativeqa(record: Record) -> Iterable[Item]:
-    """A question of the CSV files, or of the hub's data set."""
+    """The question of a row of `qaps.csv` with its summary, or of a row of the hub's data set."""
     if "document" in record:
         document, answers = record["document"], [answer["text"] for answer in record["answers"]]
-        yield Item(document["id"], record["question"]["text"], answers, document["summary"]["text"])
+        yield Item(document["id"], record["question"]["text"], answers, context=document["summary"]["text"])
     else:
         answers = [record["answer1"], record["answer2"]]
-        yield Item(record["document_id"], record["question"], answers, record["summary"])
+        yield Item(record["document_id"], record["question"], answers, context=record["summary"])
 
 
 TASK = reading_task(

@@ -1,7 +1,7 @@
 """OlympiadBench: 675 open-ended problems in English, text only (He et al., 2024; the part OE_TO_maths_en_COMP).
 
 It has no training set, and the paper does not describe its "designed split" (GCPO, appendix E.3). Here 15% are for
-testing (c): the accuracies of the paper's table 2 (36.27, 37.25, 38.24, 33.33) are multiples of 1/102, and 15% of 675,
+testing: the accuracies of the paper's table 2 (36.27, 37.25, 38.24, 33.33) are multiples of 1/102, and 15% of 675,
 or of the hub's 674, are 102. The SHA-256 of the question decides, so that order and ids of a copy do not matter.
 """
 

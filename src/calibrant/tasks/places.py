@@ -4,7 +4,8 @@ A sheet is a few sentences in random order about one country; a question asks fo
 text; lists of neighbours or cities earn partial credit by token F1.
 
 Splits are by country. Training sheets describe countries invented from real place names, so that the policy has to read
-rather than recall, or real countries of the training side; none of them names a test country.
+rather than recall, or real countries of the training split; none of them contains the name of a test country, of its
+capital, or of one of its cities.
 """
 
 import random
@@ -19,10 +20,10 @@ from calibrant.tasks.base import Row, Task, check_embedded
 from calibrant.text.extract import first_line
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
 
-INVENTED_SHARE = 0.75
-TRAIN_ROWS = 4000
-FACTS_BESIDE = (3, 4)
-LISTED = 4
+INVENTED_SHARE = 0.75  # of training questions: those about an invented country
+TRAIN_ROWS = 4000  # questions of the training split by default
+FACTS_BESIDE = (3, 4)  # fewest and most facts of a sheet that the question does not ask for
+LISTED = 4  # most names in a list of neighbours or cities
 
 SENTENCES: dict[str, tuple[str, ...]] = {
     "capital": (
@@ -52,7 +53,10 @@ Country = dict[str, Any]
 
 
 def load_questions(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
-    """`size` questions of a split; when None 4000 for "train", and every question about a test country for "test"."""
+    """`size` questions of a split; when None, 4,000 of "train", or one for each fact of each country of "test".
+
+    `seed` draws facts, wordings and order.
+    """
     check_embedded("places", split, ("train", "test"), data_dir)
     rng = random.Random(f"places {split} {seed}")
     if split == "train":
@@ -73,25 +77,25 @@ def train_item(rng: random.Random) -> tuple[Facts, str]:
 def countries(split: str) -> tuple[Country, ...]:
     """The countries of a split in GeoNames, territories included.
 
-    The training side has no name that contains a name of the test side, as South Sudan contains Sudan.
+    No name in the training split contains one of the test split, as South Sudan contains Sudan.
     """
     chosen = tuple(c for c in load_places()["countries"] if c["split"] == split)
     if split == "test":
         return chosen
     return tuple(
-        c | {key: [name for name in c[key] if not _names_test_side(name)] for key in ("neighbours", "cities")}
+        c | {key: [name for name in c[key] if not _names_test_place(name)] for key in ("neighbours", "cities")}
         for c in chosen
-        if not _names_test_side(f"{c['name']}, {c['capital']}")
+        if not _names_test_place(f"{c['name']}, {c['capital']}")
     )
 
 
 @cache
 def cities() -> tuple[str, ...]:
-    """Names of cities for invented sheets; none contains a name of the test side."""
-    return tuple(name for name in load_places()["cities"] if not _names_test_side(name))
+    """Names of cities for invented sheets; none contains a name of the test split."""
+    return tuple(name for name in load_places()["cities"] if not _names_test_place(name))
 
 
-def _names_test_side(text: str) -> bool:
+def _names_test_place(text: str) -> bool:
     return bool(_test_names().search(text))
 
 
@@ -116,7 +120,7 @@ def facts_of(country: Country, rng: random.Random) -> Facts:
 
 
 def invented(rng: random.Random, names: Callable[[], str] | None = None) -> Facts:
-    """Facts of a country that does not exist; `names` draws place names, by default of the training side."""
+    """Facts of a country that does not exist; `names` draws a place name; by default a city or training country."""
     real = countries("train")
     place = names or (lambda: rng.choice(cities()) if rng.random() < 0.8 else rng.choice(real)["name"])
     several = lambda: enumeration(list(dict.fromkeys(place() for _ in range(rng.randint(2, LISTED)))))  # noqa: E731

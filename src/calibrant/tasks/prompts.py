@@ -21,24 +21,24 @@ class TooLong(CalibrantError):
 
 
 def prompt_for(row: Row, tokenizer: "PreTrainedTokenizerBase") -> Any:
-    """The prompt of a question: turns for a policy with a chat template, else plain text.
+    """The prompt of a question: messages for a policy with a chat template, else plain text.
 
-    If the template refuses or drops a system turn, its text is prepended to the first user turn.
+    If the template refuses or drops a system message, its text is prepended to the first user message.
     """
     if not tokenizer.chat_template:
         return row["prompt"]
-    turns = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
-    if turns[0]["role"] != "system" or len(turns) == 1 or _shows_system(turns, tokenizer):
-        return turns
-    _warn_once("the model's chat template takes no system turn: its text stands before the question")
-    system, user, *rest = turns
+    messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+    if messages[0]["role"] != "system" or len(messages) == 1 or _shows_system(messages, tokenizer):
+        return messages
+    _warn_once("the model's chat template takes no system message: its text is put before the question")
+    system, user, *rest = messages
     return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
 
 
-def _shows_system(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> bool:
+def _shows_system(messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> bool:
     try:
-        return turns[0]["content"].strip() in tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:  # whatever a template raises
+        return messages[0]["content"].strip() in tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template is a program of the model's authors, and may raise any type
         return False
 
 
@@ -47,28 +47,32 @@ def prompt_tokens(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
     prompt = prompt_for(row, tokenizer)
     if isinstance(prompt, str):
         return len(tokenizer(prompt)["input_ids"])
-    return len(tokenizer(_rendered(prompt, tokenizer), add_special_tokens=False)["input_ids"])
+    return len(tokenizer(_render(prompt, tokenizer), add_special_tokens=False)["input_ids"])
 
 
-def _rendered(turns: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
+def _render(messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Messages as the text that the policy completes, by its chat template; raises if that fails or is empty."""
     try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        problem = "" if text.strip() else "renders a prompt to nothing"
-    except Exception as error:  # whatever a template raises
-        problem = f"cannot render a prompt ({reason(error)})"
-    if problem:
-        raise CalibrantError(
-            f"the model's chat template {problem}; correct it in chat_template.jinja or tokenizer_config.json, or "
-            "delete it to give the model plain text"
-        )
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of the model's authors, and may raise any type
+        raise _faulty_template(f"cannot render a prompt ({reason(error)})") from None
+    if not text.strip():
+        raise _faulty_template("renders a prompt as an empty text")
     return text
 
 
-def fit(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> tuple[Row, bool]:
+def _faulty_template(problem: str) -> CalibrantError:
+    return CalibrantError(
+        f"the model's chat template {problem}; correct it in chat_template.jinja or tokenizer_config.json, or delete "
+        "it to give the model plain text"
+    )
+
+
+def truncate(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) -> tuple[Row, bool]:
     """A copy of a question whose prompt has at most `max_prompt_tokens`, and whether its context was truncated.
 
-    Instruction and question stay whole; the context loses its end, at a border between words. Raises `TooLong` where
-    that is not enough.
+    Instruction and question stay whole; the end of the context is cut off, between words. Raises `TooLong` if that is
+    not enough.
     """
     excess = prompt_tokens(row, tokenizer) - max_prompt_tokens
     if excess <= 0:
@@ -88,14 +92,14 @@ def fit(row: Row, tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int) 
     return shorter, True
 
 
-def fit_all(
+def truncate_all(
     rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_tokens: int
 ) -> tuple[list[Row], int, list[str]]:
     """Questions that fit, how many of them were truncated, and the ids of those too long without their context."""
     fitted, cut, left_out = [], 0, []
-    for row in tqdm(rows, desc="fitting prompts", delay=2, leave=False):
+    for row in tqdm(rows, desc="checking prompt lengths", delay=2, leave=False):
         try:
-            shorter, was_cut = fit(row, tokenizer, max_prompt_tokens)
+            shorter, was_cut = truncate(row, tokenizer, max_prompt_tokens)
         except TooLong:
             left_out.append(row["prompt_id"])
         else:
@@ -104,13 +108,13 @@ def fit_all(
     return fitted, cut, left_out
 
 
-def fit_to(
+def truncate_for_policy(
     rows: Iterable[Row], tokenizer: "PreTrainedTokenizerBase", max_prompt_length: int, max_completion_length: int
 ) -> list[Row]:
-    """Questions whose prompts fit into the policy's context together with an answer.
+    """Questions, truncated so that prompt and completion fit into the context length of the policy.
 
     Warns how many were truncated or left out, and once if a policy without a chat template gets plain text in place of
-    turns.
+    messages.
     """
     limit = min(max_prompt_length, tokenizer.model_max_length - max_completion_length)
     if limit < 1:
@@ -122,9 +126,9 @@ def fit_to(
     if not tokenizer.chat_template and any("messages" in row for row in rows):
         _warn_once("the model has no chat template: its prompts are plain text")
     _check_template(rows[:2], tokenizer)
-    fitted, cut, left_out = fit_all(rows, tokenizer, limit)
+    fitted, cut, left_out = truncate_all(rows, tokenizer, limit)
     if cut:
-        log.warning("%d of %d prompts were cut to %d tokens (--max-prompt-length)", cut, len(rows), limit)
+        log.warning("%d of %d prompts were truncated to %d tokens (--max-prompt-length)", cut, len(rows), limit)
     if left_out:
         text = f"{len(left_out)} of {len(rows)} questions take more than {limit} tokens without a context to truncate"
         named = shortened(left_out, 3)
@@ -135,14 +139,11 @@ def fit_to(
 
 
 def _check_template(rows: list[Row], tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raises where a chat template renders two questions to the same text."""
+    """Raises if a chat template renders two different questions as the same text."""
     if not tokenizer.chat_template or len({row["prompt"] for row in rows}) < 2:
         return
-    if len({_rendered(prompt_for(row, tokenizer), tokenizer) for row in rows}) < 2:
-        raise CalibrantError(
-            "the model's chat template leaves the question out; correct it in chat_template.jinja or "
-            "tokenizer_config.json, or delete it to give the model plain text"
-        )
+    if len({_render(prompt_for(row, tokenizer), tokenizer) for row in rows}) < 2:
+        raise _faulty_template("leaves the question out")
 
 
 @cache
@@ -175,5 +176,5 @@ def _with_context(row: Row, context: str) -> Row:
     cut: Callable[[str], str] = lambda text: text.replace(row["context"], context, 1)  # noqa: E731
     shorter: Row = {**row, "prompt": cut(row["prompt"]), "context": context}
     if "messages" in row:
-        shorter["messages"] = [{**turn, "content": cut(turn["content"])} for turn in row["messages"]]
+        shorter["messages"] = [{**message, "content": cut(message["content"])} for message in row["messages"]]
     return shorter

@@ -1,4 +1,4 @@
-"""Tasks of question answering over a text: prompt, answer, and the reward 2 x token F1."""
+"""Reading comprehension: prompt, answer, and the reward 2 x token F1."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,10 +22,16 @@ def reading_task(
     f1: Metric = token_f1,
     bleu: bool = False,
 ) -> Task:
-    """A task of question answering over a text; `instruction` is the text before it, other arguments as of `Task`.
+    """A reading-comprehension task: questions about a context.
 
     The reward is `2 x F1`, in [0, 2] (GCPO, table 5); an answer is correct at `F1 > 0.5` (section 4.1); the extracted
-    answer is embedded and clustered (appendix E.3). `bleu` adds sentence BLEU and corpus BLEU to the metrics.
+    answer is embedded and clustered (appendix E.3).
+
+    Args:
+        name, summary, source, max_completion_length: fields of `Task`.
+        instruction: first lines of each prompt, before the context.
+        f1: (answer, references) -> F1 in [0, 1].
+        bleu: whether sentence BLEU and corpus BLEU are metrics too.
     """
     extra = {"sentence_bleu": sentence_bleu} if bleu else {}
     return Task(
@@ -47,7 +53,10 @@ def reading_task(
 
 
 def reading_row(item: Item, instruction: str) -> Row:
-    """Instruction, context and question as plain text and as one user turn; references on one line, as answers are."""
+    """Instruction, context and question as plain text and as one user message.
+
+    White space in references becomes single spaces, since `short_answer` keeps one line of a completion.
+    """
     text = f"{instruction}\n\n{item.context}\n\nQuestion: {item.question}"
     return {
         "prompt_id": item.id,

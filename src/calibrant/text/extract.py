@@ -42,7 +42,8 @@ _NUMBER = re.compile(
 def boxed(text: str) -> str:
     r"""The content of the last `\boxed{...}` or `\fbox{...}` with balanced braces; the innermost of nested ones.
 
-    `\{` and `\}` are not braces. A box that is never closed, in a truncated completion, is skipped.
+    `\{` and `\}` are not braces; backslashes may be doubled, as in JSON. A box that is never closed, as in a truncated
+    completion, is skipped.
 
     >>> boxed(r"so \boxed{1}, no: \boxed{\frac{3}{4}}.")
     '\\frac{3}{4}'
@@ -50,12 +51,12 @@ def boxed(text: str) -> str:
     opened: list[tuple[bool, int]] = []
     content: Span = (0, 0)
     for match in _BRACES.finditer(text):
-        sign = match.group()
-        if sign[-1] == "{" and sign != r"\{":
-            opened.append((len(sign) > 1, match.end()))
-        elif sign == "}" and opened:
+        brace = match.group()
+        if brace[-1] == "{" and brace != r"\{":
+            opened.append((len(brace) > 1, match.end()))
+        elif brace == "}" and opened:
             is_box, begin = opened.pop()
-            if is_box and begin > content[0]:
+            if is_box and begin > content[0]:  # not the box around one that was found
                 content = begin, match.start()
     return text[slice(*content)].strip()
 
@@ -93,14 +94,12 @@ def first_line(text: str) -> str:
 
 
 def last_number(text: str) -> str:
-    """The last number as written: with sign, thousands, decimals, exponent, or as a fraction of two numbers.
+    r"""The last number as written: with sign, thousands separators, decimals, exponent, or as a fraction.
 
-    A minus after a digit, a letter or a bracket is a subtraction, not a sign.
+    A minus after a letter, a digit or a closing bracket is a subtraction, not a sign.
 
-    >>> last_number("from 5 to 1,250.50, that is -3/4 of it, not x2")
-    '2'
-    >>> last_number("5-3 = 2, or -1.5e3.")
-    '-1.5e3'
+    >>> [last_number(text) for text in ("$1,250.50", "x = -1.5e3.", "-3/4 of it", r"\frac{3}{4}", "5-3", "x2")]
+    ['1,250.50', '-1.5e3', '-3/4', '\\frac{3}{4}', '3', '2']
     """
     match = _last(_NUMBER, text)
     return match.group() if match else ""

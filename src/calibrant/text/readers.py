@@ -1,4 +1,4 @@
-"""Loads the models that read texts for methods, each only if a method names its input."""
+"""Loads the embedding and the entailment model, each only if a method names an input that it computes."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -12,18 +12,22 @@ from calibrant.text.inputs import Readers, TextGroups, VerdictFunction
 
 
 def load_readers(
-    named: Collection[str], options: TextOptions, same: Callable[[TextGroups], Tensor], judge: VerdictFunction | None
+    named: Collection[str], options: TextOptions, cluster: Callable[[TextGroups], Tensor], judge: VerdictFunction | None
 ) -> Readers:
-    """The readers of the inputs that methods name.
+    """Functions that compute the inputs named in `named` from texts; models that none of these needs are not loaded.
 
-    `options` may be a `CalibratedGRPOConfig`, which has the same options and devices. Without an `entailment_model`,
-    `same` compares answers: N groups of G texts -> cluster numbers `[N, G]`.
+    `options` are those of a command, or a `CalibratedGRPOConfig`, which has the devices of the models too. `cluster`
+    (N groups of G texts -> cluster numbers `[N, G]`) is used where there is no `entailment_model`; `judge` says which
+    answers are correct.
+
+    Raises:
+        CalibrantError: a model cannot be loaded.
     """
     embed = None
     if "embeddings" in named:
         embed = Embedder(options.embedding_model, device=getattr(options, "embedding_device", None))
     if options.entailment_model is None or not {"clusters", "entailment"} & set(named):
-        return Readers(embed, same, None, judge)
+        return Readers(embed, cluster, None, judge)
     device = getattr(options, "entailment_device", None)
     entailment = EntailmentJudge(options.entailment_model, device=device, dtype=options.entailment_dtype)
     by_rule = partial(entailment.clusters, rule=options.cluster_rule, threshold=options.entailment_threshold)

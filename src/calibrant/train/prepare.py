@@ -13,7 +13,7 @@ from calibrant.scorer import dry_run, named_inputs, options_of
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks import training_task
 from calibrant.tasks.base import Row, Task
-from calibrant.tasks.prompts import fit_to
+from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.train.processes import on_main
@@ -61,6 +61,6 @@ def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBas
     source, folder = training_task(task), Path(settings.data_dir) if settings.data_dir else None
     length = settings.max_completion_length or task.max_completion_length
     unseen = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
-    evaluation = fit_to(unseen, tokenizer, settings.max_prompt_length, length) if unseen else []
+    evaluation = truncate_for_policy(unseen, tokenizer, settings.max_prompt_length, length) if unseen else []
     rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
-    return evaluation, fit_to(rows, tokenizer, settings.max_prompt_length, length)
+    return evaluation, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)

@@ -1,5 +1,6 @@
-"""The TRL trainer of a run."""
+"""The TRL trainer of a run, made from its settings."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -52,9 +53,9 @@ def build_trainer(
 
 
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
-    """Settings as TRL's configuration; options with the name of one of its fields are handed on."""
-    passes = settings.num_iterations  # a checkpoint never falls between two passes over the same rollouts
-    micro_batch, accumulation = batches(settings, processes().num_processes)
+    """Settings as TRL's configuration; a setting that has the name of one of its fields becomes that field."""
+    micro_batch, accumulation = batch_sizes(settings, processes().num_processes)
+    passes = settings.num_iterations  # optimizer steps over the same rollouts; no checkpoint is saved between them
     same_name = {f.name for f in fields(CalibratedGRPOConfig)} & {f.name for f in fields(settings)}
     resolved: dict[str, Any] = {name: getattr(settings, name) for name in same_name} | {
         "max_completion_length": settings.max_completion_length or task.max_completion_length,
@@ -71,7 +72,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         num_generations=settings.rollouts,
         lr_scheduler_type=settings.schedule,
         use_cpu=not torch.accelerator.is_available(),
-        save_steps=-(-settings.save_every // passes) * passes,
+        save_steps=math.ceil(settings.save_every / passes) * passes,
         save_total_limit=2,
         logging_steps=1,
         disable_tqdm=True,
@@ -81,13 +82,18 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
     )
 
 
-def batches(settings: TrainSettings, count: int) -> tuple[int, int]:
-    """Rollouts per forward pass of one process, at most `micro_batch`, and forward passes per step."""
-    rows = settings.prompts_per_step * settings.rollouts
-    if rows % count:
+def batch_sizes(settings: TrainSettings, num_processes: int) -> tuple[int, int]:
+    """TRL's `per_device_train_batch_size`, in rollouts, and `gradient_accumulation_steps`.
+
+    The batch size is the largest one up to `micro_batch` (unlimited when None) that divides the rollouts of a process.
+    """
+    rollouts = settings.prompts_per_step * settings.rollouts
+    if rollouts % num_processes:
         raise CalibrantError(
-            f"prompts_per_step x rollouts = {rows} is not divisible by the number of processes, {count}; change one"
+            f"prompts_per_step x rollouts = {rollouts} is not divisible by the number of processes, {num_processes}; "
+            "change one of the three"
         )
-    share = rows // count
-    micro_batch = next(n for n in range(min(share, settings.micro_batch or share), 0, -1) if share % n == 0)
-    return micro_batch, share // micro_batch
+    per_process = rollouts // num_processes
+    limit = min(per_process, settings.micro_batch or per_process)
+    micro_batch = next(size for size in range(limit, 0, -1) if per_process % size == 0)
+    return micro_batch, per_process // micro_batch
