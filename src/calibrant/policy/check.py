@@ -31,7 +31,7 @@ Those of float64 are wide because most models compute norms and softmax in float
 class RouteCheck(NamedTuple):
     """One row of a check: a route, or generation."""
 
-    route: str
+    route: str  # "cached", "packed" or "generation"
     logp_error: float  # largest difference of a log-probability from the plain path, nats
     gradient_error: float  # relative; NaN for generation
     equal: bool  # whether both errors are within tolerance
@@ -47,7 +47,7 @@ class PrefixCheck(NamedTuple):
     equal: bool  # whether something is possible, and all that is possible is equal
     tolerances: tuple[float, float]  # of log-probabilities, in nats, and of gradients, relative
     dtype: torch.dtype  # of the parameters, which decides the tolerances
-    routes: tuple[RouteCheck, ...]
+    routes: tuple[RouteCheck, ...]  # each route, then generation
 
 
 def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temperature: float = 1.0) -> PrefixCheck:
