@@ -1,4 +1,4 @@
-"""Data, an extractor and rewards of one's own with the trainer.
+"""Data, an extractor and rewards of your own with the trainer.
 
     python examples/own_task.py                # half a minute on a CPU
 

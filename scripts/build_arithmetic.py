@@ -18,7 +18,7 @@ from calibrant.tasks.problems import problems
 
 
 def documents(rng: random.Random) -> Iterator[Document]:
-    """Endless problems of the training side, each with a faulty solution."""
+    """Endless problems of the training split, each with a faulty solution."""
     for problem in problems("train", rng):
         yield [(problem_prompt(problem), False), (f" {noisy_solution(problem, rng)}<eos>", True)]
 

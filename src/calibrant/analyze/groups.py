@@ -109,17 +109,17 @@ def padded(ids: Sequence[Sequence[int]], pad: int, device: torch.device | str = 
 
 def _question(rows: list[JsonObject]) -> Row:
     question: Row = {"prompt_id": str(rows[0]["prompt_id"]), "prompt": str(rows[0]["prompt"]), "references": []}
-    turns = next((row["messages"] for row in rows if row.get("messages") is not None), None)
-    if turns is not None:
-        question["messages"] = _turns(turns, question["prompt_id"])
+    messages = next((row["messages"] for row in rows if row.get("messages") is not None), None)
+    if messages is not None:
+        question["messages"] = _messages(messages, question["prompt_id"])
     return question
 
 
-def _turns(value: object, prompt_id: str) -> list[dict[str, str]]:
+def _messages(value: object, prompt_id: str) -> list[dict[str, str]]:
     """A conversation, as JSON or as a list."""
     try:
-        turns = json.loads(value) if isinstance(value, str) else list(value)  # type: ignore[call-overload]
-        return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns]
+        messages = json.loads(value) if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+        return [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]
     except (TypeError, KeyError, ValueError):
         raise CalibrantError(
             f"the column 'messages' of the prompt '{prompt_id}' holds no conversation; write JSON, a list of role and "

@@ -51,7 +51,7 @@ def _import(path: str) -> Method:
             f"method '{path}': the module '{module_name}' cannot be imported ({type(error).__name__}: {error}){hint}"
         ) from error
     if not hasattr(module, name):
-        hint = nearest(name, [key for key, value in vars(module).items() if callable(value)])
+        hint = nearest(name, [key for key, value in vars(module).items() if callable(value) and key[0] != "_"])
         raise CalibrantError(f"method '{path}': the module '{module_name}' has no '{name}'{hint}")
     function: Method = getattr(module, name)
     if not callable(function):

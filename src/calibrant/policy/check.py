@@ -1,4 +1,4 @@
-"""Checks, for a model of one's own, that shared prompts give the numbers and gradients of the plain path."""
+"""Checks for a given model that shared prompts give the numbers and gradients of the plain path."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -86,7 +86,7 @@ def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temp
 def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, float]) -> RouteCheck:
     try:
         result = way()
-    except Exception as error:  # whatever a model of somebody else's raises
+    except Exception as error:  # models may raise any type
         return RouteCheck(name, torch.nan, torch.nan, False, reason_of(error))
     equal = result.largest <= tolerances[0] and (name not in STATES or result.gradient <= tolerances[1])
     return RouteCheck(name, result.largest, result.gradient, equal, None)

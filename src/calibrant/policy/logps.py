@@ -187,7 +187,7 @@ def _chunk(
             if route != "plain":
                 _verify(model, route, short, prompts)
             return _computed(model, route, batch, short, prompts, request)
-        except Exception as error:  # whatever a model of somebody else's raises; the plain path raises what is its own
+        except Exception as error:  # models may raise any type; the plain path raises what is not of sharing
             record_of(model).failed[route] = reason_of(error)
     return logps_of_whole_logits(model, batch, request)
 

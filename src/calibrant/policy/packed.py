@@ -33,7 +33,7 @@ def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
 
     Positions count padding columns, as in a forward without `position_ids`.
 
-    The model has to take a mask and positions of one's own: `refusal` is None.
+    The model has to accept custom attention masks and positions: `refusal` is None.
     """
     packed = pack(batch, prompts)
     last = batch.prompt_ids.shape[1] - 1
@@ -52,7 +52,7 @@ def refusal(model: nn.Module) -> str | None:
     if getattr(config, "rope_parameters", None) is None or getattr(config, "alibi", False):
         return "has no rotary positions, so that packed rows may not have the numbers of plain rows"
     if config._attn_implementation not in ("eager", "sdpa"):
-        return f"runs {config._attn_implementation}, which takes no attention mask of one's own (eager and sdpa do)"
+        return f"runs {config._attn_implementation}, which does not accept custom attention masks (eager and sdpa do)"
     unknown = _layer_types(config) - {"full_attention", "sliding_attention"}
     return f"has layers of {', '.join(sorted(unknown))}, which packed rows do not know" if unknown else None
 

@@ -14,12 +14,12 @@ from calibrant.text.extract import last_number, stated_answer
 from calibrant.text.keys import number
 from calibrant.text.metrics import reference_list
 
-ROWS = {"train": 4000, "test": 500}
+ROWS = {"train": 4000, "test": 500}  # problems per split by default
 INSTRUCTION = 'Solve the problem step by step and end with "The answer is" and the number.'
 
 
 def load_problems(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
-    """`size` distinct problems of a split; when None 4000 for "train" and 500 for "test"."""
+    """`size` distinct problems of a split, drawn by `seed`; when None, 4,000 of "train" or 500 of "test"."""
     check_embedded("arithmetic", split, tuple(ROWS), data_dir)
     unique: dict[str, Problem] = {}
     stream = problems(split, random.Random(f"arithmetic {split} {seed}"))

@@ -1,7 +1,7 @@
 """Word problems from templates.
 
 A problem opens with two numbers and has up to three more steps. Numbers stay below 100. The split of a problem depends
-on the two numbers that it opens with, whatever their order and operation.
+on the two numbers that it opens with, not on their order or operation.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-TEST_SHARE = 0.2
-STEPS = (1, 2, 3, 4)
-LARGEST = 99
+TEST_SHARE = 0.2  # of the pairs of opening numbers
+STEPS = (1, 2, 3, 4)  # steps of a problem, the opening included
+LARGEST = 99  # of all numbers in a problem, intermediate results included
 
 NAMES = {
     "He": ("Tom", "Ben", "Ali", "Omar", "Luis", "Ivan", "Jack", "Noah", "Ravi", "Finn", "Kofi", "Yuki"),
@@ -103,7 +103,7 @@ def problem(split: str, steps: int, rng: random.Random) -> Problem:
     return Problem(start, tuple(chain), QUESTION.format(**words))
 
 
-def side_of(a: int, b: int) -> str:
+def split_of(a: int, b: int) -> str:
     """The split of problems that open with `a` and `b`, in either order."""
     digest = hashlib.sha256(f"{min(a, b)} {max(a, b)}".encode()).digest()
     return "test" if digest[0] < 256 * TEST_SHARE else "train"
@@ -114,7 +114,7 @@ def _opening(split: str, rng: random.Random) -> tuple[str, int, int]:
         operation = rng.choice(list(OPENINGS))
         most = 9 if operation == "*" else 50
         a, b = rng.randint(2, most), rng.randint(2, most)
-        if 1 <= APPLY[operation](a, b) <= LARGEST and side_of(a, b) == split:
+        if 1 <= APPLY[operation](a, b) <= LARGEST and split_of(a, b) == split:
             return operation, a, b
 
 

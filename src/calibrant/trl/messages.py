@@ -5,25 +5,25 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def as_text(message: Any) -> str:
-    """A prompt or completion as one string: a text, the content of a single answer, or turns with their roles.
+def as_text(prompt: Any) -> str:
+    """A prompt or completion as one string: a text, the content of a single answer, or messages with their roles.
 
     >>> as_text([{"role": "assistant", "content": "4"}])
     '4'
     >>> as_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}])
     'user: <image>What?'
     """
-    if isinstance(message, str):
-        return message
-    if len(message) == 1 and message[0]["role"] == "assistant":
-        return _turn(message[0])
-    return "\n".join(f"{turn['role']}: {_turn(turn)}" for turn in message)
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0]["role"] == "assistant":
+        return _message(prompt[0])
+    return "\n".join(f"{message['role']}: {_message(message)}" for message in prompt)
 
 
-def _turn(turn: Mapping[str, Any]) -> str:
-    """The content of a turn, then its tool calls as `name({"argument": value})`."""
-    calls = [_call(call) for call in turn.get("tool_calls") or []]
-    return "\n".join(part for part in (_content(turn.get("content")), *calls) if part)
+def _message(message: Mapping[str, Any]) -> str:
+    """The content of a message, then its tool calls as `name({"argument": value})`."""
+    calls = [_call(call) for call in message.get("tool_calls") or []]
+    return "\n".join(part for part in (_content(message.get("content")), *calls) if part)
 
 
 def _content(content: Any) -> str:
