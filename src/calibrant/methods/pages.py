@@ -26,7 +26,8 @@ LEVELS = (
 SYMBOLS = (
     "Symbols: n rollouts of the group can be scored, normally all G; `A_i` is the base advantage of rollout i, GRPO's "
     "standardised one unless said otherwise, `w` or `w_i` the weight, `A~_i` the advantage that is trained on; "
-    "`clip(x, low, high)`; `ln` is the natural logarithm, so entropies are in nats."
+    "`alpha_G = alpha / ln n`. `ln` is the natural logarithm, and entropies are in nats. An effect `x [low, high]` "
+    "multiplies the advantage by a number in that range."
 )
 FOR_ALL = """## Degenerate cases
 
@@ -134,7 +135,7 @@ def index(methods: Mapping[str, Method] = METHODS) -> str:
         needs = ", ".join(about.needs)
         cells = (f"[{name}]({name}.md)", about.summary, about.paper, needs, about.per, about.effect, about.certainty)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
-    return "\n".join([*lines, f"\n{LEVELS}\n", FOR_ALL])
+    return "\n".join([*lines, f"\n{SYMBOLS}\n\n{LEVELS}\n", FOR_ALL])
 
 
 def write_pages(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Path]:
