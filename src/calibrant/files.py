@@ -225,24 +225,26 @@ def flush(folder: Path) -> None:
             os.close(handle)
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space left, a quota that is used up, a limit on file sizes (`ulimit -f`)."""
 
-FULL_WORDS = (
-    *(words for code in FULL for words in (os.strerror(code), f"os error {code}", f"[Errno {code}]")),
+DISK_FULL_MESSAGES = (
+    *(words for code in DISK_FULL for words in (os.strerror(code), f"os error {code}", f"[Errno {code}]")),
     *("PytorchStreamWriter", "unexpected pos"),
 )
-"""What safetensors, tokenizers, shutil and torch say in errors without an error number."""
+"""Parts of messages of safetensors, tokenizers, shutil and torch, whose errors have no `errno`."""
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it was raised from, means that nothing more can be written.
+    """Whether an error, or one in its chain of causes, says that the disk, a quota or a file size limit is full.
 
     >>> disk_full(OSError(errno.EFBIG, "File too large")), disk_full(ValueError("(os error 28)")), disk_full(KeyError())
     (True, True, False)
     """
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or any(words in str(error) for words in FULL_WORDS):
+        if (isinstance(error, OSError) and error.errno in DISK_FULL) or any(
+            x in str(error) for x in DISK_FULL_MESSAGES
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

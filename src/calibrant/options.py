@@ -88,6 +88,8 @@ def _text(value: object) -> str:
 
 def _pair(value: Any) -> tuple[float, float]:
     low, high = map(_number, value)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(value)
     return low, high
 
 
@@ -115,7 +117,9 @@ KINDS: dict[object, Kind] = {
     int: Kind("a whole number", _whole, {"type": int, "metavar": "INT"}),
     float: Kind("a number", _number, {"type": float, "metavar": "FLOAT"}),
     str: Kind("text", _text, {"metavar": "STR"}),
-    tuple[float, float]: Kind("two numbers", _pair, {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}),
+    tuple[float, float]: Kind(
+        "two numbers, the lower one first", _pair, {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
+    ),
     tuple[str, ...]: Kind("a list of texts", _texts, {"nargs": "+"}),
     dict[str, Any]: Kind(
         "names with values",
@@ -221,7 +225,7 @@ def method(default: T, shown: str | None = None) -> T:
 
 
 def rollouts() -> int:
-    return option(16, "number of answers sampled per prompt, G (paper: 16)", limit=GROUP)
+    return option(16, "number of answers sampled per prompt, G (GCPO: 16)", limit=GROUP)
 
 
 def seed(limit: Limit = SEED) -> int:
@@ -237,7 +241,9 @@ class DataOptions(Settings):
     """Data."""
 
     task: str = option("places", "task: name in `calibrant tasks`", metavar="NAME")
-    data_dir: str | None = option(None, "folder with the task's official files", shown="none: the hub", metavar="DIR")
+    data_dir: str | None = option(
+        None, "folder with the task's official files", shown="none; they come from the hub", metavar="DIR"
+    )
     max_prompt_length: int = option(
         2048, "maximum length of the prompt in tokens; the context of a longer prompt is truncated", limit=COUNT
     )
@@ -254,7 +260,7 @@ class ModelOptions(Settings):
 class SamplingOptions(Settings):
     """Sampling."""
 
-    temperature: float = option(0.9, "sampling temperature (paper: 0.9)", limit=POSITIVE)
+    temperature: float = option(0.9, "sampling temperature (GCPO: 0.9)", limit=POSITIVE)
     max_completion_length: int | None = option(
         None, "maximum length of the completion in tokens", shown="the task's", limit=COUNT
     )
@@ -285,12 +291,12 @@ class TextOptions(Settings):
     """Embeddings and clusters."""
 
     embedding_model: str = option(
-        MINILM, "sentence-transformers model: folder or hub name (paper: all-MiniLM-L6-v2)", metavar="MODEL"
+        MINILM, "sentence-transformers model: folder or hub name (GCPO: all-MiniLM-L6-v2)", metavar="MODEL"
     )
     entailment_model: str | None = option(
         None,
-        "NLI model that clusters answers of equal meaning: folder or hub name (paper: roberta-large-mnli)",
-        shown="none: answers with equal keys form a cluster",
+        "NLI model that clusters answers of equal meaning: folder or hub name (GCPO: roberta-large-mnli)",
+        shown="none; answers that are equal after normalisation form a cluster",
         metavar="MODEL",
     )
     entailment_dtype: str = option(
@@ -298,11 +304,11 @@ class TextOptions(Settings):
     )
     cluster_rule: str = option(
         "greedy",
-        "rule that forms clusters from entailment probabilities (paper: greedy)",
+        "rule that forms clusters from entailment probabilities (GCPO: greedy)",
         choices=("greedy", "strict", "strict_last", "lenient", "lenient_last", "components"),
     )
     entailment_threshold: float = option(
-        0.35, "minimum entailment probability to join a cluster by the greedy rule (paper: 0.35)", limit=SHARE
+        0.35, "minimum entailment probability to join a cluster by the greedy rule (GCPO: 0.35)", limit=SHARE
     )
 
 
@@ -312,10 +318,10 @@ class TrainerOptions(WeightOptions, TextOptions):
 
     method: str = method("gcpo_bot")
     ema_decay: float = option(
-        0.995, "EMA decay of the slow reference model, for methods that read one (GRPO-CARE: 0.995)", limit=SHARE
+        0.995, "decay of the EMA reference model, for methods that need one (GRPO-CARE: 0.995)", limit=SHARE
     )
     ema_every: int = option(
-        10, "optimizer steps between updates of the slow reference model (GRPO-CARE: 10)", limit=COUNT
+        10, "optimizer steps between updates of the EMA reference model (GRPO-CARE: 10)", limit=COUNT
     )
     head_gram_top: int | None = option(
         None,

@@ -1,4 +1,4 @@
-"""From completions and rewards to an outcome: computes just the inputs that a method names."""
+"""Scores groups of completions: computes the inputs that a method names, and applies it."""
 
 import hashlib
 from collections import Counter
@@ -25,7 +25,7 @@ from calibrant.options import WeightOptions
 from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read_input
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
-"""The inputs of methods that only models can give, or a file that holds what they gave."""
+"""The inputs of methods that are computed by the policy or a reference model, or read from a file."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,13 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
 
 
 def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
-    """Applies a method to an artificial group, without some inputs, so that its errors are raised early."""
+    """Applies a method to an artificial group of two, so that its errors are raised before sampling starts.
+
+    `without` names inputs that are not supplied.
+    """
     reward_range = options.get("reward_range", hyperparameters(method).get("reward_range", (0.0, 2.0)))
     low, high = check_reward_range("dry_run", reward_range)
-    made_up = {
+    artificial = {
         "embeddings": torch.eye(2)[None],
         "clusters": torch.tensor([[0, 1]]),
         "entailment": torch.full((1, 2, 2, 3), 1 / 3),
@@ -112,15 +115,18 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
         **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
         "head_gram": torch.eye(2)[None],
     }
-    inputs = {name: made_up[name] for name in named_inputs(method) if name in made_up and name not in without}
+    inputs = {name: artificial[name] for name in named_inputs(method) if name in artificial and name not in without}
     apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)
 
 
 def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
-    """The hyper-parameters that a configuration sets.
+    """The hyper-parameters of a method that `settings` gives: name -> value.
 
-    `reward_range` is passed to methods that have it; any other option that is set has to be a hyper-parameter of the
-    method, or CalibrantError is raised.
+    `alpha` and `mean_one` take precedence over `method_options`, `method_options` over `reward_range`, which is
+    ignored for methods without it.
+
+    Raises:
+        CalibrantError: an option other than `reward_range` is no hyper-parameter of the method.
     """
     given = dict(settings.method_options or {})
     if settings.alpha is not None:

@@ -111,7 +111,7 @@ def test_perplexity_consistency_of_long_and_impossible_completions():
     assert vote.support.item() == pytest.approx(2 * math.exp(-0.5) / (1 + 2 * math.exp(-0.5)))
     vote = perplexity_consistency(clusters, torch.full((1, 3), -INF), texts)
     assert vote.credit.tolist() == [[0.5, 0.5, 0.0]] and vote.support == 0
-    with pytest.raises(CalibrantError, match="perplexity_consistency: a log-probability is at most 0, got 2"):
+    with pytest.raises(CalibrantError, match="perplexity_consistency: mean_logprob has to be at most 0, got 2; give"):
         perplexity_consistency(clusters, torch.tensor([[-1.0, 2.0, -1.0]]), texts)
 
 

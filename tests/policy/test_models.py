@@ -86,14 +86,14 @@ def test_an_embedding_may_have_rows_to_spare(model):
 
 def test_a_tokenizer_without_ends_and_padding(capsys, monkeypatch, model):
     unset(model, "eos_token", "pad_token")
-    refused_by_every_command(capsys, monkeypatch, model, "neither a padding nor an end-of-text token")
+    refused_by_every_command(capsys, monkeypatch, model, "neither a padding nor an EOS token")
 
 
 def test_a_tokenizer_without_ends_is_not_trained(capsys, monkeypatch, model):
     pad = load_tokenizer(str(model)).convert_ids_to_tokens(5)
     unset(model, "eos_token")
     add_tokens(model, pad_token=pad)
-    refused_by_every_command(capsys, monkeypatch, model, "has no end-of-text token", "train")
+    refused_by_every_command(capsys, monkeypatch, model, "has no EOS token", "train")
     assert load_tokenizer(str(model)).pad_token == pad
 
 

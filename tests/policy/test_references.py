@@ -23,7 +23,7 @@ def test_a_damaged_slow_reference(tmp_path: Path, damage: str) -> None:
         references.SlowReference(nn.Linear(4, 2)).save(tmp_path)
     else:
         file.write_bytes(DAMAGES[damage](file.read_bytes()))
-    with pytest.raises(CalibrantError, match="has no slow reference of this policy"):
+    with pytest.raises(CalibrantError, match="has no EMA reference of this policy"):
         slow.load(tmp_path)
 
 

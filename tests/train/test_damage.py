@@ -15,7 +15,7 @@ from calibrant.files import write_json
 from calibrant.train.checkpoints import last_checkpoint, mark_complete, unreadable
 from calibrant.train.runs import Run
 
-METHOD = "grpo_care"  # its slow reference is a file of the checkpoint too
+METHOD = "grpo_care"  # its EMA reference is a file of the checkpoint too
 OPTIONS = [
     "--steps", "4", "--save-every", "2", "--prompts-per-step", "2", "--rollouts", "4", "--no-evaluation",
     "--max-completion-length", "12", "--train-rows", "20", "--method", METHOD, "--learning-rate", "1e-3",
@@ -160,7 +160,7 @@ def test_a_missing_slow_reference_of_an_earlier_version_is_one_sentence(run, cap
     without_checksums(run)
     shutil.rmtree(run.checkpoints / "checkpoint-4")
     (run.checkpoints / "checkpoint-2" / "slow_reference.safetensors").unlink()
-    assert "has no slow reference" in refused(capsys, "train", "--resume", str(run.path))
+    assert "has no EMA reference" in refused(capsys, "train", "--resume", str(run.path))
 
 
 def test_the_method_of_the_newest_whole_checkpoint_counts(run):

@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_method_is_refused(policy, questions, tmp_path):
     train(policy, questions, args)
     args = arguments(tmp_path / "b", method="grpo_care", max_steps=2, beta=0.0)
     trainer = CalibratedGRPOTrainer(policy, f1_reward, args, questions)
-    with pytest.raises(CalibrantError, match="no slow reference of this policy"):
+    with pytest.raises(CalibrantError, match="no EMA reference of this policy"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-1"))
 
 

@@ -38,8 +38,8 @@ class MeasureContext:
 
     model: PreTrainedModel  # the policy whose gradients are measured
     task: Task  # extracts answers and gives the reward range
-    readers: Readers  # embeddings, clusters and verdicts of texts
-    entailment: EntailmentJudge | None  # clusters of equal keys when None
+    readers: Readers  # compute embeddings, clusters and verdicts from texts
+    entailment: EntailmentJudge | None  # None: clusters are equal normalised answers
     settings: AnalyzeSettings
 
 
@@ -58,7 +58,7 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
     reward_range = context.task.reward_range if "reward" in frame else (0.0, 1.0)
     scores = {
         **_likelihood_signals(forward, group.tokens, texts["clusters"], where),
-        **_meaning_signals(texts, where),
+        **_semantic_signals(texts, where),
         "reward_dispersion": signals.reward_dispersion(rewards, reward_range),
         "reward_mean": group_mean(rewards) if bool(where.any()) else None,
         **_head_signals(forward, group.tokens, advantages, context),
@@ -72,7 +72,7 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
         "outcome": _outcome(rewards, correct),
         "success_rate": finite_or_none(correct.nanmean()),
         "signals": {name: finite_or_none(scores.get(name)) for name in SIGNALS},
-        "truth": _truth(group.tokens, advantages, texts["clusters"], context),
+        "truth": _variances(group.tokens, advantages, texts["clusters"], context),
         "prompt_end": str(group.rows[0]["prompt"])[-300:],
         "answers": list(frequent_answers(frame.assign(answer=groups.answers, reward=rewards[0]).to_dict("records"))),
     }
@@ -123,6 +123,7 @@ def _from_texts(groups: RolloutGroups, context: MeasureContext) -> dict[str, Ten
 def _likelihood_signals(
     forward: SharedPrefix, tokens: Tokens, clusters: Tensor, where: Tensor
 ) -> dict[str, Tensor | None]:
+    """Signals from the policy's log-probabilities and token entropies, each `[1]`; none if no rollout has a token."""
     logps, mask = forward.logps.double().cpu()[None], tokens.completion_mask.bool().cpu()[None]
     assert forward.entropies is not None
     entropies = forward.entropies.double().cpu()[None]
@@ -138,13 +139,15 @@ def _likelihood_signals(
     }
 
 
-def _meaning_signals(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, Tensor]:
+def _semantic_signals(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, Tensor]:
+    """Signals from embeddings `[1, G, D]`, clusters `[1, G]` and entailment `[1, G, G, 3]` of the texts, each `[1]`."""
     embeddings, clusters = texts["embeddings"].double(), texts["clusters"]
     unit = torch.nn.functional.normalize(embeddings, dim=-1)
+    cosine = unit @ unit.mT
     return {
-        "semantic_entropy_discrete": signals.semantic_entropy(clusters, where=where).double(),
+        "semantic_entropy_discrete": signals.semantic_entropy(clusters, where=where),
         "kernel_language_entropy": signals.kernel_language_entropy(texts["entailment"].double(), where=where),
-        "semantic_nearest_neighbour_entropy": signals.semantic_nearest_neighbour_entropy(unit @ unit.mT, where=where),
+        "semantic_nearest_neighbour_entropy": signals.semantic_nearest_neighbour_entropy(cosine, where=where),
         "self_consistency": signals.self_consistency(clusters, where),
         "cosine_dispersion": signals.cosine_dispersion(embeddings, where),
         "barycentric_transport": signals.barycentric_transport(embeddings, clusters, where),
@@ -176,7 +179,9 @@ def _head_signals(
     }
 
 
-def _truth(tokens: Tokens, advantages: Tensor, clusters: Tensor, context: MeasureContext) -> dict[str, float | None]:
+def _variances(
+    tokens: Tokens, advantages: Tensor, clusters: Tensor, context: MeasureContext
+) -> dict[str, float | None]:
     """V(q) of the parameters, with and without advantages, and their parts within and between clusters."""
     scorable = ~advantages.isnan()
     if int(scorable.sum()) < 2:
@@ -220,6 +225,7 @@ def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
 
 
 def _outcome(rewards: Tensor, correct: Tensor) -> str:
+    """The kind of a group, one of `names.OUTCOMES`: by reward spread, else by the verdicts if they agree."""
     if bool(has_spread(rewards)):
         return "informative"
     verdicts = correct[~correct.isnan()]

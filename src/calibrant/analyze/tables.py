@@ -17,15 +17,19 @@ from calibrant.report.reading import JsonObject
 from calibrant.statistics import Association, association, without_outliers
 
 OUTLIERS = 20
-"""How many of the largest V(q) are removed (GCPO, D.1)."""
+"""Number of groups with the largest V(q) that are excluded as outliers (GCPO, appendix D.1)."""
 
 PAPER_SHARE = 0.02
-"""The share that 20 are of the paper's 1,000 queries: removed where 20 would be more than a tenth of all (c)."""
+"""20 of GCPO's 1,000 queries; the share that is excluded where 20 would be more than a tenth of all groups (c)."""
 
 FOLDS = 5
+"""Number of cross-validation folds, and the fewest groups that a table is made of."""
+
 RESAMPLES = 1000
+"""Number of bootstrap resamples."""
+
 COVERAGE = 0.9
-"""Smallest share of groups that have a signal; one with less is left out, and so are groups that lack another."""
+"""Smallest share of groups with a value for a signal to be in a table; groups that lack one of those are excluded."""
 
 
 class Columns(NamedTuple):
@@ -93,7 +97,7 @@ def outliers(groups: int) -> int:
 
 
 def subsets(columns: Columns) -> dict[str, Tensor]:
-    """Subset of `names.SUBSETS` -> its groups, `[N]` boolean. Among few groups none is an outlier."""
+    """Subset of `names.SUBSETS` -> its groups, `[N]` boolean. "without_outliers" is missing if `outliers` is 0."""
     variance = columns.targets["gradient_variance"]
     measured = ~variance.isnan()
     spread = torch.tensor([outcome == "informative" for outcome in columns.outcomes], dtype=torch.bool)
@@ -103,7 +107,10 @@ def subsets(columns: Columns) -> dict[str, Tensor]:
 
 
 def association_tables(columns: Columns) -> dict[str, dict[str, JsonObject]]:
-    """Target -> subset -> `association_table`, where it has enough groups. Only V(q) has a table without outliers."""
+    """Target of `TARGETS` -> subset of `SUBSETS` -> `association_table`; none for fewer than `FOLDS` groups.
+
+    `without_outliers` excludes by V(q), so that V(q) alone has a table of it.
+    """
     result: dict[str, dict[str, JsonObject]] = {target: {} for target in TARGETS}
     chosen = subsets(columns)
     for target in TARGETS:
@@ -115,7 +122,7 @@ def association_tables(columns: Columns) -> dict[str, dict[str, JsonObject]]:
 
 
 def association_table(columns: Columns, target: str, where: Tensor) -> JsonObject | None:
-    """How closely each signal follows a target of `TARGETS` on the groups `where` `[N]`; None for fewer than folds.
+    """How closely each signal follows a target of `TARGETS` on the groups `where` `[N]`; None for fewer than `FOLDS`.
 
     `groups`, the number of groups used; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap interval `low`
     and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on held-out folds);

@@ -6,7 +6,7 @@ Answers are `[N, G]`: G samples for each of N prompts. The docstrings of functio
 * `correct` `[N, G]` is boolean, or 0 and 1, or NaN where it is not known; a graded reward is refused.
 * `where` `[N, G]`, boolean: which answers count. A NaN confidence or correctness is out of every metric.
 * `prompt_weights` `[..., N]`, integers: the result, `[...]` instead of `[]`, for data in which each prompt occurs that
-  often. So `bootstrap_interval` resamples whole prompts for any of the figures.
+  often. So `bootstrap_interval` resamples whole prompts for any metric.
 * Votes read `clusters` `[N, G]`, integers, equal for equal answers in a row; with `correct` they give an accuracy.
 * Computed in float64, detached, returned in the type of the confidence.
 * CalibrantError is raised where shapes or options are not as documented.

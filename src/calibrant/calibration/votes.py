@@ -18,7 +18,7 @@ from calibrant.signals.confidence import same_cluster
 from calibrant.statistics.counted import as_labels, check_count
 
 TIE = 1e-12  # totals this close, relative to the largest, are equal: the order of a sum changes its rounding
-TOLERATED = 1e-3  # how far rounding may carry a mean log-probability above 0
+TOLERANCE = 1e-3  # rounding may put a mean log-probability this far above 0
 
 
 class Vote(NamedTuple):
@@ -48,7 +48,7 @@ def majority_vote(
         num_samples: how many rollouts of each prompt vote: the first ones that count, or with a generator a random
             subset of them. A prompt that has fewer uses all it has. None: all.
 
-    Reference: Wang et al. (2023), self-consistency; shared ties as in the code of RPC (a).
+    Reference: Wang et al. (2023), self-consistency; shared ties as in the code of RPC (arXiv:2502.00511; a).
 
     >>> vote = majority_vote(torch.tensor([[0, 1, 1, 2], [0, 1, 1, 0]]), correct=torch.tensor([[0, 1, 1, 0]] * 2))
     >>> vote.representative, vote.tie_share, vote.accuracy
@@ -110,11 +110,11 @@ def perplexity_consistency(
 
     Args:
         mean_logprob: `[N, G]`, at most 0; a NaN does not vote.
-        text_ids: `[N, G]`, integers; equal numbers in a row mean identical completion strings.
-        num_samples: see `majority_vote`; copies are among them.
+        text_ids: `[N, G]`, integers; equal numbers in a group mean identical completions.
+        num_samples: as in `majority_vote`; copies are counted among them.
 
-    Reference: Perplexity Consistency of RPC without its pruning of paths (a); CAPO uses it with 16 samples (b), and
-    whether it prunes or counts copies once is not stated (c).
+    Reference: Perplexity Consistency of RPC (arXiv:2502.00511) without its pruning of reasoning paths (a). CAPO uses it
+    with 16 samples (b), without saying whether it prunes or counts copies once (c).
 
     >>> clusters, texts = torch.tensor([[0, 0, 1]]), torch.tensor([[7, 7, 8]])
     >>> vote = perplexity_consistency(clusters, torch.tensor([[0.3, 0.3, 0.5]]).log(), texts)
@@ -126,8 +126,11 @@ def perplexity_consistency(
     check_grouped(caller, **tensors, where=where, correct=correct)
     mask = _mask(mean_logprob, where)
     logprobs = torch.where(mask, mean_logprob.detach().double(), -torch.inf)
-    if bool((logprobs > TOLERATED).any()):
-        raise CalibrantError(f"{caller}: a log-probability is at most 0, got {logprobs.max().item():g}")
+    if bool((logprobs > TOLERANCE).any()):
+        raise CalibrantError(
+            f"{caller}: mean_logprob has to be at most 0, got {logprobs.max().item():g}; give natural "
+            "logarithms of probabilities"
+        )
     mask = first_or_random(caller, mask, num_samples, generator)
     once = mask & ~_has_earlier(same_cluster(f"{caller}, text_ids", text_ids, mask))
     top = torch.where(once, logprobs, -torch.inf).amax(-1, keepdim=True)

@@ -14,12 +14,12 @@ from calibrant.errors import CalibrantError, Stopped, nearest
 from calibrant.files import disk_full
 
 COMMANDS = {
-    "train": "train a model with a calibrated method",
+    "train": "train a model with GRPO-style updates, scaled per group of answers",
     "analyze": "before training: which signals follow the gradient variance of a model on its data",
     "evaluate": "evaluate a model: answer metrics and calibration",
     "score": "score the rollouts of a file with every method whose inputs it has",
-    "report": "write the report of a run or of an analysis again",
-    "check-prefix": "compare the shared computation of prompts with the plain forward, for a model",
+    "report": "write the report of a run or of an analysis again, from its files",
+    "check-prefix": "check that computing prompts once for all of their rollouts is exact for a model",
     "methods": "list the methods, or show the page of one",
     "tasks": "list the tasks",
 }
@@ -89,7 +89,8 @@ def _run(arguments: list[str]) -> int:
     parsed, unknown = parser.parse_known_args(arguments[1:])
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
-        parser.error(f"unknown option '{unknown[0]}'{nearest(unknown[0], flags)}")
+        kind = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        parser.error(f"{kind} '{unknown[0]}'{nearest(unknown[0], flags)}")
     status: int = command.run(parsed)
     return status
 

@@ -47,4 +47,10 @@ def print_table() -> None:
         facts = f"{about.paper} | needs {', '.join(about.needs)} | per {about.per} | {about.effect} | {about.certainty}"
         print(f"{name:<{column}}" + wrap(about.summary).lstrip())
         print(wrap(facts))
-    print(f"\n{fill(LEVELS, width)}\n\nPage of one method: calibrant methods NAME")
+    columns = (
+        "Columns: paper | inputs | what one weight belongs to | effect at the defaults, where x [low, high] multiplies the "
+        "advantage by a number in that range | level of certainty."
+    )
+    for legend in (columns, LEVELS):
+        print("\n" + fill(legend, width))
+    print("\nPage of one method: calibrant methods NAME")

@@ -58,5 +58,6 @@ def print_scored(file: "ScoredFile") -> None:
         kept = score[where] if score.ndim == 2 else score
         print(f"{name:<44}{kept.mean():>10.4f}{kept.min():>10.4f}{kept.max():>10.4f}")
     for name, reason in file.refused.items():
-        print(f"\nnot applied: {name}: {reason}", end="")
+        short = reason.removeprefix(f"method '{name}' ").removeprefix(f"{name} ")
+        print(f"\nnot applied: {name}: {short}", end="")
     print()

@@ -1,4 +1,4 @@
-"""Calibration and selection of sampled answers: every figure with an interval over prompts."""
+"""Calibration and selection of sampled answers: each metric with a 95% bootstrap interval over prompts."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,10 +13,12 @@ from calibrant.calibration import Vote, bootstrap_interval, vote_accuracy
 from calibrant.rollouts import RolloutGroups
 from calibrant.text.inputs import by_key
 
-Figures = Callable[[Tensor], Mapping[Any, Tensor]]
-"""Prompt weights `[r, N]` -> figures by name, each `[r]`."""
+Metrics = Callable[[Tensor], Mapping[Any, Tensor]]
+"""Prompt weights `[r, N]`, one row per bootstrap resample -> metrics by name, each `[r]`."""
 
 RESAMPLES = 1000
+"""Number of bootstrap resamples."""
+
 POINTS = 50
 """Number of points of the precision-coverage curve."""
 
@@ -53,22 +55,22 @@ def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Ten
     """As `calibration`, from tensors `[N, G]`; NaN in `confidence` or `correct` excludes a rollout."""
     selected = _selection(confidence, correct, clusters, text_ids)
 
-    def figures(weights: Tensor) -> dict[Any, Tensor]:
+    def metrics(weights: Tensor) -> dict[Any, Tensor]:
         accuracies = {name: accuracy(prompt_weights=weights) for name, accuracy in selected.items()}
         return {**_calibration(confidence, correct, weights), **accuracies}
 
-    values = _intervals(figures, len(confidence), seed)
+    values = _intervals(metrics, len(confidence), seed)
     selection: dict[str, Any] = {}
     for rule, size in selected:
         selection.setdefault(rule, {})[str(size)] = values.pop((rule, size))
     return {"calibration": values, "selection": selection, "curves": _curves(confidence, correct)}
 
 
-def _intervals(figures: Figures, prompts: int, seed: int) -> dict[Any, dict[str, float]]:
-    """Figures with their intervals, all from the same resampled prompts."""
-    names = list(figures(torch.ones(1, prompts, dtype=torch.long)))
+def _intervals(metrics: Metrics, prompts: int, seed: int) -> dict[Any, dict[str, float]]:
+    """Metric -> mean and 95% bootstrap interval (low, high); all metrics read the same resampled prompts."""
+    names = list(metrics(torch.ones(1, prompts, dtype=torch.long)))
     interval = bootstrap_interval(
-        lambda weights: torch.stack([x.double() for x in figures(weights).values()], dim=-1),
+        lambda weights: torch.stack([x.double() for x in metrics(weights).values()], dim=-1),
         prompts,
         resamples=RESAMPLES,
         generator=torch.Generator().manual_seed(seed),
@@ -78,7 +80,7 @@ def _intervals(figures: Figures, prompts: int, seed: int) -> dict[Any, dict[str,
 
 
 def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """The figures of calibration under prompt weights `[r, N]`."""
+    """Calibration metrics under prompt weights `[r, N]`, each `[r]`."""
     probability = confidence.exp()
     areas = measures.precision_coverage_areas(confidence, correct, prompt_weights=weights)
     return {

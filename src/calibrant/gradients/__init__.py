@@ -1,4 +1,4 @@
-"""Gradients of single rollouts: their norms, and the variance of the update that they make up.
+"""Gradient norms of single rollouts, and the variance of the gradients within each group.
 
 Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an interpretation.
 """

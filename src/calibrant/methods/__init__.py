@@ -1,4 +1,4 @@
-"""Every method: rewards and signals of groups go in, weights come out; `apply` multiplies the advantages by them.
+"""Methods: functions from rewards and signals of groups to weights; `apply` multiplies the advantages by them.
 
 A method is a function whose positional parameters name its inputs and whose keyword-only parameters are its
 hyper-parameters, each with a default:
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Loads a public name, or a method by its name, on first use, so that `methods.recommended` imports no torch."""
+    """Loads a public name or a method on first use: the command line reads `methods.recommended` without torch."""
     modules = [import_module(f"calibrant.methods.{module}") for module in ("table", "pages", "calling")]
     if name in __all__ or name in modules[0].METHODS:
         return next(getattr(module, name) for module in modules if hasattr(module, name))

@@ -92,7 +92,7 @@ def grpo_care(
     threshold: float = 0.1,
     reward_range: Sequence[float] = (0.0, 2.0),
 ) -> Outcome:
-    """GRPO-CARE: a bonus for accurate rollouts whose answer is likely under a slow reference model.
+    """GRPO-CARE: a bonus for accurate rollouts whose answer is likely under an EMA reference model.
 
     With `acc_i` the reward scaled from its range to [0, 1], and `c_i = min(answer_confidence_i, upper)`:
     `S = {i: acc_i > threshold and acc_i >= mean(acc)}` in each group; `bonus_i = bonus acc_i (rmax - rmin)` if i is
@@ -101,8 +101,8 @@ def grpo_care(
     Groups that are all right have an advantage too, where GRPO has none. Partial credit counts as it is.
 
     Args:
-        answer_confidence: in [0, 1], of the answer's tokens given the rollout's own reasoning under a slowly averaged
-            reference, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean and gets no
+        answer_confidence: in [0, 1], of the answer's tokens given the rollout's own reasoning under an EMA of the
+            policy, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean and gets no
             bonus (c).
         total_rewards: what the bonus is added to; None: `rewards`.
         bonus: largest bonus, as a share of the width of the range, at least 0; 0 gives GRPO.
@@ -117,8 +117,8 @@ def grpo_care(
     Effect: adds 0 or up to 0.5 of the reward's range to the reward
     Certainty: (a) the authors' code; the accuracy of partial credit, and answers without confidence, are
         interpretations (c)
-    When: reasoning should support the answer that it leads to. It needs a slowly averaged reference and a span of
-        tokens that is the answer, and takes the place of the KL term.
+    When: reasoning should support the answer that it leads to. It needs an EMA of the policy and a span of tokens that
+        is the answer, and takes the place of the KL term.
 
     >>> rewards, confidence = torch.tensor([[2.0, 2.0, 0.0, 2.0]]), torch.tensor([[0.99, 0.6, 0.97, 0.7]])
     >>> grpo_care(rewards, confidence, None).scores["consistency_bonus"]  # 0.95 >= mean(0.95, 0.6, 0.7) - 0.01

@@ -16,9 +16,9 @@ SOURCES = {
     "mean_logprob": "the policy's log-probabilities: in training; in a file the columns logprob and num_tokens",
     "ref_mean_logprob": "the reference model's log-probabilities: in training; in a file ref_logprob and num_tokens",
     "token_entropy": "entropies of the policy's next-token distributions: in training; in a file token_entropy",
-    "answer_confidence": "likelihoods of the answer's tokens under a moving average of the policy: in training",
-    "ratio_variance": "importance ratios of the current policy to the one that sampled: in training",
-    "head_gram": "inner products of the gradients of the policy's output head: in training",
+    "answer_confidence": "likelihoods of the answer's tokens under a moving average of the policy; in training only",
+    "ratio_variance": "importance ratios of the current policy to the one that sampled; in training only",
+    "head_gram": "inner products of the gradients of the policy's output head; in training only",
     "state": "what the method returned at the previous step, empty at first",
 }
 """Input -> what supplies it."""

@@ -168,7 +168,10 @@ def _hyperparameters(method: str | Method, described: Mapping[str, str]) -> str:
     if not defaults:
         return ""
     lines = ["## Hyper-parameters\n", "| name | default | |", "|---|---|---|"]
-    lines += [f"| `{k}` | `{v!r}` | {_cell(' '.join(described.get(k, '').split()))} |" for k, v in defaults.items()]
+    lines += [
+        f"| `{k}` | `{v!r}` | {_cell(' '.join(described.get(k, '').split()).rstrip('.'))} |"
+        for k, v in defaults.items()
+    ]
     return "\n".join([*lines, ""])
 
 

@@ -100,16 +100,16 @@ def grpo_kle(
         kappa: length scale of the Matern kernel, above 0.
         nu: smoothness of the Matern kernel, above 0.
         shape: "damp", "reciprocal", "linear", "exponential" or "focal".
-        mix: the share of the kernel in a mixture with the clusters' own, in [0, 1]; None: no mixture.
-        mass: of the clusters in the mixture: "count" or "likelihood".
+        mix: weight of the entailment kernel in a mixture with the kernel of the clusters, in [0, 1]; None: no mixture.
+        mass: probability mass of the clusters in the mixture, "count" or "likelihood", as in `grpo_se`.
 
     Scores: kernel_entropy (u, in [0, 1]), entropy_weight
     Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts per prompt
     Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
-    When: an entailment model is there and meanings shade into each other, so that clusters would be arbitrary.
-        It needs G^2 passes of that model per prompt.
+    When: an entailment model is available, and answers agree by degrees, so that hard clusters would be arbitrary. It
+        takes up to G (G - 1) pairs of texts through that model per prompt.
 
     >>> apart, same = torch.eye(3)[[0, 2], None, None].expand(2, 4, 4, 3)
     >>> grpo_kle(torch.tensor([[2.0, 0.0, 0.0, 1.0]] * 2), torch.stack([apart, same]), None).weights[:, 0]

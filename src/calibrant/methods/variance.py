@@ -26,7 +26,7 @@ def q_hawkeye(
 ) -> Outcome:
     """Q-Hawkeye for rewards: prompts whose rewards have a large variance get smaller updates.
 
-    `u = clip(Var(r) / (0.25 (rmax - rmin)^2), 0, 1)` with the population's variance; "linear":
+    `u = clip(Var(r) / (0.25 (rmax - rmin)^2), 0, 1)` with the population variance (ddof 0); "linear":
     `w = clip(1 - alpha u, 0, 1)`, "exponential": `w = exp(-alpha u)`; `A~_i = A_i w`.
 
     Args:
@@ -61,22 +61,23 @@ def q_hawkeye(
 def r2vpo(
     rewards: Tensor, ratio_variance: Tensor, where: Tensor | None, *, penalty: float = 1.0, mean_one: bool = False
 ) -> Outcome:
-    """R2VPO for whole rollouts: those whose importance ratios vary more over their tokens count less.
+    """R2VPO per rollout: rollouts whose importance sampling ratios vary more over their tokens get smaller updates.
 
-    `w_i = 1 / (1 + penalty Var_t(rho_it))` with `rho_it` the importance ratio of the current policy to the one that
-    sampled; `A~_i = A_i w_i`.
+    `w_i = 1 / (1 + penalty Var_t(rho_it))` with `rho_it` the importance sampling ratio of the current policy to the one
+    that sampled, at token t; `A~_i = A_i w_i`.
 
     Args:
-        ratio_variance: the population's variance of a rollout's ratios over its tokens; 0 on fresh rollouts. NaN:
+        ratio_variance: population variance (ddof 0) of a rollout's ratios over its tokens; 0 if on-policy. NaN:
             unknown, weight 1; infinite: weight 0.
         penalty: strength, at least 0; at 0 every weight is exactly 1.
 
     Scores: ratio_variance (`[N, G]`, 0 where unknown)
     Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
     Per: rollout
-    Effect: x [0, 1]; 1 on fresh rollouts
+    Effect: x [0, 1]; 1 on-policy
     Certainty: (b) the formula; penalty is an interpretation (c)
-    When: rollouts are used more than once or are stale. With one update per batch every ratio is 1, and it is GRPO.
+    When: rollouts are off-policy, e.g. used for several updates. With one update per batch every ratio is 1, and it
+        is GRPO.
 
     >>> ratios = torch.tensor([[[1.0, 1.2, 0.8, 1.0], [1.0, 1.0, 1.0, 1.0]]])
     >>> r2vpo(torch.tensor([[1.0, 0.0]]), ratios.var(-1, correction=0), None).weights  # 1 / 1.02

@@ -21,7 +21,7 @@ class Completion(NamedTuple):
     """What a policy wrote."""
 
     text: str
-    num_tokens: int  # the end-of-text token included
+    num_tokens: int  # the EOS token included
     logprob: float | None  # sum over the tokens, nats, of the distribution that was sampled; None if greedy
 
 

@@ -42,7 +42,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     """The tokenizer of a model, padding on the left as generation needs it.
 
     Raises:
-        CalibrantError: it is missing or damaged, or has neither a padding nor an end-of-text token.
+        CalibrantError: it is missing or damaged, or has neither a padding nor an EOS token.
     """
     tokenizer: PreTrainedTokenizerBase
     tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
@@ -50,7 +50,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
         raise CalibrantError(f"the model '{model}' has no tokenizer; save its tokenizer into the same folder")
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise CalibrantError(
-            f"the tokenizer of '{model}' has neither a padding nor an end-of-text token; set eos_token in its "
+            f"the tokenizer of '{model}' has neither a padding nor an EOS token; set eos_token in its "
             "tokenizer_config.json"
         )
     if tokenizer.pad_token is None:
@@ -87,13 +87,13 @@ def check_model(model: str, *, trust_remote_code: bool = False) -> PreTrainedTok
     """The tokenizer of a model that can be trained, without reading its weights.
 
     Raises:
-        CalibrantError: as `load_model` does, or the tokenizer has no end-of-text token.
+        CalibrantError: as `load_model` does, or the tokenizer has no EOS token.
     """
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     check_vocabulary(model, _whole(model, trust_remote_code=trust_remote_code, device_map="meta"), tokenizer)
     if tokenizer.eos_token is None:
         raise CalibrantError(
-            f"the tokenizer of '{model}' has no end-of-text token, so that no answer would end; set eos_token in its "
+            f"the tokenizer of '{model}' has no EOS token, so that no answer would end; set eos_token in its "
             "tokenizer_config.json"
         )
     return tokenizer
@@ -160,6 +160,8 @@ def _whole(model: str, **options: Any) -> PreTrainedModel:
 def _load(loader: Any, model: str, **options: Any) -> Any:
     name = locate(model)
     local = Path(name).exists()
+    if not local and (Path(name).is_absolute() or name.startswith(".")):  # the hub has no such names
+        raise CalibrantError(f"no model folder at '{model}'; give one saved by save_pretrained, or a hub name")
     try:
         return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own

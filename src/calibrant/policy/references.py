@@ -71,6 +71,6 @@ class SlowReference:
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise CalibrantError(
-                f"the checkpoint '{folder}' has no slow reference of this policy ({reason}); it was written by "
+                f"the checkpoint '{folder}' has no EMA reference of this policy ({reason}); it was written by "
                 "another method or is incomplete: start a new run"
             ) from None

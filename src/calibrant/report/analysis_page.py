@@ -67,6 +67,7 @@ def write_analysis_report(path: str | Path) -> Path:
 
 
 def _headline(results: JsonObject) -> str:
+    """The signal with the highest rank correlation with V(q), in one sentence."""
     signal = results["recommendation"]["signal"]
     if signal is None:
         return "Too few groups with reward spread to tell which signal follows the gradient variance."
@@ -84,7 +85,7 @@ def _facts(settings: JsonObject, results: JsonObject) -> JsonObject:
         "answers per group": results["rollouts"],
         "temperature": settings.get("temperature"),
         "answers from": settings.get("from_rollouts") or "the model",
-        "clusters from": settings.get("entailment_model") or "equal keys",
+        "clusters from": settings.get("entailment_model") or "equal normalised answers",
         "gradient of": settings.get("parameters") or "all parameters",
         "seed": settings.get("seed"),
     }
@@ -212,8 +213,8 @@ def _groups(analysis: Analysis, results: JsonObject) -> Section:
         text = [f"Of V(q), {share:.0%} lies between semantic clusters, the rest within them."]
     elif share is not None:
         text = [
-            "Clusters are answers with equal keys, which have nearly equal gradients; use an entailment model to "
-            "measure how much of V(q) lies within a semantic cluster."
+            "Clusters are answers that are equal after normalisation, which have nearly equal gradients; use an "
+            "entailment model to measure how much of V(q) lies within a semantic cluster."
         ]
     rows = [_example(line) for line in _extremes(analysis)]
     header = ["question", "answers (times, reward)", "V(q)", "BoT", "RD"]

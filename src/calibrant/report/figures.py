@@ -32,29 +32,34 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 DASHED: dict[str, Any] = {"color": INK, "lw": 1, "ls": (0, (4, 3)), "alpha": 0.6}
 
 Draw = Callable[[Axes], None]
+"""Draws one panel."""
 
 
-def data_uri(draw: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
-    """Panels side by side as the `data:` URI of an SVG."""
-    svg = save_figure(draw, size, "svg")
+def data_uri(panels: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
+    """Panels side by side as the `data:` URI of an SVG; `size` in inches."""
+    svg = save_figure(panels, size, "svg")
     return "data:image/svg+xml;base64," + base64.b64encode(without_style(svg)).decode()
 
 
 def save_figure(
-    draw: Sequence[Draw], size: tuple[float, float], format: str, widths: Sequence[float] | None = None
+    panels: Sequence[Draw], size: tuple[float, float], format: str, widths: Sequence[float] | None = None
 ) -> bytes:
-    """Panels side by side as the bytes of an image file; `size` in inches.
+    """Panels side by side as the bytes of an image file: "svg", or "png" with 200 dots per inch.
 
-    A glyph that the font lacks becomes a box, without a warning.
+    Args:
+        size: width and height in inches.
+        widths: relative widths of the panels; equal when None.
     """
     file = io.BytesIO()
     with mpl.style.context(STYLE), warnings.catch_warnings():
+        # prompts have characters that the font lacks; they become boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, len(draw), squeeze=False, width_ratios=widths)[0]
-        for panel, ax in zip(draw, axes, strict=True):
+        axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+        for panel, ax in zip(panels, axes, strict=True):
             panel(ax)
-        figure.savefig(file, format=format, dpi=200, metadata={"Date": None} if format == "svg" else None)
+        metadata = {"Date": None} if format == "svg" else None  # the same numbers make the same bytes
+        figure.savefig(file, format=format, dpi=200, metadata=metadata)
     return file.getvalue()
 
 

@@ -10,7 +10,7 @@ from calibrant.report.page import Table
 from calibrant.report.reading import JsonObject, RunData
 
 UNSEEN = {"places": "unseen countries"}
-"""Task -> the prompts of its evaluation, which training never sees."""
+"""Task -> a name for the prompts of its evaluation, where it says more than that of the split."""
 
 
 def run_headline(run: RunData) -> str:
@@ -109,7 +109,7 @@ def steps_done(run: RunData) -> int:
 
 
 def evaluation_table(run: RunData) -> Table:
-    """Means with their intervals before and after, and the change."""
+    """One row per metric: mean with 95% interval before and after training, and the change of the mean."""
     rows = [
         [row.label, estimate_text(row.before), estimate_text(row.after), difference(row)]
         for row in comparisons(run.evaluation)
@@ -118,11 +118,11 @@ def evaluation_table(run: RunData) -> Table:
 
 
 def difference(row: Comparison) -> str:
-    """The signed change of a metric; a dash if it was measured once."""
+    """The signed change of the mean of a metric; a dash if it was not measured both before and after."""
     if not (row.before and row.after):
         return DASH
     signed = f"{row.after.mean - row.before.mean:+.2f}"
-    return signed if float(signed) else signed[1:]
+    return signed if float(signed) else signed[1:]  # no change has no sign
 
 
 def run_facts(run: RunData) -> JsonObject:

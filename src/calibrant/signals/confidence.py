@@ -72,7 +72,7 @@ def answer_confidence(logprobs: Tensor, answer_mask: Tensor, *, upper_bound: flo
     + 1e-6, which gives an empty span, a rollout without an answer, `exp(0) = 1`, the largest confidence.
 
     Args:
-        logprobs: those of the sampled tokens, in GRPO-CARE under the slow reference.
+        logprobs: those of the sampled tokens, in GRPO-CARE under an EMA of the policy.
         answer_mask: `[..., N, G, T]`; which tokens are the answer.
         upper_bound: the largest confidence, in (0, 1]; GRPO-CARE's scripts have 0.95. None: 1.
 

@@ -1,4 +1,4 @@
-"""Tasks of mathematics: prompt, final answer, and the reward 2 x correct from a verifier, batch by batch."""
+"""Tasks of mathematics: prompt, final answer, and the reward 2 x correct; a verifier judges each batch in one call."""
 
 import math
 import re
@@ -60,7 +60,7 @@ def maths_row(item: Item) -> Row:
 
 
 def parse_problem(record: Record) -> Iterable[Item]:
-    """A problem with its answer, or with a solution that boxes it."""
+    """Yields a problem with its `answer`, or with the boxed answer of its `solution`."""
     question = record["problem"] if "problem" in record else record["question"]
     answer = number_text(record["answer"]) if "answer" in record else boxed_answer(record["solution"])
     name = next((record[field] for field in ("unique_id", "id", "idx") if field in record), None)
@@ -68,7 +68,9 @@ def parse_problem(record: Record) -> Iterable[Item]:
 
 
 def boxed_answer(solution: str) -> str:
-    r"""The content of the last box of a solution; two solutions of MATH box a digit without braces.
+    r"""The content of the last `\boxed{...}` of a solution, or else of `\boxed x` without braces; "" if it has neither.
+
+    Two solutions of MATH have the form without braces.
 
     >>> boxed_answer(r"our answer is $\boxed 2$."), boxed_answer(r"so \boxed{\frac{1}{2}}."), boxed_answer("none")
     ('2', '\\frac{1}{2}', '')

@@ -21,17 +21,17 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
 
     model: str = options.model()
     seed: int = options.seed(SEED_32)  # NumPy's range, because transformers seeds NumPy too
-    steps: int = option(2000, "number of optimisation steps (paper: 2000)", limit=COUNT)
-    prompts_per_step: int = option(8, "number of prompts per optimisation step (paper: not stated)", limit=COUNT)
+    steps: int = option(2000, "number of optimisation steps (GCPO: 2000)", limit=COUNT)
+    prompts_per_step: int = option(8, "number of prompts per optimisation step (GCPO: not stated)", limit=COUNT)
     rollouts: int = options.rollouts()
-    learning_rate: float = option(5e-5, "initial learning rate of AdamW (paper: 5e-5)", limit=POSITIVE)
+    learning_rate: float = option(5e-5, "initial learning rate of AdamW (GCPO: 5e-5)", limit=POSITIVE)
     schedule: str = option(
         "linear",
         "learning rate scheduler",
         choices=("linear", "constant", "cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"),
     )
     beta: float = option(
-        0.002, "KL coefficient, with the initial policy as the reference (paper: 0.002)", limit=NOT_NEGATIVE
+        0.002, "KL coefficient, with the initial policy as the reference (GCPO: 0.002)", limit=NOT_NEGATIVE
     )
     loss_type: str = option(
         "dapo", "loss formulation of TRL", choices=("dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "vespo")

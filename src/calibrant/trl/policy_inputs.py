@@ -1,4 +1,4 @@
-"""Inputs of methods from models: log-probabilities, entropies, the likelihood of the answer under a slow reference."""
+"""Inputs of methods from models: log-probabilities, entropies, the likelihood of the answer under an EMA reference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ class PolicyInputs:
         reads_states: whether the method needs states that are recorded while sampling.
 
     Args:
-        policy: without wrappers; copies of it are made for a frozen and a slow reference.
+        policy: without wrappers; copies of it are made for a frozen and an EMA reference.
         named: the inputs that the method names.
         tokenizer: decodes completions.
         per_token: TRL's `_get_per_token_logps_and_entropies`.
@@ -148,7 +148,7 @@ class PolicyInputs:
 
 
 class Follow(TrainerCallback):
-    """Updates the slow reference after each optimizer step."""
+    """Updates the EMA reference after each optimizer step."""
 
     def __init__(self, slow: SlowReference, accelerator: Accelerator):
         self.slow, self.accelerator = slow, accelerator

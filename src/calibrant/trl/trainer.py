@@ -325,7 +325,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         return outcome.advantages.flatten()[rows]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Saves the method's state and the slow reference too, before a checkpoint is pushed to the hub."""
+        """Saves the method's state and the EMA reference too, before a checkpoint is pushed to the hub."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             memory.save(self._memory, Path(output_dir))
