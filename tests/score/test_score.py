@@ -59,7 +59,7 @@ def test_a_file_is_scored_with_every_method_it_has_the_inputs_of(tmp_path, capsy
     assert main(["score", str(source), "--out", str(tmp_path / "scored.parquet")]) == 0
     said = capsys.readouterr().out
     assert "2 groups, 3 scorable rollouts" in said
-    assert "not applied: edge_grpo" in said and "in a file token_entropy" in said
+    assert "not applied: edge_grpo: needs the input" in said and "in a file token_entropy" in said
     scored = read_rollouts(tmp_path / "scored.parquet")
     assert scored.completion.tolist() == [row["completion"] for row in ROWS]
     assert scored.model.tolist() == ["mine"] * 4
@@ -96,10 +96,10 @@ def test_entailment_makes_the_clusters_that_the_options_ask_for(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--method", "capo"], "'ref_mean_logprob' (a frozen reference's log-probabilities"),
+        (["--method", "capo"], "'ref_mean_logprob' (the reference model's log-probabilities"),
         (
             ["--method", "gradient_snr"],
-            "'head_gram' (inner products of the gradients of the policy's output head: in training",
+            "'head_gram' (inner products of the gradients of the policy's output head; in training only",
         ),
         (["--method", "capoo"], "did you mean 'capo'"),
         (["--alpha", "1"], "name it with --method"),

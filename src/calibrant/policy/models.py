@@ -161,7 +161,9 @@ def _load(loader: Any, model: str, **options: Any) -> Any:
     name = locate(model)
     local = Path(name).exists()
     if not local and (Path(name).is_absolute() or name.startswith(".")):  # the hub has no such names
-        raise CalibrantError(f"no model folder at '{model}'; give one saved by save_pretrained, or a hub name")
+        raise CalibrantError(
+            f"the model '{model}' does not exist; give a folder saved by save_pretrained, or a hub name"
+        )
     try:
         return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
