@@ -48,8 +48,8 @@ def print_table() -> None:
         print(f"{name:<{column}}" + wrap(about.summary).lstrip())
         print(wrap(facts))
     columns = (
-        "Columns: paper | inputs | what one weight belongs to | effect at the defaults, where x [low, high] multiplies the "
-        "advantage by a number in that range | level of certainty."
+        "Columns: paper | inputs | what one weight belongs to | effect at the defaults, where x [low, high] multiplies "
+        "the advantage by a number in that range | level of certainty."
     )
     for legend in (columns, LEVELS):
         print("\n" + fill(legend, width))
