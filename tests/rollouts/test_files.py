@@ -196,10 +196,10 @@ def test_ids_of_whole_numbers_stay_whole_beside_texts_and_fractions(tmp_path):
     [
         ("r.csv", b"prompt_id,completion\n", "neither Parquet nor JSON Lines.*read_csv"),
         ("r.json", b"[{}]", "neither Parquet nor JSON Lines.*one object per line"),
-        ("r.jsonl.gz", gzip.compress(lines(GOOD)), "neither Parquet nor JSON Lines.*unpack it"),
+        ("r.jsonl.gz", gzip.compress(lines(GOOD), mtime=0), "neither Parquet nor JSON Lines.*unpack it"),
         ("r.pkl", pickle.dumps([GOOD]), "neither Parquet nor JSON Lines.*not opened"),
         ("r.parquet", b"hello", "neither Parquet nor JSON Lines.*convert it"),
-        ("r.jsonl", gzip.compress(lines(GOOD)), "line 1, is damaged"),
+        ("r.jsonl", gzip.compress(lines(GOOD), mtime=0), "line 1, is damaged"),
         ("r.parquet", b"", "holds no rollouts"),
         ("r.parquet", b"PAR1", "is a damaged Parquet file"),
     ],

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from calibrant.policy.head import Head, Recorded, model_name, run
+from calibrant.policy.head import CACHE, Head, Recorded, model_name, run
 from calibrant.policy.prompts import Prompts, Tokens
 from calibrant.policy.verify import NotShared
 
@@ -26,7 +26,7 @@ def repeatable(cache: Any) -> bool:
 
 def repeatable_cache(model: nn.Module, outputs: Any) -> Any:
     """The cache among the outputs of a model; NotShared is raised for one that cannot be repeated."""
-    cache = getattr(outputs, "past_key_values", None)
+    cache = getattr(outputs, CACHE, None)
     if not repeatable(cache):
         raise NotShared(
             f"{model_name(model)} keeps a cache that cannot be repeated for the rollouts of a prompt (attention with "
@@ -61,7 +61,7 @@ def cached_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
     rows = batch.rows(order)
     later = run(
         model, head, 0, input_ids=rows.completion_ids[:, :-1], attention_mask=rows.whole()[1][:, :-1],
-        past_key_values=cache, use_cache=True,
+        use_cache=True, **{CACHE: cache},
     )  # fmt: skip
     return later._replace(states=torch.cat([first, later.states[order.argsort()]], dim=1))
 

@@ -9,7 +9,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import Recorded, find_head, recording, same_logits
+from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
 
 DROPPED = 0.125
 """Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
@@ -90,7 +90,7 @@ def decode(
 
     Logits are processed, tokens drawn and ends found for the whole batch, so that the same seed gives the same samples,
     up to rounding of the logits; finished rows get no pass. Arguments are as `generate` prepares them, with
-    `past_key_values` that hold all prompt tokens but the last. `decoded` is filled if the logits follow from the states
+    a cache that holds all prompt tokens but the last. `decoded` is filled if the logits follow from the states
     that the head read.
     """
     arguments = (model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
@@ -109,7 +109,7 @@ def _decode(
     model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first token, first row."""
-    mask, cache = inputs.get("attention_mask"), inputs["past_key_values"]
+    mask, cache = inputs.get("attention_mask"), inputs[CACHE]
     mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
     rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
     unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
@@ -148,7 +148,7 @@ def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tens
     new = ids.shape[1] - cache.get_seq_length()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
     output = model(
-        input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+        input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache},
         logits_to_keep=1,
     )  # fmt: skip
     logits: Tensor = output.logits[:, -1].float()

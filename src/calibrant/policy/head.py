@@ -7,13 +7,18 @@ chunks that are computed again in the backward pass, so that no more than one ch
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from calibrant.errors import CalibrantError
+
+CACHE = "cache" if "cache" in {f.name for f in fields(BaseModelOutputWithPast)} else "past_key_values"
+"""Name of the cache among the arguments and outputs of models; `cache` from transformers 5.24 on."""
 
 CHUNK_ELEMENTS = 2**25
 """Logits that are held at a time: 128 MB in float32."""

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.decode import Decoded, decode, next_logits, plain_sampling
-from calibrant.policy.head import has_head
+from calibrant.policy.head import CACHE, has_head
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
 from calibrant.policy.verify import (
@@ -56,7 +56,7 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
             _verify(model, original, options["input_ids"], options["attention_mask"], config)
             cache = prefilled(model, options["input_ids"], options["attention_mask"])
             decoding = partial(decode, decoded=decoded if records else None)
-            return original(**options, past_key_values=cache, custom_generate=decoding)
+            return original(**options, **{CACHE: cache}, custom_generate=decoding)
         except Exception as error:  # of any model; its own `generate` raises what is its own
             if isinstance(error, CalibrantError) and not isinstance(error, NotShared):
                 raise  # damaged weights: the same in any way of generation
