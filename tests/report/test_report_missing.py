@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CalibrantError, match=r"is not a run directory.*give the folder"):
             write_report(wrong)
     (tmp_path / "config.yaml").write_text("- a list", encoding="utf-8")
-    with pytest.raises(CalibrantError, match="holds no mapping"):
+    with pytest.raises(CalibrantError, match="is not a YAML mapping"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
