@@ -18,6 +18,9 @@ import yaml
 
 from calibrant.errors import CalibrantError
 
+JsonObject = dict[str, Any]
+"""An object of a JSON or YAML file."""
+
 
 def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Calls `write` with a temporary file beside `path`, then renames that to `path`, which is returned.
@@ -48,17 +51,17 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_with(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: str | Path, data: Any) -> Path:
+def write_json(path: str | Path, data: object) -> Path:
     """Writes JSON with two spaces of indent; NaN is refused, because JSON does not have it."""
     return write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_yaml(path: str | Path, data: dict[str, Any]) -> Path:
+def write_yaml(path: str | Path, data: JsonObject) -> Path:
     """Writes plain YAML in the given order."""
     return write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> JsonObject:
     """Reads a YAML mapping without tags and objects; raises CalibrantError for anything else."""
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -72,7 +75,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Appends JSON objects, one per line, in a single write; NaN is refused, because JSON does not have it."""
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -103,12 +106,12 @@ def keep_lines(path: str | Path, count: int | None = None) -> None:
         file.truncate(end)
 
 
-def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, object]]) -> Path:
     """Writes one JSON object per line."""
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_json_lines(path: str | Path) -> Iterator[JsonObject]:
     """Yields the objects of a JSON Lines file, nothing if there is no file.
 
     Empty lines and a byte order mark are skipped, and an incomplete last line, as a killed process leaves it.
@@ -132,7 +135,7 @@ def read_json_lines(path: str | Path) -> Iterator[dict[str, Any]]:
                 )
 
 
-def json_object(content: bytes) -> dict[str, Any] | None:
+def json_object(content: bytes) -> JsonObject | None:
     """The object in UTF-8 JSON; None for anything else.
 
     >>> json_object(b'{"step": 1}'), json_object(b"[1]"), json_object(b"{bro")
@@ -141,7 +144,7 @@ def json_object(content: bytes) -> dict[str, Any] | None:
     return _object(content)[0]
 
 
-def _object(content: bytes) -> tuple[dict[str, Any] | None, str]:
+def _object(content: bytes) -> tuple[JsonObject | None, str]:
     """The object in UTF-8 JSON, or the reason why there is none."""
     try:
         value = json.loads(content.decode("utf-8"))

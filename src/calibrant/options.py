@@ -135,7 +135,7 @@ def declared(settings: Any) -> dict[str, Option]:
     return {f.name: f.metadata["option"] for f in fields(settings) if "option" in f.metadata}
 
 
-def kind_of(f: "Field[Any]") -> tuple[Kind, bool]:
+def kind_of(f: "Field[object]") -> tuple[Kind, bool]:
     """The kind of a field, and whether it may be None."""
     members = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
     (kind,) = (member for member in members if member is not NoneType)
@@ -195,7 +195,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Ma
             group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **keywords)
 
 
-def _keywords(f: "Field[Any]", option: Option, more: str) -> dict[str, Any]:
+def _keywords(f: "Field[object]", option: Option, more: str) -> dict[str, Any]:
     shown = option.shown or ("none" if f.default is None else f.default)
     metavar = option.metavar or (f"{{{','.join(option.choices)}}}" if option.choices else None)
     keywords = kind_of(f)[0].argument | {"help": f"{option.help} (default: {shown}{more})".replace("%", "%%")}

@@ -46,7 +46,7 @@ class Scorer:
     """
 
     method: Method  # its parameters name the inputs to compute
-    options: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters of the method
+    options: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters of the method
     readers: Readers = Readers()
     meaning: str = "answer"
 
@@ -171,7 +171,7 @@ def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[
     return statistics
 
 
-def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) -> list[dict[str, Any]]:
+def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) -> list[dict[str, object]]:
     """One row per rollout of a step: columns of N * G values, and what was scored where no column has that name.
 
     A prompt whose `prompt_id` is None gets a hash of its text, numbered where several groups of the batch have it.

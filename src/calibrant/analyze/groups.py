@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
+from calibrant.files import JsonObject
 from calibrant.policy.generation import Completion, encoded, sample_group
 from calibrant.policy.prompts import Tokens
-from calibrant.report.reading import JsonObject
 from calibrant.rollouts import group_keys, read_rollouts
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.judged import judged_rows

@@ -16,6 +16,7 @@ from calibrant import signals
 from calibrant.advantages import standardised
 from calibrant.analyze.groups import Group, frequent_answers
 from calibrant.analyze.settings import AnalyzeSettings
+from calibrant.files import JsonObject
 from calibrant.gradients import gradient_variance
 from calibrant.gradients.variance import weighted_variance
 from calibrant.groups import group_mean, has_spread, valid
@@ -23,7 +24,6 @@ from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.head import find_head
 from calibrant.policy.prompts import Tokens
 from calibrant.report.names import SIGNALS
-from calibrant.report.reading import JsonObject
 from calibrant.rollouts import RolloutGroups
 from calibrant.signals import moments
 from calibrant.signals.clusters import entailment_clusters

@@ -14,9 +14,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from calibrant.files import JsonObject
 from calibrant.report.formats import decimal, interval_text, rho_text
 from calibrant.report.names import PAPER_ORDER, label
-from calibrant.report.reading import JsonObject
 
 LEAST, MOST = 0.25, 2.0
 """A weight below a quarter nearly drops a group; one above 2 more than doubles its learning rate."""

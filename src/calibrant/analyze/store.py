@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -79,5 +78,5 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _plain(settings: AnalyzeSettings) -> dict[str, Any]:
+def _plain(settings: AnalyzeSettings) -> dict[str, object]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from calibrant.analyze.recommendation import Evidence, recommend
 from calibrant.errors import CalibrantError
-from calibrant.files import write_json
+from calibrant.files import JsonObject, write_json
 from calibrant.methods import METHODS
 from calibrant.report.analysis_files import Analysis
 from calibrant.report.names import OUTCOMES, SIGNALS, SUBSETS, TARGETS
-from calibrant.report.reading import JsonObject
 from calibrant.statistics import Association, association, without_outliers
 
 OUTLIERS = 20

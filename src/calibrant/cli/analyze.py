@@ -9,11 +9,11 @@ the same --out.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.demo import embedded_policy
 from calibrant.errors import Stopped
+from calibrant.files import JsonObject
 from calibrant.options import add_arguments, read
 
 EXAMPLES = """examples:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_results(results: dict[str, Any]) -> None:
+def print_results(results: JsonObject) -> None:
     """Prints the rank correlations of signals with V(q) and with the success rate, and the recommendation."""
     counts, tables = results["counts"], results["tables"]
     print(
@@ -68,7 +68,7 @@ def print_results(results: dict[str, Any]) -> None:
     print(*results["recommendation"]["words"], sep="\n", end="\n\n")
 
 
-def _print_table(columns: dict[str, Any]) -> None:
+def _print_table(columns: dict[str, JsonObject]) -> None:
     from calibrant.report.formats import rho_text
     from calibrant.report.names import label
 

@@ -10,10 +10,9 @@ rollout file.
 import argparse
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
 
 from calibrant.evaluate.settings import EvaluateSettings
-from calibrant.files import locked
+from calibrant.files import JsonObject, locked
 from calibrant.options import add_arguments, read
 
 EXAMPLES = """examples:
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def print_table(evaluations: Mapping[str, dict[str, Any]]) -> None:
+def print_table(evaluations: Mapping[str, JsonObject]) -> None:
     """Prints evaluations, one line per decoding: mean and 95% interval of each metric."""
     first = next(iter(evaluations.values()))
     width = max(len(name) for name in evaluations)
@@ -70,7 +69,7 @@ def print_table(evaluations: Mapping[str, dict[str, Any]]) -> None:
     print()
 
 
-def print_calibration(name: str, results: dict[str, Any]) -> None:
+def print_calibration(name: str, results: JsonObject) -> None:
     """Prints calibration, and the accuracy of one answer per prompt by selection rule and number of samples."""
     if "calibration" not in results:
         print(f"{name}: no calibration: {results.get('calibration_missing', 'it was not measured')}\n")

@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.evaluation import Table, differences, evaluate, evaluate_rollouts
 from calibrant.evaluate.settings import EvaluateSettings
-from calibrant.files import write_json
+from calibrant.files import JsonObject, write_json
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.rollouts import read_rollouts, write_rollouts
 from calibrant.tasks import resolve
+from calibrant.tasks.files import Record
 from calibrant.tasks.prompts import truncate_for_policy
 
 
 class Evaluation(NamedTuple):
     """One evaluated model, or rollout file."""
 
-    results: dict[str, Any]  # the content of evaluation.json
-    answers: list[dict[str, Any]]  # the rows of rollouts.parquet
+    results: JsonObject  # the content of evaluation.json
+    answers: list[Record]  # the rows of rollouts.parquet
 
 
 def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:

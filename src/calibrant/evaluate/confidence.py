@@ -10,6 +10,7 @@ from torch import Tensor
 
 from calibrant import calibration as measures
 from calibrant.calibration import Vote, bootstrap_interval, vote_accuracy
+from calibrant.files import JsonObject
 from calibrant.rollouts import RolloutGroups
 from calibrant.text.inputs import by_key
 
@@ -23,7 +24,7 @@ POINTS = 50
 """Number of points of the precision-coverage curve."""
 
 
-def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0) -> dict[str, Any]:
+def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0) -> JsonObject:
     """Whether confidence separates right answers from wrong ones, and the accuracy of selecting by it.
 
     The confidence of an answer is `exp` of its mean log-probability per token (CAPO).
@@ -51,7 +52,7 @@ def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0
     )
 
 
-def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, seed: int = 0) -> dict[str, Any]:
+def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, seed: int = 0) -> JsonObject:
     """As `calibration`, from tensors `[N, G]`; NaN in `confidence` or `correct` excludes a rollout."""
     selected = _selection(confidence, correct, clusters, text_ids)
 
@@ -60,7 +61,7 @@ def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Ten
         return {**_calibration(confidence, correct, weights), **accuracies}
 
     values = _intervals(metrics, len(confidence), seed)
-    selection: dict[str, Any] = {}
+    selection: dict[str, JsonObject] = {}
     for rule, size in selected:
         selection.setdefault(rule, {})[str(size)] = values.pop((rule, size))
     return {"calibration": values, "selection": selection, "curves": _curves(confidence, correct)}

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.confidence import calibration
+from calibrant.files import JsonObject
 from calibrant.policy.generation import generate
 from calibrant.rollouts import group_keys
 from calibrant.tasks.base import Pooled, Row, Task
@@ -37,7 +38,7 @@ def evaluate(
     max_completion_length: int | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> tuple[dict[str, Any], list[Record]]:
+) -> tuple[JsonObject, list[Record]]:
     """Evaluates a policy on rows of a task: one greedy answer and `samples` sampled answers per prompt.
 
     `seed` is that of sampling and of the bootstrap. Returns the content of `evaluation.json`, and the sampled answers
@@ -92,7 +93,7 @@ def _gain(metric: Pooled) -> Figure:
     return lambda counts: metric.figure(counts[len(counts) // 2 :]) - metric.figure(counts[: len(counts) // 2])
 
 
-def _measured(measure: Callable[[str, Sequence[str]], Any], answers: Sequence[Record]) -> list[Any]:
+def _measured(measure: Callable[[str, Sequence[str]], object], answers: Sequence[Record]) -> list[object]:
     """A measure of each answer; equal answers to equal references are measured once."""
     pairs = [(row["answer"], tuple(row["references"])) for row in answers]
     values = {pair: measure(*pair) for pair in dict.fromkeys(pairs)}
@@ -108,7 +109,7 @@ def _sums(task: Task, answers: Sequence[Record]) -> dict[str, pd.DataFrame]:
 
 def evaluate_rollouts(
     frame: pd.DataFrame, task: Task, *, seed: int = 0, path: str | Path | None = None
-) -> tuple[dict[str, Any], list[Record]]:
+) -> tuple[JsonObject, list[Record]]:
     """Evaluates existing answers.
 
     Args:

@@ -108,7 +108,7 @@ def hyperparameters(method: str | Method) -> dict[str, Any]:
     return {name: p.default for name, p in _parameters(resolve_method(method)).items() if p.kind == p.KEYWORD_ONLY}
 
 
-def check_hyperparameters(method: str | Method, hyper: Mapping[str, Any]) -> None:
+def check_hyperparameters(method: str | Method, hyper: Mapping[str, object]) -> None:
     """Raises CalibrantError if `hyper` names what is no hyper-parameter of the method; the method checks values."""
     defaults = hyperparameters(method)
     for name in hyper:

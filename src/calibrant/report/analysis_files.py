@@ -5,8 +5,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from calibrant.errors import CalibrantError
-from calibrant.files import append_json_lines, read_json_lines, read_yaml
-from calibrant.report.reading import JsonObject
+from calibrant.files import JsonObject, append_json_lines, read_json_lines, read_yaml
 
 
 class Analysis:

@@ -7,14 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from calibrant.errors import CalibrantError
-from calibrant.files import json_object
+from calibrant.files import JsonObject, json_object
 from calibrant.report import figures
 from calibrant.report.analysis_files import Analysis
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import DASH, capital, decimal, interval_text, p_value, plain, rho_text, shorten
 from calibrant.report.names import SIGNALS, SUBSETS, TARGETS, label, raw_label
 from calibrant.report.page import Page, Plot, Section, Table, write_page
-from calibrant.report.reading import JsonObject
 
 EXAMPLES = 6
 """Groups shown with the largest V(q), and as many with the smallest."""

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
+from calibrant.files import JsonObject
 from calibrant.report.formats import shorten
 from calibrant.report.page import Browser
-from calibrant.report.reading import JsonObject, RunData, tidy
+from calibrant.report.reading import RunData, tidy
 from calibrant.rollouts import read_rollouts
 
 EXTREMES = 20

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from calibrant.files import JsonObject
 from calibrant.report.evaluations import WHEN, estimate, estimate_text, inside
 from calibrant.report.figures import BLUE, DASHED, GREEN, GREY, ORANGE, PURPLE, Draw
 from calibrant.report.page import Table
-from calibrant.report.reading import JsonObject, finite
+from calibrant.report.reading import finite
 
 ROWS = {
     "correctness_auc": "right answers are likelier than wrong ones (AUC)",

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from calibrant.files import JsonObject
 from calibrant.report.formats import interval_text
-from calibrant.report.reading import JsonObject, finite
+from calibrant.report.reading import finite
 
 WHEN = ("before", "after")
 SAMPLINGS = ("sampled", "greedy")

@@ -5,16 +5,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from calibrant.errors import CalibrantError
-from calibrant.files import json_object, read_json_lines, read_yaml
+from calibrant.files import JsonObject, json_object, read_json_lines, read_yaml
 from calibrant.rollouts import COLUMNS, read_rollouts
-
-JsonObject = dict[str, Any]
-"""An object of a JSON or YAML file."""
 
 NO_SPREAD = 1e-6
 """Largest difference of rewards that counts as none."""

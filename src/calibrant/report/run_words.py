@@ -4,10 +4,11 @@ import math
 
 import pandas as pd
 
+from calibrant.files import JsonObject
 from calibrant.report.evaluations import Comparison, comparisons, estimate_text
 from calibrant.report.formats import DASH, capital, decimal, duration, plain
 from calibrant.report.page import Table
-from calibrant.report.reading import JsonObject, RunData
+from calibrant.report.reading import RunData
 
 UNSEEN = {"places": "unseen countries"}
 """Task -> a name for the prompts of its evaluation, where it says more than that of the split."""

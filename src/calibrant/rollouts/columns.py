@@ -1,7 +1,7 @@
 """The columns of a rollout file: their types, and the values that they hold."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,32 +41,32 @@ Reader = Callable[[Any], object]
 """Value -> value of the column's type; raises TypeError, ValueError or OverflowError."""
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: Iterable[object]) -> list[str]:
     if isinstance(value, (str, bytes, Mapping)):
         raise TypeError(value)
     return [_text(item) for item in value]
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: object) -> bool:
     if value not in (True, False):
         raise ValueError(value)
     return bool(value)
 
 
-def _whole(value: Any, bits: int, low: float = -math.inf) -> int:
+def _whole(value: float, bits: int, low: float = -math.inf) -> int:
     limit = 2 ** (bits - 1)
     if float(value) != int(value) or not max(low, -limit) <= int(value) < limit:
         raise ValueError(value)
     return int(value)
 
 
-def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def _number(value: float, low: float = -math.inf, high: float = math.inf) -> float:
     number = float(value)
     if number < low - TOLERANCE or number > high + TOLERANCE:
         raise ValueError(value)

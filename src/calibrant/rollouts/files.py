@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -29,7 +28,7 @@ RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")
 """The rollout files of a folder, e.g. of a run."""
 
 
-def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, object]]) -> Path:
     """Writes one row per rollout as Parquet, or as JSON Lines if the name ends in `.jsonl`, completely or not at all.
 
     Rows have `prompt_id`, `completion`, and `reward` or `correct`. A key that is not in `COLUMNS` becomes a column of
@@ -44,7 +43,7 @@ def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return write_with(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
 
-def _further(values: list[Any]) -> pa.Array:
+def _further(values: list[object]) -> pa.Array:
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return pa.array(values, pa.float64())
     return pa.array([None if value is None else str(value) for value in values], pa.string())
@@ -166,7 +165,7 @@ def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame.assign(completion=frame["completion"].fillna("")).infer_objects()
 
 
-def _column(values: Iterable[Any], name: str, path: Path) -> list[object]:
+def _column(values: Iterable[object], name: str, path: Path) -> list[object]:
     read, kind = READERS[name]
     typed: list[object] = []
     for row, value in enumerate(values, 1):

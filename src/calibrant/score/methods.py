@@ -1,7 +1,6 @@
 """Methods applied to the rollouts of a file: weights, advantages and scores."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from calibrant.text.inputs import Readers
 def score(
     groups: RolloutGroups,
     method: Method,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     readers: Readers | None = None,
     meaning: str = "answer",
     given: Mapping[str, Tensor] | None = None,
@@ -66,7 +65,7 @@ def distinct_scores(scored: Mapping[str, Scored]) -> dict[str, Tensor]:
     return scores
 
 
-def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
+def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, object]]:
     """The file's rows with each score, and `<method>/weight` and `<method>/advantage` of each method."""
     frame = groups.frame.copy()
     for name, values in distinct_scores(scored).items():

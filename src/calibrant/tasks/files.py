@@ -37,7 +37,7 @@ def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
         raise CalibrantError(f"cannot read '{path}' ({reason}); fetch it again") from None
 
 
-def record_list(value: list[Record] | dict[str, list[Any]]) -> list[Record]:
+def record_list(value: list[Record] | dict[str, list[object]]) -> list[Record]:
     """A list of records, given as such or as columns of equal length, as data sets of the hub store it.
 
     >>> record_list({"title": ["A", "B"], "sentences": [["a."], ["b."]]})

@@ -16,7 +16,7 @@ from calibrant.files import append_json_lines
 from calibrant.train.checkpoints import mark_complete
 from calibrant.train.runs import Run
 
-Logs = dict[str, Any] | None
+Logs = dict[str, object] | None
 
 
 class MetricsWriter(TrainerCallback):
@@ -26,7 +26,7 @@ class MetricsWriter(TrainerCallback):
         self.run = run
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: object
     ) -> None:
         """Writes one line per optimisation step."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
@@ -44,13 +44,13 @@ class CheckpointMarker(TrainerCallback):
         self.run, self.method = run, method
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
         """Requests a checkpoint after the last step, whatever `save_every` is."""
         control.should_save |= state.global_step >= state.max_steps
         return control
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Writes the mark once every process has written its files."""
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
@@ -61,23 +61,25 @@ class CheckpointMarker(TrainerCallback):
 class Progress(TrainerCallback):
     """A progress bar over steps with reward, weight and KL."""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         self.bar = tqdm(
             total=state.max_steps, initial=state.global_step, desc="train", unit="step",
             disable=not state.is_world_process_zero,
         )  # fmt: skip
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Logs = None, **_: object
     ) -> None:
         shown = {"reward": "reward", "weight": "group/weight/mean", "kl": "kl"}
         values = {name: logs[key] for name, key in shown.items() if logs and logs.get(key) is not None}
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.bar.update(state.global_step - self.bar.n)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.bar.close()
 
 
@@ -110,7 +112,7 @@ class GracefulStop(TrainerCallback):
             )
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> TrainerControl:
         """Requests a checkpoint and the end of training, once all passes over the batch of rollouts are made."""
         if any(gather_object([self.requested])) and state.global_step % getattr(args, "num_iterations", 1) == 0:

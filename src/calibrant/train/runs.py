@@ -2,10 +2,9 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from calibrant.errors import CalibrantError
-from calibrant.files import json_object, read_yaml, versions, write_yaml
+from calibrant.files import JsonObject, json_object, read_yaml, versions, write_yaml
 from calibrant.train.settings import TrainSettings, resolve_settings
 
 
@@ -33,7 +32,7 @@ class Run:
             raise CalibrantError(f"'{self.config}' has no settings; start a new run")
         return resolve_settings(config["settings"])
 
-    def evaluations(self) -> dict[str, Any]:
+    def evaluations(self) -> JsonObject:
         """The content of `evaluation.json`; empty before the first evaluation."""
         content = json_object(self.evaluation.read_bytes()) if self.evaluation.exists() else {}
         if content is None:
@@ -54,7 +53,7 @@ def create(path: Path, settings: TrainSettings) -> Run:
     return run
 
 
-def config_of(settings: TrainSettings) -> dict[str, Any]:
+def config_of(settings: TrainSettings) -> JsonObject:
     """The content of `config.yaml`."""
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
     return {"command": "train", "settings": plain, "versions": versions()}

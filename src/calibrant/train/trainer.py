@@ -32,7 +32,7 @@ def build_trainer(
         for row in prepared.training
     ]
 
-    def task_reward(completions: list[Any], references: list[list[str]], **_: Any) -> list[float | None]:
+    def task_reward(completions: list[Any], references: list[list[str]], **_: object) -> list[float | None]:
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return task.reward_batch([task.extract(text) for text in texts], references)
 

@@ -7,10 +7,11 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, Self
+from typing import Self
 
 from calibrant.checks import check_non_negative, check_positive
 from calibrant.errors import CalibrantError
+from calibrant.files import JsonObject
 from calibrant.statistics.counted import check_count
 from calibrant.text.keys import as_number
 from calibrant.text.maths.workers import Pool
@@ -127,7 +128,7 @@ class Verifier:
         self.unscorable["too long" if gold else "empty reference"] += 1
         return [None]
 
-    def _record(self, question: Question, reply: dict[str, Any]) -> bool | None:
+    def _record(self, question: Question, reply: JsonObject) -> bool | None:
         """The verdict of a reply, cached; an unscorable pair is counted and logged."""
         verdict = reply["equal"]
         if verdict is None:

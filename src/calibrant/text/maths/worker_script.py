@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 _SIGNS = str.maketrans(
     {"∞": r"\infty ", "√": r"\sqrt ", "π": r"\pi ", "°": r"^{\circ}", "²": "^2", "³": "^3", "½": r"\frac{1}{2}"}
@@ -46,18 +46,18 @@ def equal(prediction: str, gold: str, tolerance: float | None = None) -> bool | 
     return False if _expressions(theirs) else None
 
 
-def _read(text: str) -> list[Any]:
+def _read(text: str) -> list[object]:
     """What math-verify parses in an answer: at most one sympy object, and the normalised text."""
     from math_verify import LatexExtractionConfig, parse
 
     options = {"extraction_config": [LatexExtractionConfig()], "parsing_timeout": None, "raise_on_error": True}
-    parsed: list[Any] = parse(f"\\boxed{{{_latex(text)}}}", **options)
+    parsed: list[object] = parse(f"\\boxed{{{_latex(text)}}}", **options)
     if parsed and not _expressions(parsed):
-        _reraise_resource_errors(parsed[0])
+        _reraise_resource_errors(str(parsed[0]))
     return parsed
 
 
-def _expressions(parsed: list[Any]) -> list[Any]:
+def _expressions(parsed: list[object]) -> list[object]:
     return [expression for expression in parsed if not isinstance(expression, str)]
 
 
@@ -80,7 +80,7 @@ def _latex(text: str) -> str:
     return _PI.sub(r"\\pi ", _POWER.sub(r"^{\1}", text).replace("**", "^"))
 
 
-def _numbers(parsed: list[Any]) -> tuple[str, list[float]] | None:
+def _numbers(parsed: list[object]) -> tuple[str, list[float]] | None:
     """Brackets and numbers of a number, tuple, interval or set; None if an element is no number."""
     from sympy import Equality, FiniteSet, Interval, Tuple
 
@@ -122,14 +122,14 @@ def serve(tasks: TextIO, replies: TextIO, memory: int, seconds: int) -> None:
         _write(replies, **reply)
 
 
-def _reply(prediction: str, gold: str, tolerance: float | None) -> dict[str, Any]:
+def _reply(prediction: str, gold: str, tolerance: float | None) -> dict[str, object]:
     try:
         return {"equal": equal(prediction, gold, tolerance)}
     except Exception as error:
         return {"equal": None, "error": f"{type(error).__name__}: {error}"[:200]}
 
 
-def _write(replies: TextIO, **reply: Any) -> None:
+def _write(replies: TextIO, **reply: object) -> None:
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
 

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 from calibrant.errors import CalibrantError
+from calibrant.files import JsonObject
 
 SCRIPT = Path(__file__).with_name("worker_script.py")
 
@@ -46,7 +46,7 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    def send(self, task: int, content: Any, timeout: float) -> bool:
+    def send(self, task: int, content: object, timeout: float) -> bool:
         """Sends a task; False if the worker has died."""
         assert self.process.stdin is not None
         self.task, self.deadline = task, time.monotonic() + timeout
@@ -58,7 +58,7 @@ class Worker:
             return False
         return True
 
-    def receive(self) -> dict[str, Any] | None:
+    def receive(self) -> JsonObject | None:
         """The reply; {} while it is incomplete, None if the worker has died."""
         chunk = os.read(self.fileno(), 65536)
         self._received += chunk
@@ -92,9 +92,9 @@ class Pool:
         self.workers: list[Worker] = []
         self.failures = 0
 
-    def run(self, tasks: Sequence[Any]) -> list[dict[str, Any]]:
+    def run(self, tasks: Sequence[object]) -> list[JsonObject]:
         """Replies to all tasks in order; {"equal": None, "error": why} where a worker took too long or died."""
-        replies: list[dict[str, Any]] = [{} for _ in tasks]
+        replies: list[JsonObject] = [{} for _ in tasks]
         waiting = deque(range(len(tasks)))
         try:
             while waiting or any(worker.task is not None for worker in self.workers):
@@ -110,7 +110,7 @@ class Pool:
         """Kills all workers."""
         self._drop(list(self.workers))
 
-    def _assign(self, waiting: deque[int], tasks: Sequence[Any]) -> None:
+    def _assign(self, waiting: deque[int], tasks: Sequence[object]) -> None:
         """Sends waiting tasks to idle workers, and starts workers for the remaining ones."""
         for worker in [worker for worker in self.workers if worker.ready and worker.task is None]:
             if waiting and not worker.send(waiting[0], tasks[waiting[0]], self.timeout):
@@ -129,7 +129,7 @@ class Pool:
         now = time.monotonic()
         return [worker for worker in busy if worker.fileno() in readable or worker.deadline <= now]
 
-    def _collect(self, worker: Worker, replies: list[dict[str, Any]]) -> None:
+    def _collect(self, worker: Worker, replies: list[JsonObject]) -> None:
         """Records the reply of a worker, its death or timeout, or its start."""
         reply = worker.receive() if wait([worker.fileno()], 0) else {}
         if reply == {} and time.monotonic() < worker.deadline:
