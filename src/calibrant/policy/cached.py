@@ -1,11 +1,10 @@
 """The cached route: prompts run once with a cache that keeps its graph, completions run on the cache repeated."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import ModelOutput
 
 from calibrant.policy.head import CACHE, Head, Recorded, model_name, run
 from calibrant.policy.prompts import Prompts, Tokens
@@ -19,12 +18,14 @@ overwritten in place.
 """
 
 
-def repeatable(cache: Any) -> bool:
+def repeatable(cache: Cache | None) -> bool:
     """Whether a cache holds nothing but what can be repeated for the rollouts of a prompt."""
-    return type(cache) is DynamicCache and all(type(layer) in REPEATABLE for layer in cache.layers)
+    if cache is None or type(cache) is not DynamicCache:
+        return False
+    return all(type(layer) in REPEATABLE for layer in cache.layers)
 
 
-def repeatable_cache(model: nn.Module, outputs: Any) -> Any:
+def repeatable_cache(model: nn.Module, outputs: ModelOutput | None) -> Cache:
     """The cache among the outputs of a model; NotShared is raised for one that cannot be repeated."""
     cache = getattr(outputs, CACHE, None)
     if not repeatable(cache):

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import text_config
@@ -50,7 +51,9 @@ class PrefixCheck(NamedTuple):
     routes: tuple[RouteCheck, ...]  # each route, then generation
 
 
-def check_prefix(model: nn.Module, tokenizer: Any = None, *, seed: int = 0, temperature: float = 1.0) -> PrefixCheck:
+def check_prefix(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, *, seed: int = 0, temperature: float = 1.0
+) -> PrefixCheck:
     """Compares shared prompts with the plain path on a small random batch: each route, and generation.
 
     The batch has prompts of different lengths with different numbers of rows in mixed order, ragged completions and an
@@ -99,17 +102,16 @@ def _route(model: nn.Module, batch: Tokens, weights: Sequence[Tensor], route: Ro
     return difference(shared.logps[where][:, None], plain.logps[where][:, None], weights)
 
 
-def _generation(model: nn.Module, batch: Tokens, temperature: float) -> Difference:
+def _generation(model: PreTrainedModel, batch: Tokens, temperature: float) -> Difference:
     options = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "max_new_tokens": NEW_TOKENS}
     options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
     config = sampling_to_share(model, options)
-    generate: Any = model.generate
-    shared, plain, tokens = logits_both_ways(model, generate, batch.prompt_ids, batch.prompt_mask, config, NEW_TOKENS)
+    shared, plain, tokens = logits_both_ways(model, model.generate, *batch[:2], config, NEW_TOKENS)
     logps = [(x / temperature).log_softmax(-1).gather(-1, tokens[:, None]) for x in (shared, plain)]
     return difference(logps[0], logps[1])
 
 
-def _random_batch(model: nn.Module, tokenizer: Any, seed: int) -> Tokens:
+def _random_batch(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, seed: int) -> Tokens:
     """Seven rows of three prompts."""
     generator = torch.Generator().manual_seed(seed)
     config, completion = text_config(model), 9

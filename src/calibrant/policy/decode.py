@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
+
+Options = dict[str, Any]  # arguments of `generate`, by name
 
 DROPPED = 0.125
 """Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
@@ -40,7 +43,7 @@ class Decoded:
         return placed
 
 
-PLAIN: dict[str, tuple[Any, ...]] = {
+PLAIN: dict[str, tuple[object, ...]] = {
     "num_return_sequences": (None, 1),
     "cache_implementation": (None,),
     "use_cache": (None, True),
@@ -57,7 +60,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 """Settings of generation, and the values with which it is plain sampling or greedy search on a dynamic cache."""
 
 
-def plain_sampling(model: Any, options: dict[str, Any]) -> GenerationConfig | None:
+def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig | None:
     """The configuration that `model.generate(**options)` resolves to, if `decode` can stand for it; else None.
 
     It can for sampling and greedy search, one sequence per row, on a dynamic cache that `generate` makes itself, from
@@ -80,9 +83,9 @@ def plain_sampling(model: Any, options: dict[str, Any]) -> GenerationConfig | No
 def decode(
     model: nn.Module,
     input_ids: Tensor,
-    logits_processor: Any,
-    stopping_criteria: Any,
-    generation_config: Any,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
     decoded: Decoded | None = None,
     **inputs: Any,
 ) -> Tensor:
@@ -106,7 +109,12 @@ def decode(
 
 
 def _decode(
-    model: nn.Module, ids: Tensor, logits_processor: Any, stopping_criteria: Any, config: Any, inputs: dict[str, Any]
+    model: nn.Module,
+    ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    config: GenerationConfig,
+    inputs: Options,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first token, first row."""
     mask, cache = inputs.get("attention_mask"), inputs[CACHE]
@@ -143,7 +151,7 @@ def _sampled(scores: Tensor) -> Tensor:
     return torch.multinomial(probabilities, 1)[:, 0]
 
 
-def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
+def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
     """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
     new = ids.shape[1] - cache.get_seq_length()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
@@ -155,7 +163,7 @@ def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Any) -> Tens
     return logits
 
 
-def _padding(config: Any) -> int:
+def _padding(config: GenerationConfig) -> int:
     """The token that fills rows after their end; the first that ends one where there is no other."""
     if config.pad_token_id is not None:
         return int(config.pad_token_id)

@@ -13,6 +13,8 @@ from calibrant.policy.prefill import shared_prefill
 from calibrant.policy.prompts import Tokens
 from calibrant.policy.verify import evaluating
 
+Prompt = str | list[dict[str, Any]]  # a text, or a conversation
+
 TOKENS_PER_CHUNK = 2**14
 """Completion tokens that are scored at a time: logits of all of them are held at once."""
 
@@ -29,7 +31,7 @@ class Completion(NamedTuple):
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Any],
+    prompts: Sequence[Prompt],
     *,
     samples: int,
     temperature: float | None,
@@ -71,7 +73,7 @@ def generate(
 def sample_group(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: Any,
+    prompt: Prompt,
     *,
     samples: int,
     temperature: float,
@@ -88,7 +90,7 @@ def sample_group(
 
 
 def encoded(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], device: torch.device | str
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """Ids and mask of prompts, `[N, P]` each, padded as the tokenizer pads; a chat template has its special tokens."""
     chat = not isinstance(prompts[0], str)
@@ -101,14 +103,14 @@ def encoded(
 def _sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Any],
+    prompts: Sequence[Prompt],
     samples: int,
     temperature: float | None,
     max_new_tokens: int,
 ) -> Tokens:
     """Greedy, or samples of the whole tempered distribution, whatever the model's own generation settings are."""
     prompt, prompt_mask = (x.repeat_interleave(samples, 0) for x in encoded(tokenizer, prompts, model.device))
-    options: dict[str, Any] = {"do_sample": False}
+    options: dict[str, object] = {"do_sample": False}
     if temperature is not None:
         options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     options |= {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0}

@@ -8,12 +8,14 @@ chunks that are computed again in the backward pass, so that no more than one ch
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import ModelOutput
 
 from calibrant.errors import CalibrantError
 
@@ -40,10 +42,10 @@ class Recorded(NamedTuple):
 
     states: Tensor
     autocast: torch.dtype | None
-    outputs: Any
+    outputs: ModelOutput | None
 
 
-def unwrapped(model: nn.Module) -> Any:
+def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The model inside wrappers for data parallelism and compilation."""
     while True:
         inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
@@ -57,7 +59,7 @@ def model_name(model: nn.Module) -> str:
     return type(unwrapped(model)).__name__
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: nn.Module) -> PreTrainedConfig:
     """The configuration of the language model."""
     return unwrapped(model).config.get_text_config()
 
@@ -90,7 +92,7 @@ def has_head(model: nn.Module) -> bool:
     return True
 
 
-def _scale(config: Any) -> float:
+def _scale(config: PreTrainedConfig) -> float:
     """The factor of the logits, under the names that families of models have for it."""
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         if getattr(config, name, None) is not None:
@@ -100,7 +102,7 @@ def _scale(config: Any) -> float:
     return 1.0 if divisor is None or before_head else 1.0 / divisor
 
 
-def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
+def run(model: nn.Module, head: Head, column: int, *, input_ids: Tensor, **inputs: object) -> Recorded:
     """Calls the model and records the states that its head would have read.
 
     The head reads one column of the first row; its logits there are compared with those that follow from the state.
@@ -109,8 +111,8 @@ def run(model: nn.Module, head: Head, column: int, **inputs: Any) -> Recorded:
         CalibrantError: the model does not use its head once, or changes the logits in an unknown way.
     """
     with recording(head.module, column) as calls:
-        outputs = model(**inputs)
-    problem, shape = "", inputs["input_ids"].shape
+        outputs = model(input_ids=input_ids, **inputs)
+    problem, shape = "", input_ids.shape
     if len(calls) != 1:
         problem = f"called its output head {len(calls)} times in a forward pass instead of once"
     elif calls[0][0].shape[:2] != shape:

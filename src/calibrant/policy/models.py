@@ -137,7 +137,7 @@ def _refuse(model: str, not_finite: Iterable[str]) -> None:
         )
 
 
-def _whole(model: str, **options: Any) -> PreTrainedModel:
+def _whole(model: str, **options: object) -> PreTrainedModel:
     """A policy whose weights were all in its files: transformers makes up those that are not."""
     policy: PreTrainedModel
     policy, report = _load(
@@ -157,7 +157,7 @@ def _whole(model: str, **options: Any) -> PreTrainedModel:
     return policy
 
 
-def _load(loader: Any, model: str, **options: Any) -> Any:
+def _load(loader: type[AutoModelForCausalLM | AutoTokenizer], model: str, **options: object) -> Any:
     name = locate(model)
     local = Path(name).exists()
     if not local and (Path(name).is_absolute() or name.startswith(".")):  # the hub has no such names

@@ -3,10 +3,11 @@
 It needs no cache, so it works with gradient checkpointing, and is one forward for one backward.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from calibrant.policy.head import Head, Recorded, run, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
@@ -57,7 +58,7 @@ def refusal(model: nn.Module) -> str | None:
     return f"has layers of {', '.join(sorted(unknown))}, which packed rows do not know" if unknown else None
 
 
-def _layer_types(config: Any) -> set[str]:
+def _layer_types(config: PreTrainedConfig) -> set[str]:
     known = getattr(config, "layer_types", None)
     return set(known or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"])
 
@@ -98,7 +99,7 @@ def _slots(batch: Tokens, prompts: Prompts) -> tuple[Tensor, Tensor]:
     return torch.where(inside, start[:, None] + torch.arange(inside.shape[1]).to(start), 0), inside
 
 
-def _masks(model: nn.Module, packed: Packed) -> Any:
+def _masks(model: nn.Module, packed: Packed) -> Tensor | dict[str, Tensor]:
     """The attention mask `[N, 1, L, L]` of each type of layer, by type where there are several."""
     config = text_config(model)
     distance = packed.positions[:, :, None] - packed.positions[:, None, :]

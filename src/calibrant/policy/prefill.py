@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import repeatable_cache
-from calibrant.policy.decode import Decoded, decode, next_logits, plain_sampling
+from calibrant.policy.decode import Decoded, Options, decode, next_logits, plain_sampling
 from calibrant.policy.head import CACHE, has_head
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
@@ -26,6 +26,7 @@ from calibrant.policy.verify import (
 )
 
 WAY = "generation"
+Generate = Callable[..., Any]
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
         return
     original: Any = model.generate
 
-    def generate(*arguments: Any, **options: Any) -> Any:
+    def generate(*arguments: object, **options: Any) -> Any:
         config = None if arguments or WAY in record_of(model).failed else _shareable(model, options)
         if config is None:
             return original(*arguments, **options)
@@ -85,7 +86,7 @@ def _is_own_generate(model: nn.Module) -> bool:
     return all(map(own, model.modules()))
 
 
-def _shareable(model: nn.Module, options: dict[str, Any]) -> GenerationConfig | None:
+def _shareable(model: nn.Module, options: Options) -> GenerationConfig | None:
     """The configuration of plain sampling in which a prompt of at least two tokens stands in several rows; else None.
 
     What cannot be resolved here is left to `generate`, which says why.
@@ -100,7 +101,7 @@ def _shareable(model: nn.Module, options: dict[str, Any]) -> GenerationConfig | 
     return config if len(first) < len(options["input_ids"]) else None
 
 
-def sampling_to_share(model: nn.Module, options: dict[str, Any]) -> GenerationConfig:
+def sampling_to_share(model: nn.Module, options: Options) -> GenerationConfig:
     """The configuration that `model.generate(**options)` resolves to.
 
     Raises:
@@ -129,7 +130,7 @@ def _random_state(device: torch.device) -> Callable[[], None]:
     return restore
 
 
-def _verify(model: nn.Module, original: Any, ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
+def _verify(model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
     """Compares the logits of two tokens with those of `generate`, for two short prompts, the first time for a model."""
     if (reason := refusal(model)) is not None:
         raise NotShared(f"it {reason}")
@@ -146,7 +147,7 @@ def _verify(model: nn.Module, original: Any, ids: Tensor, mask: Tensor, config: 
 
 @torch.no_grad()
 def logits_both_ways(
-    model: Any, original: Callable[..., Any], ids: Tensor, mask: Tensor, config: GenerationConfig, new_tokens: int
+    model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig, new_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits `[n, V]` of the first tokens after some prompts, with shared prompts and as `generate` computes them.
 
@@ -162,7 +163,7 @@ def logits_both_ways(
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
     plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
-    cache: Any = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
+    cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
     logits = []
     for step in range(len(plain.logits)):
         repeats = 1 if step else 2
@@ -175,7 +176,7 @@ def logits_both_ways(
 
 
 @torch.no_grad()
-def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Any:
+def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache:
     """The cache of all prompt tokens but the last, one entry per row of `[B, P]`.
 
     Positions are those that `generate` gives: padding is not counted.

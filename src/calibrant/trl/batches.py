@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from calibrant.policy.prompts import distinct_rows
-
-Batch = dict[str, Any]
+from calibrant.trl.passes import Batch
 
 
 def along_groups(batches: Sequence[Batch], window: int) -> list[Batch]:

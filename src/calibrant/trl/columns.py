@@ -13,6 +13,8 @@ from calibrant.errors import CalibrantError
 from calibrant.tasks.maths import number_text
 from calibrant.trl.messages import as_text
 
+Columns = dict[str, list[Any]]  # of rollouts
+
 PLAIN = ("string", "large_string", "int", "uint", "float", "bool", "decimal", "null")
 """Prefixes of the Arrow types whose values are texts or numbers."""
 
@@ -26,7 +28,7 @@ class DataRow(NamedTuple):
     key: str  # equal for the rollouts of one group
 
 
-def text_of(value: Any) -> str | None:
+def text_of(value: object) -> str | None:
     """A text or a number as text; None for None and NaN.
 
     >>> text_of(0), text_of(3.0), text_of("x"), text_of(float("nan"))
@@ -40,7 +42,7 @@ def text_of(value: Any) -> str | None:
     return number_text(value).encode("utf-8", "replace").decode()
 
 
-def texts_of(value: Any) -> list[str] | None:
+def texts_of(value: object) -> list[str] | None:
     """A list of texts or numbers as texts, a single one as a list of one; None for None and NaN.
 
     >>> texts_of("Norway"), texts_of([1, 2.5, None]), texts_of(None)
@@ -53,14 +55,14 @@ def texts_of(value: Any) -> list[str] | None:
     return [text for text in map(text_of, value) if text is not None]
 
 
-COLUMNS: dict[str, tuple[Callable[[Any], Any], str]] = {
+COLUMNS: dict[str, tuple[Callable[[object], object], str]] = {
     "prompt_id": (text_of, "a text or a number"),
     "references": (texts_of, "a text, a number or a list of them"),
 }
 """Column -> how it is read, and what it has to hold."""
 
 
-def read_column(name: str, value: Any, place: str) -> Any:
+def read_column(name: str, value: object, place: str) -> Any:
     """The value of a column.
 
     Raises:
@@ -76,7 +78,7 @@ def read_column(name: str, value: Any, place: str) -> Any:
         ) from None
 
 
-def check_data(data: Any) -> None:
+def check_data(data: object) -> None:
     """Checks the columns of a data set, or of several by name; values are read only where their type does not tell.
 
     Streams, and data sets with a transform of their own, are checked row by row as they come.
@@ -94,14 +96,14 @@ def check_data(data: Any) -> None:
                     read_column(name, row[name], str(i))
 
 
-def _readable(feature: Any, name: str) -> bool:
+def _readable(feature: object, name: str) -> bool:
     """Whether the type of a column says that each of its values can be read."""
     if isinstance(feature, (List, LargeList)) and name == "references":
         feature = feature.feature
     return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(PLAIN))
 
 
-def read_rows(inputs: Sequence[Mapping[str, Any]]) -> list[DataRow]:
+def read_rows(inputs: Sequence[Mapping[str, object]]) -> list[DataRow]:
     """The rows of a local batch, as the data set gave them.
 
     Raises:
@@ -110,14 +112,14 @@ def read_rows(inputs: Sequence[Mapping[str, Any]]) -> list[DataRow]:
     return [_read_row(row, f"{i} of the batch") for i, row in enumerate(inputs)]
 
 
-def _read_row(row: Mapping[str, Any], place: str) -> DataRow:
+def _read_row(row: Mapping[str, object], place: str) -> DataRow:
     prompt = as_text(row.get("prompt", ""))
     prompt_id, references = (read_column(name, row.get(name), place) for name in ("prompt_id", "references"))
     parts = (prompt_id, row.get("environment"), prompt, *(references or ()))
     return DataRow(prompt, prompt_id or None, references, " | ".join(str(x) for x in parts if x is not None))
 
 
-def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[Any]]:
+def settle_prompts(columns: Columns, size: int) -> Columns:
     """The columns of N * G values with one `prompt` per group of G: the one that its rollouts got.
 
     Where an environment gave each another one, it is the prompt of the data set, and `observed_prompt` stays.
@@ -130,7 +132,7 @@ def settle_prompts(columns: dict[str, list[Any]], size: int) -> dict[str, list[A
     return rest | {"prompt": prompts} | ({} if all(same) else {"observed_prompt": observed})
 
 
-def correctness(columns: Mapping[str, list[Any]], device: torch.device) -> dict[str, Tensor]:
+def correctness(columns: Columns, device: torch.device) -> dict[str, Tensor]:
     """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
     if "correct" not in columns or all(gold is None for gold in columns["references"]):
         return {}

@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 _SHARED, _DEFAULTS = declared(TrainerOptions), {f.name: f.default for f in fields(TrainerOptions)}
 
 
-def _option(name: str, default: Any = MISSING) -> Any:
+def _option(name: str, default: object = MISSING) -> Any:
     """The field of a shared option; HfArgumentParser hands all of its metadata on to argparse."""
     shared, default = _SHARED[name], _DEFAULTS[name] if default is MISSING else default
     help = shared.help + (f"; None: {shared.shown or 'none'}" if default is None else "")
     return _own(default, help, **({"choices": list(shared.choices)} if shared.choices else {}))
 
 
-def _own(default: Any, help: str, **keywords: list[str]) -> Any:
+def _own(default: object, help: str, **keywords: list[str]) -> Any:
     metadata = {"help": f"{help[0].upper()}{help[1:]}.".replace("%", "%%")} | keywords
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -76,7 +76,7 @@ class CalibratedGRPOConfig(GRPOConfig):
         check(self, _SHARED)
 
 
-OWN_FIELDS: "list[Field[Any]]" = [
+OWN_FIELDS: "list[Field[object]]" = [
     f for f in fields(CalibratedGRPOConfig) if f.name not in {g.name for g in fields(GRPOConfig)}
 ]
 

@@ -32,7 +32,7 @@ class Guard:
     wanted: str
     name: str | None = None
 
-    def __call__(self, *arguments: Any, at: str = "", **keywords: Any) -> Any:
+    def __call__(self, *arguments: object, at: str = "", **keywords: object) -> Any:
         """What the function returns; generators are run to their end."""
         try:
             returned = self.function(*arguments, **keywords)
@@ -44,11 +44,11 @@ class Guard:
         """The error for an exception in the function."""
         return CalibrantError(f"{self.title} raised {describe(error)}{at}; {self.wanted}")
 
-    def refused(self, returned: Any, at: str = "") -> CalibrantError:
+    def refused(self, returned: object, at: str = "") -> CalibrantError:
         """The error for something that it must not return."""
         return CalibrantError(f"{self.title} returned {_short(returned)}{at}; {self.wanted}")
 
-    def values(self, returned: Any, count: int, what: str) -> list[Any]:
+    def values(self, returned: object, count: int, what: str) -> list[object]:
         """The values that were returned, one per completion: of a list, a tuple, an array, a tensor on any device.
 
         Raises:
@@ -74,11 +74,11 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {((str(error).strip() or 'no message').splitlines())[0]:.200}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{value!r:.60}"
 
 
-def _listed(returned: Any) -> list[Any] | None:
+def _listed(returned: object) -> list[object] | None:
     """The values of an array or of an iterable with an order; None for single values, texts, mappings and sets."""
     if isinstance(returned, Tensor) and returned.is_meta:
         return None
@@ -86,15 +86,16 @@ def _listed(returned: Any) -> list[Any] | None:
         values = returned.tolist()
         column = isinstance(values, list) and all(isinstance(x, list) and len(x) == 1 for x in values)
         return [x[0] for x in values] if column else values if isinstance(values, list) else None
-    unordered = isinstance(returned, (str, bytes, Mapping, Set)) or not isinstance(returned, Iterable)
-    return None if unordered else list(returned)
+    if isinstance(returned, (str, bytes, Mapping, Set)) or not isinstance(returned, Iterable):
+        return None
+    return list(returned)
 
 
 Judge = Callable[[Sequence[str], Sequence[list[str] | None]], list[bool | None]]
 """B answers and their lists of references -> verdicts; None where there is no reference, or no verdict."""
 
 
-def guarded_judge(is_correct: Callable[[str, list[str]], Any] | None, judge: VerdictFunction | None) -> Judge | None:
+def guarded_judge(is_correct: Callable[[str, list[str]], object] | None, judge: VerdictFunction | None) -> Judge | None:
     """A judge of batches from the user's `judge` or else `is_correct`, which see rows with references alone."""
     wanted = "return one verdict per answer: True, False, or None where there is none"
     if judge is not None:
@@ -127,7 +128,7 @@ def _verdict(guard: Guard, value: Any, row: int) -> bool | None:
 
 
 def guarded_clusters(
-    cluster: Callable[[TextGroups], Any] | None, answer_key: Callable[[str], Any] | None
+    cluster: Callable[[TextGroups], object] | None, answer_key: Callable[[str], object] | None
 ) -> Callable[[TextGroups], Tensor]:
     """Clusters from the user's `cluster`, or of equal keys."""
     if cluster is None:
@@ -145,7 +146,7 @@ def _key(guard: Guard, text: str) -> Any:
     return key
 
 
-def _cluster_numbers(guard: Guard, returned: Any, groups: TextGroups) -> Tensor:
+def _cluster_numbers(guard: Guard, returned: object, groups: TextGroups) -> Tensor:
     shape = (len(groups), len(groups[0]))
     try:
         numbers = torch.as_tensor(returned)
@@ -163,7 +164,7 @@ class Extracted(NamedTuple):
     problem: str | None = None
 
 
-def extractor(extract: Callable[[str], Any] | None) -> Guard:
+def extractor(extract: Callable[[str], object] | None) -> Guard:
     """The user's `extract_answer`; completions without their white space when None."""
     return Guard(
         extract or str.strip, "extract_answer function", "return the answer as a string, '' where there is none"

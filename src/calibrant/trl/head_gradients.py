@@ -1,6 +1,6 @@
 """Inner products of the gradients of the policy's output head, for a batch of rollouts in training."""
 
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +12,7 @@ from calibrant.policy import logps_in_chunks
 from calibrant.policy.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
 from calibrant.trl.config import CalibratedGRPOConfig
-from calibrant.trl.passes import local_rows
+from calibrant.trl.passes import Batch, local_rows
 
 EXACT_VOCABULARY = 2**15
 """Largest vocabulary of which every column is taken where `head_gram_top` is None."""
@@ -36,7 +36,7 @@ class HeadGradients:
         readable_head(policy, cast=args.cast_lm_head_to_fp32)
 
     def __call__(
-        self, model: nn.Module, output: dict[str, Any], mask: Tensor, size: int, states: Tensor | None = None
+        self, model: nn.Module, output: Batch, mask: Tensor, size: int, states: Tensor | None = None
     ) -> Tensor:
         """Inner products of each local rollout with the rollouts of its group, `[B, G]`, float64.
 
@@ -62,7 +62,7 @@ class HeadGradients:
     def _gram(self, model: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
         """`[B, G]` of whole groups."""
         head, given = readable_head(model), self.args.head_gram_top
-        linear: Any = head.module
+        linear = cast(nn.Linear, head.module)
         states, ids, mask = (x.view(-1, size, *x.shape[1:]) for x in (states * head.scale, ids, mask))
         top = None if len(linear.weight) <= EXACT_VOCABULARY else TOP
         gram = head_gram_from_weight(
@@ -74,7 +74,7 @@ class HeadGradients:
         return gram.flatten(0, 1)
 
     @torch.no_grad()
-    def _states(self, model: nn.Module, output: dict[str, Any]) -> Tensor:
+    def _states(self, model: nn.Module, output: Batch) -> Tensor:
         """The last hidden states that predict each completion token, `[B, T, D]`."""
         ids, checkpointing = output["prompt_ids"], self.args.gradient_checkpointing_kwargs
         with self.accelerator.autocast(), disable_gradient_checkpointing(model, checkpointing):

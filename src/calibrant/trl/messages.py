@@ -26,13 +26,13 @@ def _message(message: Mapping[str, Any]) -> str:
     return "\n".join(part for part in (_content(message.get("content")), *calls) if part)
 
 
-def _content(content: Any) -> str:
+def _content(content: object) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(map(_part, content)) if isinstance(content, (list, tuple)) else _json(content)
 
 
-def _part(part: Any) -> str:
+def _part(part: object) -> str:
     """A text as it is; a picture, a sound or a film as `<image>`, `<audio>` or `<video>`."""
     if not isinstance(part, Mapping):
         return part if isinstance(part, str) else f"<{type(part).__name__}>"
@@ -48,5 +48,5 @@ def _call(call: Mapping[str, Any]) -> str:
     return f"{function.get('name', '')}({arguments if isinstance(arguments, str) else _json(arguments)})"
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=lambda x: f"<{type(x).__name__}>")

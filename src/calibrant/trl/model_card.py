@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from transformers import PreTrainedModel
 from trl.trainer.utils import get_config_model_id
 
 from calibrant.files import versions
@@ -19,13 +19,13 @@ GCPO = (
 )
 
 
-def model_name(model: Any) -> str:
+def model_name(model: PreTrainedModel | str) -> str:
     """The last part of a model's name or folder, as TRL names an output folder after it."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return str(name).rstrip("/").split("/")[-1]
 
 
-def with_method(text: str, method: Method, options: Mapping[str, Any]) -> str:
+def with_method(text: str, method: Method, options: Mapping[str, object]) -> str:
     """TRL's model card with a section about the method, and calibrant's version.
 
     Args:
@@ -38,7 +38,7 @@ def with_method(text: str, method: Method, options: Mapping[str, Any]) -> str:
     return f"{before if heading else text + chr(10)}{_section(method, options)}\n{heading}{version}{after}"
 
 
-def _section(method: Method, options: Mapping[str, Any]) -> str:
+def _section(method: Method, options: Mapping[str, object]) -> str:
     about, values = card(method), hyperparameters(method) | dict(options)
     rows = [f"| {_code(name)} | {_code(repr(value))} |" for name, value in values.items()]
     papers = [] if about.paper == UNKNOWN else [f"- {_linked(_text(about.paper))}"]

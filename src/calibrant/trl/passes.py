@@ -8,6 +8,8 @@ from torch import Tensor
 
 from calibrant.groups import Groups
 
+Batch = dict[str, Any]  # tensors by name, of a generation batch or a micro-batch
+
 MULTIMODAL = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "spatial_shapes", "num_tiles",
     "image_sizes", "token_type_ids", "mm_token_type_ids", "image_position_ids",
@@ -36,7 +38,7 @@ def with_variance(groups: Groups, rows: Tensor, variance: Tensor) -> Groups:
     return Groups(groups.rewards, {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)})
 
 
-def model_inputs(batch: dict[str, Any], rows: Any = slice(None)) -> dict[str, Any]:
+def model_inputs(batch: Batch, rows: Tensor | slice = slice(None)) -> Batch:
     """Arguments of TRL's `_get_per_token_logps_and_entropies` for a batch, or some rows of one without images."""
     return {
         "input_ids": torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows],
@@ -65,7 +67,7 @@ def merged(rows: Tensor, some: Pass, others: Pass) -> Pass:
     return Pass(both(some.logps, others.logps), both(some.entropies, others.entropies))
 
 
-def completion_mask(output: dict[str, Any]) -> Tensor:
+def completion_mask(output: Batch) -> Tensor:
     """Which tokens the policy wrote: completion tokens without those of tools, `[B, T]`."""
     mask: Tensor = output["completion_mask"]
     return mask * output["tool_mask"] if "tool_mask" in output else mask

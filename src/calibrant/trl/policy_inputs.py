@@ -1,12 +1,11 @@
 """Inputs of methods from models: log-probabilities, entropies, the likelihood of the answer under an EMA reference."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head
 
@@ -17,7 +16,7 @@ from calibrant.policy.references import SlowReference, frozen
 from calibrant.text.masks import answer_masks
 from calibrant.trl.config import CalibratedGRPOConfig
 from calibrant.trl.head_gradients import HeadGradients
-from calibrant.trl.passes import completion_mask, model_inputs
+from calibrant.trl.passes import Batch, completion_mask, model_inputs
 
 FROM_STATES = ("mean_logprob", "token_entropy", "head_gram")
 """The inputs that follow from the states that the output head of the sampling policy reads."""
@@ -47,7 +46,7 @@ class PolicyInputs:
         accelerator: Accelerator,
         *,
         named: Sequence[str],
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         per_token: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]],
     ):
         self.args, self.accelerator, self.named = args, accelerator, named
@@ -61,15 +60,13 @@ class PolicyInputs:
             self._scoring(self.slow.model)
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
 
-    def _scoring(self, model: Any) -> Any:
+    def _scoring(self, model: nn.Module) -> nn.Module:
         """A copy of the policy with the head with which TRL computes log-probabilities."""
         base, cast = getattr(model, "get_base_model", lambda: model)(), self.args.cast_lm_head_to_fp32
         add_fused_lm_head(base, temperature=self.args.temperature, cast_lm_head_to_fp32=cast)
         return model.to(self.accelerator.device)
 
-    def __call__(
-        self, model: nn.Module, output: dict[str, Any], answers: Sequence[str], size: int
-    ) -> dict[str, Tensor]:
+    def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, one row of the group's matrix per rollout.
 
         Args:
@@ -100,7 +97,7 @@ class PolicyInputs:
             found["head_gram"] = self.head(model, output, mask, size, states)
         return found
 
-    def constant_entropies(self, model: nn.Module, output: dict[str, Any]) -> dict[str, Tensor]:
+    def constant_entropies(self, model: nn.Module, output: Batch) -> dict[str, Tensor]:
         """`constant_entropies [B, T]` of rows with an advantage of 0, which then need no pass for TRL's metric.
 
         Empty where the policy will have moved by the time that it is updated on these rows, and where no states were
@@ -119,9 +116,7 @@ class PolicyInputs:
         assert entropies is not None
         return {"constant_entropies": entropies.new_zeros(kept.shape).masked_scatter(kept, entropies)}
 
-    def _of_policy(
-        self, model: nn.Module, output: dict[str, Any], states: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _of_policy(self, model: nn.Module, output: Batch, states: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and, if they are named, entropies of the policy that sampled, each `[B, T]`."""
         entropies = "token_entropy" in self.named
         if states is None:
@@ -136,7 +131,7 @@ class PolicyInputs:
         assert logps is not None
         return logps, spread
 
-    def _per_token(self, model: Any, output: dict[str, Any], entropies: bool = False) -> tuple[Tensor, Tensor | None]:
+    def _per_token(self, model: nn.Module, output: Batch, entropies: bool = False) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad(), disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
             logps, entropy, _ = self.per_token(
                 model,
@@ -153,5 +148,5 @@ class Follow(TrainerCallback):
     def __init__(self, slow: SlowReference, accelerator: Accelerator):
         self.slow, self.accelerator = slow, accelerator
 
-    def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, *, model: nn.Module, **_: object) -> None:
         self.slow.follow(self.accelerator.unwrap_model(model), state.global_step)

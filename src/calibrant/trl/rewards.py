@@ -2,17 +2,20 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from trl import GRPOTrainer
 from trl.trainer.utils import is_async_callable
 
 from calibrant.errors import CalibrantError
 from calibrant.trl.functions import Guard
 from calibrant.trl.messages import as_text
+
+Reward = Callable[..., Any]
 
 WANTED = "return one number per completion, or None for one that cannot be scored"
 
@@ -26,12 +29,12 @@ class Sampled(NamedTuple):
 
 
 @contextmanager
-def recorded_rewards(trainer: Any) -> Iterator[list[Sampled]]:
+def recorded_rewards(trainer: GRPOTrainer) -> Iterator[list[Sampled]]:
     """Records each call of the trainer's `_calculate_rewards`, its own or another, with guarded reward functions."""
     calls: list[Sampled] = []
     replaced, original = vars(trainer).get("_calculate_rewards"), trainer._calculate_rewards
 
-    def calculate(inputs: Any, prompts: list[Any], completions: list[Any], ids: list[Any]) -> Tensor:
+    def calculate(inputs: object, prompts: list[object], completions: list[object], ids: list[list[int]]) -> Tensor:
         own, names = trainer.reward_funcs, trainer.reward_func_names
         trainer.reward_funcs = [checked(function, name) for function, name in zip(own, names, strict=True)]
         try:
@@ -54,7 +57,7 @@ def recorded_rewards(trainer: Any) -> Iterator[list[Sampled]]:
             trainer._calculate_rewards = replaced
 
 
-def checked(function: Any, name: str | None = None) -> Any:
+def checked(function: Reward, name: str | None = None) -> Reward:
     """A TRL reward function that returns floats, None for unscorable completions; reward models stay as they are.
 
     Raises (when called):
@@ -76,12 +79,12 @@ def checked(function: Any, name: str | None = None) -> Any:
     return asynchronous
 
 
-def unrewarded(completions: Sequence[Any], **_: Any) -> list[float]:
+def unrewarded(completions: Sequence[object], **_: object) -> list[float]:
     """A reward function for methods that read no rewards."""
     return [0.0] * len(completions)
 
 
-def check_rewards(guard: Guard, rewards: Any, count: int) -> list[float | None]:
+def check_rewards(guard: Guard, rewards: object, count: int) -> list[float | None]:
     """What a reward function returned as a list of floats, None for unscorable completions."""
     return [_number(guard, i, value) for i, value in enumerate(guard.values(rewards, count, "rewards"))]
 

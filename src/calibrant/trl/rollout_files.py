@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from calibrant.files import disk_full
 from calibrant.rollouts import write_rollouts
 from calibrant.scorer import Scored, rollout_rows
+from calibrant.trl.columns import Columns
 from calibrant.trl.functions import describe
 
 ROLLOUTS = "_rollouts"
@@ -29,7 +29,7 @@ class RolloutFiles:
         self.folder = Path(folder or Path(output_dir) / ROLLOUTS)
         self.last, self.warned = (-1, 0), False
 
-    def write(self, step: int, scored: Scored, columns: dict[str, list[Any]]) -> None:
+    def write(self, step: int, scored: Scored, columns: Columns) -> None:
         """Writes the rollouts of a step; the first failure is a warning; only a full disk ends training."""
         part = self.last[1] + 1 if self.last[0] == step else 0
         self.last = (step, part)

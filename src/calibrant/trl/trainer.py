@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.advantages import total_rewards
@@ -22,7 +23,7 @@ from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
-from calibrant.trl.columns import DataRow, check_data, correctness, read_rows, settle_prompts
+from calibrant.trl.columns import Columns, DataRow, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import (
     count_unextracted,
@@ -34,6 +35,7 @@ from calibrant.trl.functions import (
 from calibrant.trl.model_card import model_name, with_method
 from calibrant.trl.passes import (
     MULTIMODAL,
+    Batch,
     GenerationBatch,
     Pass,
     completion_mask,
@@ -43,7 +45,7 @@ from calibrant.trl.passes import (
     with_variance,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
-from calibrant.trl.rewards import Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
+from calibrant.trl.rewards import Reward, Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
 from calibrant.trl.rollout_files import RolloutFiles, model_columns
 
 
@@ -81,16 +83,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
 
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
+        model: PreTrainedModel | str,
+        reward_funcs: Reward | str | list[Reward | str] | None = None,
         args: GRPOConfig | None = None,
-        *positional: Any,
+        *positional: object,
         extract_answer: Callable[[str], str] | None = None,
         answer_key: Callable[[str], str] | None = None,
         cluster: Callable[[TextGroups], Tensor] | None = None,
         is_correct: Callable[[str, list[str]], bool] | None = None,
         judge: VerdictFunction | None = None,
-        **keywords: Any,
+        **keywords: object,
     ):
         args = args or CalibratedGRPOConfig(f"{model_name(model)}-CalibratedGRPO")
         complete(args)
@@ -104,7 +106,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._warned_of_range = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
         self._pass: Pass | None = None  # what TRL's `_compute_loss` is given in place of a forward pass
-        self._window: list[dict[str, Any]] = []  # micro-batches of this optimizer step that have been computed
+        self._window: list[Batch] = []  # micro-batches of this optimizer step that have been computed
         rewarded = reward_funcs or keywords.get("environment_factory") is not None
         self._label_free = not rewarded and "rewards" not in self._named
         rewards = unrewarded if self._label_free else reward_funcs
@@ -125,17 +127,17 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
 
-    def _generate_single_turn(self, *arguments: Any, **keywords: Any) -> Any:
+    def _generate_single_turn(self, *arguments: object, **keywords: object) -> Any:
         if self.use_vllm or not self._sharing:
             return super()._generate_single_turn(*arguments, **keywords)
         policy, inputs = self.accelerator.unwrap_model(self.model_wrapped), self._policy_inputs
         with shared_prefill(policy, states=inputs.reads_states) as inputs.decoded:
             return super()._generate_single_turn(*arguments, **keywords)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         rows = read_rows(inputs)
         with recorded_rewards(self) as sampled:
-            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            output: Batch = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         size = self.num_generations if mode == "train" else self.num_generations_eval
         columns, rewards = self._gather_columns(rows, sampled[-1], mode), sampled[-1].rewards
@@ -175,7 +177,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
         return output
 
-    def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> dict[str, list[Any]]:
+    def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> Columns:
         """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
         self._taken |= sampled.logged
         own = [
@@ -209,7 +211,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._warned_of_range = True
             warn_of_range(outside, self.args.reward_range, self.state.global_step + 1)
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
+    def _prepare_inputs(self, generation_batch: object) -> Batch:
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         new, passes = self._buffered_inputs, self.args.gradient_accumulation_steps
@@ -220,7 +222,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._buffered_inputs, self._window = along_groups(new, window), []
         return self._buffered_inputs[self._step % len(new)]
 
-    def _free_to_arrange(self, inputs: dict[str, Any]) -> bool:
+    def _free_to_arrange(self, inputs: Batch) -> bool:
         """Whether rows may be ordered and left out: prompts are shared, and the gradient of a step is a sum over rows.
 
         It is not where a statistic of a micro-batch is part of the loss.
@@ -229,7 +231,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         by_micro_batch = by_micro_batch or self.aux_loss_enabled or self.args.use_liger_kernel
         return self._sharing and not by_micro_batch and not any(name in inputs for name in MULTIMODAL)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def _compute_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
         """TRL's loss, with the log-probabilities computed first; its metrics are means over TRL's own micro-batches."""
         moved = "rollout_index" in inputs and "old_per_token_logps" in inputs
         if not self.model.training or not (moved or self._free_to_arrange(inputs)):
@@ -253,7 +255,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._window = []
         return loss
 
-    def _loss(self, model: Any, inputs: dict[str, Any], computed: Pass) -> Tensor:
+    def _loss(self, model: nn.Module, inputs: Batch, computed: Pass) -> Tensor:
         """TRL's loss of a micro-batch whose log-probabilities are known."""
         self._pass = computed
         try:
@@ -262,7 +264,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._pass = None
         return loss
 
-    def _forward(self, model: Any, inputs: dict[str, Any]) -> Pass:
+    def _forward(self, model: nn.Module, inputs: Batch) -> Pass:
         """Computes a micro-batch; rows with an advantage of 0 without a gradient, if no other term gives them one."""
         together = self.is_fsdp_enabled or self.is_deepspeed_enabled  # processes have to run equally many passes
         if self.beta != 0.0 or together:
@@ -279,21 +281,21 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 others = self._computed(model, inputs, ~needed)
         return merged(needed, self._computed(model, inputs, needed), others)
 
-    def _computed(self, model: Any, inputs: dict[str, Any], rows: Any = slice(None)) -> Pass:
+    def _computed(self, model: nn.Module, inputs: Batch, rows: Tensor | slice = slice(None)) -> Pass:
         """Log-probabilities and entropies of a micro-batch, or of some of its rows."""
         options = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
         return Pass(*self._get_per_token_logps_and_entropies(model, **model_inputs(inputs, rows), **options))
 
     def _get_per_token_logps_and_entropies(
         self,
-        model: Any,
+        model: nn.Module,
         input_ids: Tensor,
         attention_mask: Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        **keywords: Any,
+        **keywords: object,
     ) -> Any:
         if self._pass is not None:
             return self._pass
@@ -313,7 +315,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             )
         return found.logps, found.entropies, None
 
-    def _reweighed(self, inputs: dict[str, Any], logps: Tensor) -> Tensor:
+    def _reweighed(self, inputs: Batch, logps: Tensor) -> Tensor:
         """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]`."""
         rows = inputs["rollout_index"]
         variance = ratio_variance(logps, inputs["old_per_token_logps"], completion_mask(inputs))
@@ -332,14 +334,14 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             if self._policy_inputs.slow is not None:
                 self._policy_inputs.slow.save(Path(output_dir))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._memory = {k: x.to(self.accelerator.device) for k, x in memory.load(Path(checkpoint)).items()}
             if self._policy_inputs.slow is not None:
                 self._policy_inputs.slow.load(Path(checkpoint))
 
-    def create_model_card(self, *arguments: Any, **keywords: Any) -> None:
+    def create_model_card(self, *arguments: object, **keywords: object) -> None:
         """Writes TRL's model card, with the method, its hyper-parameters and the papers to cite."""
         super().create_model_card(*arguments, **keywords)
         if self.is_world_process_zero():
