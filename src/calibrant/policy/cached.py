@@ -43,9 +43,6 @@ def cached_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
     Positions count padding columns, as in a forward without `position_ids`: the cache continues the prompt's columns.
     Of the two passes the last alone goes through `DistributedDataParallel`: processes whose routes differ then still
     agree on the number of its forwards, each of which may broadcast buffers.
-
-    Raises:
-        NotShared: the cache cannot be repeated, or the model drops it.
     """
     ids, mask = batch.prompt_ids[prompts.first], batch.prompt_mask[prompts.first]
     alone = batch.completion_ids.shape[1] <= 1

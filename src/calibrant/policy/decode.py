@@ -109,13 +109,9 @@ def decode(
 
 
 def _decode(
-    model: nn.Module,
-    ids: Tensor,
-    logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList,
-    config: GenerationConfig,
-    inputs: Options,
-) -> tuple[Tensor, list[Tensor], Tensor]:
+    model: nn.Module, ids: Tensor, logits_processor: LogitsProcessorList, stopping_criteria: StoppingCriteriaList,
+    config: GenerationConfig, inputs: Options,
+) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first token, first row."""
     mask, cache = inputs.get("attention_mask"), inputs[CACHE]
     mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away

@@ -42,16 +42,8 @@ def generate(
 ) -> list[list[Completion]]:
     """N lists of `samples` completions, without touching the global random state.
 
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer, padding on the left.
-        prompts: N texts, or N conversations for a tokenizer with a chat template.
-        samples: completions per prompt.
-        temperature: of sampling; None decodes greedily.
-        max_new_tokens: longest completion.
-        seed: of sampling.
-        batch_size: completions generated at a time.
-        progress: label of a progress bar; no bar when None.
+    The tokenizer pads on the left; conversations need its chat template. A temperature of None decodes greedily.
+    `batch_size` completions are generated at a time; `progress` labels a progress bar (None: no bar).
     """
     step = max(1, batch_size // samples)
     completions: list[list[Completion]] = []

@@ -65,11 +65,7 @@ def text_config(model: nn.Module) -> PreTrainedConfig:
 
 
 def find_head(model: nn.Module) -> Head:
-    """The output head of a causal language model.
-
-    Raises:
-        CalibrantError: the model has none, or its parameters are spread over processes.
-    """
+    """The output head of a causal language model; a CalibrantError if there is none, or parameters are sharded."""
     config = text_config(model)
     module = unwrapped(model).get_output_embeddings()
     if module is None or getattr(config, "is_encoder_decoder", False):
@@ -105,10 +101,8 @@ def _scale(config: PreTrainedConfig) -> float:
 def run(model: nn.Module, head: Head, column: int, *, input_ids: Tensor, **inputs: object) -> Recorded:
     """Calls the model and records the states that its head would have read.
 
-    The head reads one column of the first row; its logits there are compared with those that follow from the state.
-
-    Raises:
-        CalibrantError: the model does not use its head once, or changes the logits in an unknown way.
+    The head reads one column of the first row. Raises a CalibrantError unless the head is called once and the logits
+    there are those that follow from the state.
     """
     with recording(head.module, column) as calls:
         outputs = model(input_ids=input_ids, **inputs)

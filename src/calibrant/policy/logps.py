@@ -220,11 +220,7 @@ def _working_route(model: nn.Module, short: Tokens, prompts: Prompts) -> str:
 
 
 def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:
-    """Compares a route with the plain forward on three short rows, the first time that a model takes it.
-
-    Raises:
-        NotShared: they differ; also anything that the model raises.
-    """
+    """Compares a route with the plain forward on three short rows the first time; raises NotShared if they differ."""
     way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", record_of(model).verified
     if way in verified:
         return

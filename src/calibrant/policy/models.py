@@ -16,11 +16,7 @@ from calibrant.files import json_object
 
 
 def locate(model: str) -> str:
-    """The folder or hub name that a model option means; a run directory means its trained policy.
-
-    Raises:
-        CalibrantError: an existing path that holds no model.
-    """
+    """The folder or hub name that a model option means; a run directory means its trained policy."""
     if model in POLICIES:
         return str(POLICIES[model])
     path = Path(model)
@@ -39,11 +35,7 @@ def locate(model: str) -> str:
 
 
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the left as generation needs it.
-
-    Raises:
-        CalibrantError: it is missing or damaged, or has neither a padding nor an EOS token.
-    """
+    """The tokenizer of a model, padding on the left as generation needs it."""
     tokenizer: PreTrainedTokenizerBase
     tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -59,11 +51,7 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
 
 
 def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32.
-
-    Raises:
-        CalibrantError: it does not exist, is not a model, or lacks weights.
-    """
+    """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     dtype = torch.float32 if device.type == "cpu" else "auto"
     policy = _whole(model, trust_remote_code=trust_remote_code, dtype=dtype).to(device)
@@ -72,11 +60,7 @@ def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedMod
 
 
 def load_model(model: str, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A policy and its tokenizer.
-
-    Raises:
-        CalibrantError: as `load_policy`, `load_tokenizer` and `check_vocabulary` do.
-    """
+    """A policy and its tokenizer."""
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     policy = load_policy(model, trust_remote_code=trust_remote_code)
     check_vocabulary(model, policy, tokenizer)
@@ -84,11 +68,7 @@ def load_model(model: str, *, trust_remote_code: bool = False) -> tuple[PreTrain
 
 
 def check_model(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model that can be trained, without reading its weights.
-
-    Raises:
-        CalibrantError: as `load_model` does, or the tokenizer has no EOS token.
-    """
+    """The tokenizer of a model that can be trained, without reading its weights."""
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     check_vocabulary(model, _whole(model, trust_remote_code=trust_remote_code, device_map="meta"), tokenizer)
     if tokenizer.eos_token is None:
@@ -100,11 +80,7 @@ def check_model(model: str, *, trust_remote_code: bool = False) -> PreTrainedTok
 
 
 def check_weights(model: str) -> None:
-    """Reads the weights of a local model once; those of the hub are checked when they are loaded.
-
-    Raises:
-        CalibrantError: some are NaN or infinite.
-    """
+    """Reads the weights of a local model once; those of the hub are checked when they are loaded."""
     for file in Path(locate(model)).glob("*.safetensors"):
         with safe_open(file, "pt") as weights:
             tensors = ((name, weights.get_tensor(name)) for name in weights.keys())  # noqa: SIM118
@@ -112,12 +88,9 @@ def check_weights(model: str) -> None:
 
 
 def check_vocabulary(model: str, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compares the ids of a tokenizer with the rows of the model's embedding.
+    """Raises a CalibrantError for tokens without a row in the model's embedding.
 
     Tokens that were added and are in no prompt may lie beyond them: Gemma 3's text models have one for images.
-
-    Raises:
-        CalibrantError: an ordinary token, or one of the chat template or of padding and ends, has no embedding.
     """
     size = policy.config.get_text_config().vocab_size
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)

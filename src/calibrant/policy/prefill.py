@@ -16,14 +16,7 @@ from calibrant.policy.decode import Decoded, Options, decode, next_logits, plain
 from calibrant.policy.head import CACHE, has_head
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
-from calibrant.policy.verify import (
-    NotShared,
-    assert_close,
-    reason_of,
-    record_of,
-    shortened,
-    warn_once,
-)
+from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, shortened, warn_once
 
 WAY = "generation"
 Generate = Callable[..., Any]
@@ -38,9 +31,8 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     replaced, on the instance or by its class; and, with one warning, for a model whose cache cannot be repeated, or
     that failed or differed when its first two tokens were compared with those of `generate` at the first use.
 
-    Yields:
-        With `states`, what the last call of `generate` decoded and its output head read; empty where generation is left
-        as it is, and for a model without a head.
+    Yields, with `states`, what the last call of `generate` decoded and its output head read; empty where generation is
+    left as it is, and for a model without a head.
     """
     decoded, records = Decoded(), states and has_head(model)
     if not _is_own_generate(model):
@@ -102,11 +94,7 @@ def _shareable(model: nn.Module, options: Options) -> GenerationConfig | None:
 
 
 def sampling_to_share(model: nn.Module, options: Options) -> GenerationConfig:
-    """The configuration that `model.generate(**options)` resolves to.
-
-    Raises:
-        NotShared: generation with these options shares no prompts.
-    """
+    """The configuration that `model.generate(**options)` resolves to; NotShared is raised if it shares no prompts."""
     if not _is_own_generate(model):
         raise NotShared("its `generate` is not that of transformers")
     if (reason := refusal(model)) is not None:
@@ -151,13 +139,8 @@ def logits_both_ways(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits `[n, V]` of the first tokens after some prompts, with shared prompts and as `generate` computes them.
 
-    The model has to be in evaluation mode. Rows are repeated, and half of them dropped after the first token.
-
-    Returns:
-        Both, and the tokens `[n]` that `generate` sampled there.
-
-    Raises:
-        NotShared: the model's cache cannot be repeated; also anything that the model raises.
+    Also the tokens `[n]` that `generate` sampled there. The model has to be in evaluation mode. Rows are repeated, and
+    half of them dropped after the first token.
     """
     probe, count = copy.deepcopy(config), len(ids)
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
@@ -180,9 +163,6 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Ca
     """The cache of all prompt tokens but the last, one entry per row of `[B, P]`.
 
     Positions are those that `generate` gives: padding is not counted.
-
-    Raises:
-        NotShared: the model's cache cannot be repeated.
     """
     prompts = distinct_rows(input_ids, attention_mask)
     ids, mask = (x[prompts.first, :-1] for x in (input_ids, attention_mask))

@@ -78,9 +78,6 @@ def _prompts(keys: Tensor, dim: int | None = None) -> Prompts:
 def distinct_prompts(batch: Tokens, prefix_index: Tensor | None = None) -> Prompts:
     """The distinct prompts of a batch, by exact comparison of ids and mask or as `prefix_index` numbers them.
 
-    Raises:
-        CalibrantError: rows of one number have different prompts.
-
     >>> ids, mask = torch.tensor([[7, 8], [0, 9], [7, 8]]), torch.tensor([[1, 1], [0, 1], [1, 1]])
     >>> distinct_prompts(Tokens(ids, mask, ids, mask)).which
     tensor([1, 0, 1])

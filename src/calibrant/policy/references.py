@@ -14,11 +14,7 @@ FILE = "slow_reference.safetensors"
 
 
 def frozen(model: nn.Module, *, half: bool = True) -> nn.Module:
-    """A copy of a policy without wrappers, in evaluation mode and without gradients; in float32 unless `half`.
-
-    Raises:
-        CalibrantError: the parameters are sharded over processes.
-    """
+    """A copy of a policy without wrappers, in evaluation mode and without gradients; in float32 unless `half`."""
     if any(getattr(p, "ds_id", None) is not None or type(p).__name__ == "DTensor" for p in model.parameters()):
         raise CalibrantError(
             "the method reads a reference copy of the policy, which cannot be taken from parameters that ZeRO-3 or "
@@ -36,15 +32,7 @@ class SlowReference:
     `theta_ref <- decay * theta_ref + (1 - decay) * theta`, every few optimizer steps. In half precision a step of
     0.005 would be lost in rounding.
 
-    Args:
-        model: the policy that it starts from.
-        decay: share of the average that is kept at an update (GRPO-CARE: 0.995).
-        every: optimizer steps between two updates (GRPO-CARE: 10).
-
-    Raises:
-        CalibrantError: decay is outside of [0, 1], every is below 1, or the parameters are sharded.
-
-    Reference: GRPO-CARE's code (a).
+    Reference: GRPO-CARE's code (a), with a decay of 0.995 every 10 steps.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10):

@@ -56,11 +56,7 @@ def check_route(route: str) -> None:
 
 
 def possible(model: nn.Module, route: Route) -> list[str]:
-    """The route that is asked for, or those of all that the model can take.
-
-    Raises:
-        CalibrantError: the model cannot take the route, or any.
-    """
+    """The route that is asked for, or those of all that the model can take."""
     check_route(route)
     against = obstacles(model)
     asked = list(STATES) if route == "auto" else [route]

@@ -102,10 +102,7 @@ def assert_close(model: nn.Module, what: str, both: Callable[[], tuple[Tensor, T
     """Compares vectors `[n, D]` of a model with those of the plain path, and gradients where there is a graph.
 
     `both` computes the two, in evaluation mode. Gradients of two small matrices near the input, to which all layers
-    contribute; not of vectors, as biases of keys have a gradient of 0 up to rounding.
-
-    Raises:
-        NotShared: they differ by more than rounding.
+    contribute; not of vectors, as biases of keys have a gradient of 0 up to rounding. Raises NotShared.
     """
     inner = unwrapped(model)
     half = [next(inner.parameters()).dtype in HALF]  # autocast may be switched on inside of the model's forward alone

@@ -16,13 +16,8 @@ def along_groups(batches: Sequence[Batch], window: int) -> list[Batch]:
     A trainer sums the gradients of the micro-batches of a window, so that rows may change places within it. Groups
     stay together as far as they fit, those with short completions first, so that padding is cut off.
 
-    Args:
-        batches: micro-batches, dictionaries of tensors `[B, ...]` and scalars, with `prompt_ids`, `prompt_mask` and
-            `completion_mask`.
-        window: how many of them make up one step of the optimizer.
-
-    Returns:
-        They hold two more values: `position [B]`, where each row was in its window, and `window`.
+    `window` of them make up one step of the optimizer. They hold two more values: `position [B]`, where each row was in
+    its window, and `window`.
     """
     out: list[Batch] = []
     for start in range(0, len(batches), window):
@@ -71,9 +66,7 @@ def contributing(advantages: Tensor, lengths: Tensor) -> Tensor:
 
     Where there is none it is the shortest row, as every process has to run its forward and backward pass.
 
-    Args:
-        advantages: `[B]` or, per token, `[B, T]`.
-        lengths: `[B]`, tokens per completion.
+    `advantages` are `[B]` or, per token, `[B, T]`; `lengths [B]` count the tokens of each completion.
 
     >>> contributing(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([3, 3, 3]))
     tensor([False,  True,  True])

@@ -13,7 +13,7 @@ from calibrant.errors import CalibrantError
 from calibrant.tasks.maths import number_text
 from calibrant.trl.messages import as_text
 
-Columns = dict[str, list[Any]]  # of rollouts
+RolloutColumns = dict[str, list[Any]]
 
 PLAIN = ("string", "large_string", "int", "uint", "float", "bool", "decimal", "null")
 """Prefixes of the Arrow types whose values are texts or numbers."""
@@ -63,11 +63,7 @@ COLUMNS: dict[str, tuple[Callable[[object], object], str]] = {
 
 
 def read_column(name: str, value: object, place: str) -> Any:
-    """The value of a column.
-
-    Raises:
-        CalibrantError: it is nothing that the column can hold.
-    """
+    """The value of a column; a CalibrantError if the column cannot hold it."""
     read, wanted = COLUMNS[name]
     try:
         return read(value)
@@ -82,9 +78,6 @@ def check_data(data: object) -> None:
     """Checks the columns of a data set, or of several by name; values are read only where their type does not tell.
 
     Streams, and data sets with a transform of their own, are checked row by row as they come.
-
-    Raises:
-        CalibrantError: a column holds what cannot be read.
     """
     if isinstance(data, Mapping):
         for part in data.values():
@@ -104,11 +97,7 @@ def _readable(feature: object, name: str) -> bool:
 
 
 def read_rows(inputs: Sequence[Mapping[str, object]]) -> list[DataRow]:
-    """The rows of a local batch, as the data set gave them.
-
-    Raises:
-        CalibrantError: a column holds what cannot be read.
-    """
+    """The rows of a local batch, as the data set gave them."""
     return [_read_row(row, f"{i} of the batch") for i, row in enumerate(inputs)]
 
 
@@ -119,7 +108,7 @@ def _read_row(row: Mapping[str, object], place: str) -> DataRow:
     return DataRow(prompt, prompt_id or None, references, " | ".join(str(x) for x in parts if x is not None))
 
 
-def settle_prompts(columns: Columns, size: int) -> Columns:
+def settle_prompts(columns: RolloutColumns, size: int) -> RolloutColumns:
     """The columns of N * G values with one `prompt` per group of G: the one that its rollouts got.
 
     Where an environment gave each another one, it is the prompt of the data set, and `observed_prompt` stays.
@@ -132,7 +121,7 @@ def settle_prompts(columns: Columns, size: int) -> Columns:
     return rest | {"prompt": prompts} | ({} if all(same) else {"observed_prompt": observed})
 
 
-def correctness(columns: Columns, device: torch.device) -> dict[str, Tensor]:
+def correctness(columns: RolloutColumns, device: torch.device) -> dict[str, Tensor]:
     """The input `correct`, NaN without a verdict; nothing where no rollout has references."""
     if "correct" not in columns or all(gold is None for gold in columns["references"]):
         return {}

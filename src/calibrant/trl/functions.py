@@ -49,11 +49,7 @@ class Guard:
         return CalibrantError(f"{self.title} returned {_short(returned)}{at}; {self.wanted}")
 
     def values(self, returned: object, count: int, what: str) -> list[object]:
-        """The values that were returned, one per completion: of a list, a tuple, an array, a tensor on any device.
-
-        Raises:
-            CalibrantError: it is none of these, or of another length.
-        """
+        """The values that were returned, one per completion: of a list, a tuple, an array, a tensor on any device."""
         values = _listed(returned)
         if values is None:
             raise self.refused(returned)
@@ -183,11 +179,7 @@ def extract(guard: Guard, completion: str) -> Extracted:
 
 
 def count_unextracted(guard: Guard, problems: Sequence[str | None]) -> int:
-    """How many extractions failed.
-
-    Raises:
-        CalibrantError: all of several did.
-    """
+    """How many extractions failed; a CalibrantError if all of several did."""
     failed = [problem for problem in problems if problem is not None]
     if len(failed) == len(problems) > 1:
         raise CalibrantError(f"{guard.title} {failed[0]}, and failed on all {len(failed)} completions; {guard.wanted}")

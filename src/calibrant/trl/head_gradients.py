@@ -25,11 +25,7 @@ With random heads of 131,072 columns and next-token entropies of 2 and 6 nats th
 
 
 class HeadGradients:
-    """Computes the input `head_gram` from the last hidden states of the policy that sampled, and the head's weight.
-
-    Raises:
-        CalibrantError: the policy's head cannot be read (see `readable_head`).
-    """
+    """Computes the input `head_gram` from the last hidden states of the policy that sampled, and the head's weight."""
 
     def __init__(self, policy: nn.Module, args: CalibratedGRPOConfig, accelerator: Accelerator):
         self.args, self.accelerator, self._sharing = args, accelerator, args.share_prefix
@@ -40,15 +36,9 @@ class HeadGradients:
     ) -> Tensor:
         """Inner products of each local rollout with the rollouts of its group, `[B, G]`, float64.
 
-        Args:
-            model: the policy that sampled, as the trainer runs it.
-            output: as TRL's `_generate_and_score_completions` returns it, on this process.
-            mask: `[B, T]`, which tokens the policy wrote.
-            size: G; groups are consecutive rows of all processes together.
-            states: `[B, T, D]`, what the head read to predict each token; None: one more forward pass computes them.
-
-        Raises:
-            CalibrantError: the batch has images, or the model's last hidden states cannot be recorded.
+        `output` is what TRL's `_generate_and_score_completions` returns on this process; `mask [B, T]` says which
+        tokens the policy wrote; groups are `size` (G) consecutive rows of all processes together. `states [B, T, D]`
+        are what the head read to predict each token; None: one more forward pass computes them.
         """
         if any(name in output for name in ("pixel_values", "image_grid_thw")):
             raise CalibrantError("the input 'head_gram' is not computed for prompts with images; choose another method")
@@ -96,9 +86,7 @@ class HeadGradients:
 def readable_head(model: nn.Module, *, cast: bool = False) -> Head:
     """The output head of a causal language model, if its gradient follows from its inputs and its weight.
 
-    Args:
-        model: in wrappers or not.
-        cast: whether the trainer computes the head in another type than the model has.
+    `cast`: whether the trainer computes the head in another type than the model has.
 
     Raises:
         CalibrantError: the head is wrapped (by an adapter), quantised, cast, followed by a soft cap of the logits, or

@@ -20,11 +20,7 @@ def save(state: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Tensor]:
-    """The state that a checkpoint holds, empty where it holds none.
-
-    Raises:
-        CalibrantError: the file is damaged.
-    """
+    """The state that a checkpoint holds, empty where it holds none; a CalibrantError if the file is damaged."""
     try:
         return load_file(folder / FILE) if (folder / FILE).is_file() else {}
     except SafetensorError as error:

@@ -26,13 +26,7 @@ def model_name(model: PreTrainedModel | str) -> str:
 
 
 def with_method(text: str, method: Method, options: Mapping[str, object]) -> str:
-    """TRL's model card with a section about the method, and calibrant's version.
-
-    Args:
-        text: Markdown, as TRL writes it.
-        method: the method that was trained with.
-        options: its hyper-parameters where they differ from its defaults.
-    """
+    """TRL's model card with a section about the method and its options, and calibrant's version."""
     before, heading, after = text.partition(FRAMEWORKS)
     version = f"- calibrant: {versions()['calibrant']}\n" if heading else ""
     return f"{before if heading else text + chr(10)}{_section(method, options)}\n{heading}{version}{after}"

@@ -32,11 +32,8 @@ class PolicyInputs:
         decoded: what was sampled last; the trainer sets it.
         reads_states: whether the method needs states that are recorded while sampling.
 
-    Args:
-        policy: without wrappers; copies of it are made for a frozen and an EMA reference.
-        named: the inputs that the method names.
-        tokenizer: decodes completions.
-        per_token: TRL's `_get_per_token_logps_and_entropies`.
+    `named` are the inputs that the method names, `per_token` is TRL's `_get_per_token_logps_and_entropies`; `policy`, a
+    model without wrappers, is copied for a frozen and an EMA reference.
     """
 
     def __init__(
@@ -69,11 +66,7 @@ class PolicyInputs:
     def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, one row of the group's matrix per rollout.
 
-        Args:
-            model: the policy that sampled, as the trainer runs it.
-            output: as TRL's `_generate_and_score_completions` returns it, on this process.
-            answers: the extracted answer of each completion.
-            size: rollouts per prompt (G).
+        `output` is what TRL's `_generate_and_score_completions` returns on this process; `size` is G.
         """
         mask, found = completion_mask(output), {}
         states = self.decoded.states_of(output["completion_ids"], output["completion_mask"])
@@ -108,20 +101,20 @@ class PolicyInputs:
             return {}
         constant = (output["advantages"].view(len(states), -1) == 0).all(1)
         kept = output["completion_mask"].bool() & constant[:, None]
-        with torch.no_grad(), self.accelerator.autocast():
-            _, entropies = token_logps(
-                find_head(model), states[kept], output["completion_ids"][kept],
-                temperature=self.args.temperature, entropies=True,
-            )  # fmt: skip
+        entropies = self._from_states(model, output, states, kept, True)[1]
         assert entropies is not None
-        return {"constant_entropies": entropies.new_zeros(kept.shape).masked_scatter(kept, entropies)}
+        return {"constant_entropies": entropies}
 
     def _of_policy(self, model: nn.Module, output: Batch, states: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and, if they are named, entropies of the policy that sampled, each `[B, T]`."""
         entropies = "token_entropy" in self.named
         if states is None:
             return self._per_token(model, output, entropies)
-        kept = output["completion_mask"].bool()
+        return self._from_states(model, output, states, output["completion_mask"].bool(), entropies)
+
+    def _from_states(
+        self, model: nn.Module, output: Batch, states: Tensor, kept: Tensor, entropies: bool
+    ) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad(), self.accelerator.autocast():
             found = token_logps(
                 find_head(model), states[kept], output["completion_ids"][kept],

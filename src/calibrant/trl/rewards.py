@@ -60,8 +60,7 @@ def recorded_rewards(trainer: GRPOTrainer) -> Iterator[list[Sampled]]:
 def checked(function: Reward, name: str | None = None) -> Reward:
     """A TRL reward function that returns floats, None for unscorable completions; reward models stay as they are.
 
-    Raises (when called):
-        CalibrantError: the function raised, or did not return one number (or None) per completion.
+    It raises a CalibrantError if the function raised, or did not return one number (or None) per completion.
     """
     if isinstance(function, torch.nn.Module):
         return function

@@ -10,7 +10,7 @@ from torch import Tensor
 from calibrant.files import disk_full
 from calibrant.rollouts import write_rollouts
 from calibrant.scorer import Scored, rollout_rows
-from calibrant.trl.columns import Columns
+from calibrant.trl.columns import RolloutColumns
 from calibrant.trl.functions import describe
 
 ROLLOUTS = "_rollouts"
@@ -20,16 +20,14 @@ ROLLOUTS = "_rollouts"
 class RolloutFiles:
     """Writes `step-NNNNNN.parquet`, then `step-NNNNNN.1.parquet` for the next batch of a step, and so on.
 
-    Args:
-        folder: where they go; None: `ROLLOUTS` in the output directory.
-        output_dir: the output directory.
+    They go to `folder`; None: to `ROLLOUTS` in the output directory.
     """
 
     def __init__(self, folder: str | None, output_dir: str):
         self.folder = Path(folder or Path(output_dir) / ROLLOUTS)
         self.last, self.warned = (-1, 0), False
 
-    def write(self, step: int, scored: Scored, columns: Columns) -> None:
+    def write(self, step: int, scored: Scored, columns: RolloutColumns) -> None:
         """Writes the rollouts of a step; the first failure is a warning; only a full disk ends training."""
         part = self.last[1] + 1 if self.last[0] == step else 0
         self.last = (step, part)

@@ -37,11 +37,7 @@ FUNCTIONS = {
 
 
 def check_trl() -> None:
-    """Looks at each part with the parameters that are relied on.
-
-    Raises:
-        CalibrantError: one is missing or has changed; it names the version of TRL and those that work.
-    """
+    """Raises a CalibrantError if a part is missing or has other parameters; it names the versions that work."""
     if missing := missing_parts():
         try:
             works = next((line for line in requires("calibrant") or [] if line.startswith("trl")), "trl")

@@ -23,15 +23,9 @@ from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
-from calibrant.trl.columns import Columns, DataRow, check_data, correctness, read_rows, settle_prompts
+from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
-from calibrant.trl.functions import (
-    count_unextracted,
-    extract,
-    extractor,
-    guarded_clusters,
-    guarded_judge,
-)
+from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
 from calibrant.trl.model_card import model_name, with_method
 from calibrant.trl.passes import (
     MULTIMODAL,
@@ -177,7 +171,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
         return output
 
-    def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> Columns:
+    def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> RolloutColumns:
         """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
         self._taken |= sampled.logged
         own = [
