@@ -8,7 +8,7 @@ from the declaration. Nothing heavy is imported here.
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from inspect import get_annotations, getdoc
 from types import NoneType, UnionType
@@ -64,7 +64,7 @@ class Kind(NamedTuple):
     argument: dict[str, Any]  # keywords of `add_argument`
 
 
-def _only(value: Any, *types: type) -> Any:
+def _only(value: object, *types: type) -> Any:
     """The value, if its type is one of `types`; True and False are not numbers."""
     if type(value) not in types:
         raise ValueError(value)
@@ -86,14 +86,14 @@ def _text(value: object) -> str:
     return str(_only(value, str, int, float))
 
 
-def _pair(value: Any) -> tuple[float, float]:
+def _pair(value: Iterable[object]) -> tuple[float, float]:
     low, high = map(_number, value)
     if not -math.inf < low < high < math.inf:
         raise ValueError(value)
     return low, high
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: Iterable[object]) -> tuple[str, ...]:
     return tuple(_text(x) for x in ([value] if isinstance(value, str) else value))
 
 

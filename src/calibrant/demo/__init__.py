@@ -4,11 +4,10 @@ import gzip
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from calibrant.files import JsonObject
 
 FOLDER = Path(__file__).parent
-
-
 POLICIES = {"demo": FOLDER / "policy", "demo-arithmetic": FOLDER / "policy_arithmetic"}
 """The embedded policies by name: of `places` and of `arithmetic`."""
 
@@ -29,7 +28,7 @@ def embedded_policy(task: str) -> str:
 
 
 @cache
-def load_places() -> dict[str, Any]:
+def load_places() -> JsonObject:
     """The extract of GeoNames data: `countries` (with their `split`), `continents`, `cities` and their source."""
     with gzip.open(FOLDER / "places.json.gz", "rt", encoding="utf-8") as file:
         return json.load(file)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,7 +13,8 @@ from calibrant.files import JsonObject
 from calibrant.rollouts import RolloutGroups
 from calibrant.text.inputs import by_key
 
-Metrics = Callable[[Tensor], Mapping[Any, Tensor]]
+Name = str | tuple[str, int]  # a metric, or a selection rule with its number of samples
+Metrics = Callable[[Tensor], Mapping[Name, Tensor]]
 """Prompt weights `[r, N]`, one row per bootstrap resample -> metrics by name, each `[r]`."""
 
 RESAMPLES = 1000
@@ -56,8 +56,8 @@ def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Ten
     """As `calibration`, from tensors `[N, G]`; NaN in `confidence` or `correct` excludes a rollout."""
     selected = _selection(confidence, correct, clusters, text_ids)
 
-    def metrics(weights: Tensor) -> dict[Any, Tensor]:
-        accuracies = {name: accuracy(prompt_weights=weights) for name, accuracy in selected.items()}
+    def metrics(weights: Tensor) -> dict[Name, Tensor]:
+        accuracies: dict[Name, Tensor] = {name: accuracy(prompt_weights=weights) for name, accuracy in selected.items()}
         return {**_calibration(confidence, correct, weights), **accuracies}
 
     values = _intervals(metrics, len(confidence), seed)
@@ -67,7 +67,7 @@ def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Ten
     return {"calibration": values, "selection": selection, "curves": _curves(confidence, correct)}
 
 
-def _intervals(metrics: Metrics, prompts: int, seed: int) -> dict[Any, dict[str, float]]:
+def _intervals(metrics: Metrics, prompts: int, seed: int) -> dict[Name, dict[str, float]]:
     """Metric -> mean and 95% bootstrap interval (low, high); all metrics read the same resampled prompts."""
     names = list(metrics(torch.ones(1, prompts, dtype=torch.long)))
     interval = bootstrap_interval(
@@ -80,7 +80,7 @@ def _intervals(metrics: Metrics, prompts: int, seed: int) -> dict[Any, dict[str,
     return {name: dict(zip(("mean", "low", "high"), row, strict=True)) for name, row in zip(names, rows, strict=True)}
 
 
-def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[str, Tensor]:
+def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> dict[Name, Tensor]:
     """Calibration metrics under prompt weights `[r, N]`, each `[r]`."""
     probability = confidence.exp()
     areas = measures.precision_coverage_areas(confidence, correct, prompt_weights=weights)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from calibrant.tasks.prompts import prompt_for
 Table = dict[str, dict[str, float]]
 """Name -> `mean`, `low` and `high`."""
 
-Figure = Callable[[Any], float]
+Figure = Callable[[Sequence[float]], float]
 
 RESAMPLES, POOLED_RESAMPLES = 2000, 1000
 

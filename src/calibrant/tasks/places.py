@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from calibrant.demo import load_places
+from calibrant.files import JsonObject
 from calibrant.tasks.base import Row, Task, check_embedded
 from calibrant.text.extract import first_line
 from calibrant.text.metrics import exact_match, normalise_answer, token_f1
@@ -49,7 +49,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 Facts = dict[str, str]
-Country = dict[str, Any]
+Country = JsonObject
 
 
 def load_questions(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from calibrant import options
 from calibrant.demo import embedded_policy
@@ -62,7 +61,7 @@ def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
     return read(TrainSettings, defaults | recommended(str(given.get("method", TrainSettings.method))) | dict(given))
 
 
-def recommended(method: str) -> dict[str, Any]:
+def recommended(method: str) -> dict[str, object]:
     """The training options that a method is recommended with, e.g. no KL term for CAPO.
 
     >>> recommended("dr_grpo")
