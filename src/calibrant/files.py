@@ -18,17 +18,14 @@ import yaml
 
 from calibrant.errors import CalibrantError
 
-JsonObject = dict[str, Any]
-"""An object of a JSON or YAML file."""
+JsonObject = dict[str, Any]  # an object of a JSON or YAML file
 
 
 def write_with(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Calls `write` with a temporary file beside `path`, then renames that to `path`, which is returned.
 
-    A reader sees the old file or the new one; a killed process leaves at most a hidden temporary file.
-
-    Raises:
-        CalibrantError: `path` is a folder or a device, which the rename would replace.
+    A reader sees the old file or the new one; a killed process leaves at most a hidden temporary file. Raises
+    CalibrantError if `path` is a folder or a device, which the rename would replace.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -88,8 +85,7 @@ def append_json_lines(path: str | Path, rows: Iterable[Mapping[str, object]]) ->
 def keep_lines(path: str | Path, count: int | None = None) -> None:
     """Truncates a file after `count` lines, or after its last complete line, so that more can be appended.
 
-    Raises:
-        CalibrantError: the file has fewer complete lines.
+    Raises CalibrantError if the file has fewer complete lines.
     """
     if not Path(path).exists():
         if count:
@@ -114,10 +110,8 @@ def write_json_lines(path: str | Path, rows: Iterable[Mapping[str, object]]) -> 
 def read_json_lines(path: str | Path) -> Iterator[JsonObject]:
     """Yields the objects of a JSON Lines file, nothing if there is no file.
 
-    Empty lines and a byte order mark are skipped, and an incomplete last line, as a killed process leaves it.
-
-    Raises:
-        CalibrantError: another line is not an object.
+    Empty lines and a byte order mark are skipped, and an incomplete last line, as a killed process leaves it. Raises
+    CalibrantError if another line is not an object.
     """
     if not Path(path).exists():
         return
@@ -155,8 +149,7 @@ def _object(content: bytes) -> tuple[JsonObject | None, str]:
     return (value, "") if isinstance(value, dict) else (None, f"it is a {type(value).__name__}")
 
 
-LOCK = ".lock"
-"""The file of a folder that a process locks while it writes there."""
+LOCK = ".lock"  # the file of a folder that a process locks while it writes there
 
 
 @contextlib.contextmanager
@@ -164,10 +157,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     """Context manager: one process at a time enters it for a folder, which is created if it does not exist.
 
     The operating system releases the lock (`flock`) of a process that dies. A file system without locks is not guarded.
-    A folder that was created here and is still empty at the end is removed.
-
-    Raises:
-        CalibrantError: another process has the lock, or `folder` is a file.
+    A folder that was created here and is still empty at the end is removed. Raises CalibrantError if another process
+    has the lock, or `folder` is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

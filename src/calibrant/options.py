@@ -18,9 +18,7 @@ import yaml
 
 from calibrant.errors import CalibrantError, nearest
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-"""The embedding model of GCPO (appendix E.3)."""
-
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"  # the embedding model of GCPO (appendix E.3)
 T = TypeVar("T")
 
 
@@ -150,10 +148,8 @@ def read(settings: type[T], given: Mapping[str, object]) -> T:
 def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") -> dict[str, object]:
     """Given options in their types (YAML reads 1e-5 as text, and allows 10.0 for 10).
 
-    `origin` says in error messages where they come from, e.g. ` in 'my.yaml'`.
-
-    Raises:
-        CalibrantError: an unknown option, with the nearest name, or a value that its option does not accept.
+    `origin` says in error messages where they come from, e.g. ` in 'my.yaml'`. Raises CalibrantError for an unknown
+    option, with the nearest name, or a value that its option does not accept.
     """
     by_name, values = {f.name: f for f in fields(settings)}, {}
     for name, value in given.items():

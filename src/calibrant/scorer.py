@@ -122,11 +122,9 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
 def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
     """The hyper-parameters of a method that `settings` gives: name -> value.
 
-    `alpha` and `mean_one` take precedence over `method_options`, `method_options` over `reward_range`, which is
-    ignored for methods without it.
-
-    Raises:
-        CalibrantError: an option other than `reward_range` is no hyper-parameter of the method.
+    `alpha` and `mean_one` take precedence over `method_options`, `method_options` over `reward_range`, which is ignored
+    for methods without it. Raises CalibrantError if an option other than `reward_range` is no hyper-parameter of the
+    method.
     """
     given = dict(settings.method_options or {})
     if settings.alpha is not None:

@@ -24,8 +24,7 @@ from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Readers
 
-Source = Callable[[int], Group]
-"""Index of a group -> its rollouts."""
+Source = Callable[[int], Group]  # index of a group -> its rollouts
 
 
 def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> Analysis:

@@ -116,7 +116,6 @@ def _question(rows: list[JsonObject]) -> Row:
 
 
 def _messages(value: object, prompt_id: str) -> list[dict[str, str]]:
-    """A conversation, as JSON or as a list."""
     try:
         messages = json.loads(value) if isinstance(value, str) else list(value)  # type: ignore[call-overload]
         return [{"role": str(message["role"]), "content": str(message["content"])} for message in messages]

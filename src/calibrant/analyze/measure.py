@@ -87,7 +87,6 @@ def finite_or_none(value: Tensor | float | None) -> float | None:
 
 @torch.no_grad()
 def _forward(context: MeasureContext, tokens: Tokens) -> SharedPrefix:
-    """Log-probabilities, entropies and last hidden states from one forward pass."""
     return logps_in_chunks(
         context.model,
         *tokens,
@@ -235,7 +234,6 @@ def _outcome(rewards: Tensor, correct: Tensor) -> str:
 
 
 def _rows(group: Group, forward: SharedPrefix, texts: Mapping[str, Tensor]) -> list[JsonObject]:
-    """The rows for a rollout file, with log-probabilities, token entropies and clusters."""
     mask = group.tokens.completion_mask.cpu()
     assert forward.entropies is not None
     logps, entropies = forward.logps.double().cpu().sum(-1), forward.entropies.double().cpu().sum(-1)

@@ -21,8 +21,7 @@ from calibrant.report.names import PAPER_ORDER, label
 LEAST, MOST = 0.25, 2.0
 """A weight below a quarter nearly drops a group; one above 2 more than doubles its learning rate."""
 
-ENOUGH = 30
-"""Groups with spread that a comparison of signals needs: with fewer an interval of rho is wider than 0.7."""
+ENOUGH = 30  # groups with spread that a comparison of signals needs: with fewer an interval of rho is wider than 0.7
 
 
 class Route(NamedTuple):
@@ -50,8 +49,7 @@ ROUTES = {
 ENTROPIES = ("semantic_entropy_discrete", "kernel_language_entropy")
 """Signals that a method divides by ln G (as a bound: the kernel's scale is a little finer)."""
 
-NO_SIGNAL = ("reward_mean",)
-"""Columns of the tables that are no candidates: a mean reward is no uncertainty."""
+NO_SIGNAL = ("reward_mean",)  # columns of the tables that are no candidates: a mean reward is no uncertainty
 
 
 class Evidence(NamedTuple):
@@ -223,7 +221,6 @@ def _about_groups(groups: Mapping[str, float] | None) -> list[str]:
 
 
 def _advice(groups: Mapping[str, float]) -> str:
-    """Advice for data where most groups have no reward spread."""
     if groups["unscorable"] > max(groups["all_right"], groups["all_wrong"], groups["equal"]):
         advice = "fix the reward function, which scores few."
     elif groups["all_right"] > groups["all_wrong"]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from calibrant import options
 from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions, TextOptions, option
 
-QUERIES = 200
-"""Default number of groups to sample."""
+QUERIES = 200  # default number of groups to sample
 
 
 @dataclass(frozen=True)

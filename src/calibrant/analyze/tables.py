@@ -15,18 +15,12 @@ from calibrant.report.analysis_files import Analysis
 from calibrant.report.names import OUTCOMES, SIGNALS, SUBSETS, TARGETS
 from calibrant.statistics import Association, association, without_outliers
 
-OUTLIERS = 20
-"""Number of groups with the largest V(q) that are excluded as outliers (GCPO, appendix D.1)."""
-
+OUTLIERS = 20  # number of groups with the largest V(q) that are excluded as outliers (GCPO, appendix D.1)
 PAPER_SHARE = 0.02
 """20 of GCPO's 1,000 queries; the share that is excluded where 20 would be more than a tenth of all groups (c)."""
 
-FOLDS = 5
-"""Number of cross-validation folds, and the fewest groups that a table is made of."""
-
-RESAMPLES = 1000
-"""Number of bootstrap resamples."""
-
+FOLDS = 5  # number of cross-validation folds, and the fewest groups that a table is made of
+RESAMPLES = 1000  # number of bootstrap resamples
 COVERAGE = 0.9
 """Smallest share of groups with a value for a signal to be in a table; groups that lack one of those are excluded."""
 

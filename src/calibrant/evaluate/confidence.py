@@ -17,11 +17,8 @@ Name = str | tuple[str, int]  # a metric, or a selection rule with its number of
 Metrics = Callable[[Tensor], Mapping[Name, Tensor]]
 """Prompt weights `[r, N]`, one row per bootstrap resample -> metrics by name, each `[r]`."""
 
-RESAMPLES = 1000
-"""Number of bootstrap resamples."""
-
-POINTS = 50
-"""Number of points of the precision-coverage curve."""
+RESAMPLES = 1000  # number of bootstrap resamples
+POINTS = 50  # number of points of the precision-coverage curve
 
 
 def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0) -> JsonObject:

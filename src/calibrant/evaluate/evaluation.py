@@ -18,9 +18,7 @@ from calibrant.tasks.files import Record
 from calibrant.tasks.judged import judged_rows
 from calibrant.tasks.prompts import prompt_for
 
-Table = dict[str, dict[str, float]]
-"""Name -> `mean`, `low` and `high`."""
-
+Table = dict[str, dict[str, float]]  # name -> `mean`, `low` and `high`
 Figure = Callable[[Sequence[float]], float]
 
 RESAMPLES, POOLED_RESAMPLES = 2000, 1000

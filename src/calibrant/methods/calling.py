@@ -40,7 +40,6 @@ def resolve_method(method: str | Method) -> Method:
 
 
 def _import(path: str) -> Method:
-    """The function of a dotted path."""
     module_name, _, name = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)

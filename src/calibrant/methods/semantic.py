@@ -208,7 +208,6 @@ def _normalised(clusters: Tensor, log_mass: Tensor | None, where: Tensor, estima
 
 
 def _shaped(caller: str, shape: str, u: Tensor, alpha: float, count: Tensor) -> Tensor:
-    """The weight of an uncertainty in [0, 1]."""
     check_non_negative(caller, alpha=alpha)
     u = torch.where(u > 1.0 - ROUNDING, 1.0, u)
     if shape == "damp":

@@ -15,9 +15,7 @@ from calibrant.report.formats import DASH, capital, decimal, interval_text, p_va
 from calibrant.report.names import SIGNALS, SUBSETS, TARGETS, label, raw_label
 from calibrant.report.page import Page, Plot, Section, Table, write_page
 
-EXAMPLES = 6
-"""Groups shown with the largest V(q), and as many with the smallest."""
-
+EXAMPLES = 6  # groups shown with the largest V(q), and as many with the smallest
 FEW = ["Too few groups for statistics."]
 
 RANK_HEADER = (
@@ -101,7 +99,6 @@ def _sections(analysis: Analysis, results: JsonObject) -> Iterator[Section]:
 
 
 def _figure_one(results: JsonObject) -> Section:
-    """The four panels of the paper's figure 1."""
     title, tables = "Figure 1 of the paper", results["tables"]["gradient_variance"]
     table = tables.get("without_outliers") or tables.get("all")
     if table is None:
@@ -142,7 +139,6 @@ def _panels(table: JsonObject) -> dict[str, figures.Draw]:
 
 
 def _target_tables(target: str, tables: JsonObject) -> Iterator[Section]:
-    """One section per table of a target."""
     if not tables:
         yield Section(target, capital(TARGETS[target]), missing=FEW)
     for subset, table in tables.items():

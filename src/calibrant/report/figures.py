@@ -25,14 +25,11 @@ from calibrant.report.formats import shorten
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#24292F"
 HALF, WIDE = (5.2, 3.0), (9.8, 3.1)
-BINS = 60
-"""Most points of a band along the steps; in long runs each pools neighbouring steps."""
-
+BINS = 60  # most points of a band along the steps; in long runs each pools neighbouring steps
 STYLE = Path(__file__).with_name("figures.mplstyle")
 DASHED: dict[str, Any] = {"color": INK, "lw": 1, "ls": (0, (4, 3)), "alpha": 0.6}
 
-Draw = Callable[[Axes], None]
-"""Draws one panel."""
+Draw = Callable[[Axes], None]  # draws one panel
 
 
 def data_uri(panels: Sequence[Draw], size: tuple[float, float] = HALF) -> str:
@@ -259,7 +256,6 @@ def _legend_above(ax: Axes) -> None:
 
 
 def _step_axis(ax: Axes, label: str, line: float | None = None) -> None:
-    """Labels of both axes, and a dashed line at a reference value."""
     if line is not None:
         ax.axhline(line, **DASHED, zorder=1)
     ax.set(xlabel="training step", ylabel=shorten(label))

@@ -12,12 +12,8 @@ from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject, json_object, read_json_lines, read_yaml
 from calibrant.rollouts import COLUMNS, read_rollouts
 
-NO_SPREAD = 1e-6
-"""Largest difference of rewards that counts as none."""
-
-HUGE = 1e100
-"""Numbers of this size or more, as a diverged run writes them, count as missing."""
-
+NO_SPREAD = 1e-6  # largest difference of rewards that counts as none
+HUGE = 1e100  # numbers of this size or more, as a diverged run writes them, count as missing
 NUMBERS = ("reward", "weight", "advantage", "advantage_base", "cluster", "num_tokens", "rollout", "step")
 
 

@@ -34,11 +34,8 @@ COLUMNS: dict[str, pa.DataType] = {
 FURTHER_NUMBERS = {"answer_confidence": pa.float64(), "ratio_variance": pa.float64()}
 """Columns that some methods read, and that few files have."""
 
-TOLERANCE = 1e-3
-"""How far rounding may move a number beyond its limit; it is then set to the limit."""
-
-Reader = Callable[[Any], object]
-"""Value -> value of the column's type; raises TypeError, ValueError or OverflowError."""
+TOLERANCE = 1e-3  # how far rounding may move a number beyond its limit; it is then set to the limit
+Reader = Callable[[Any], object]  # value -> value of the column's type; raises TypeError, ValueError or OverflowError
 
 
 def _text(value: object) -> str:

@@ -13,9 +13,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import read_json_lines, write_json_lines, write_with
 from calibrant.rollouts.columns import COLUMNS, READERS
 
-PARQUET = b"PAR1"
-"""The first bytes of every Parquet file."""
-
+PARQUET = b"PAR1"  # the first bytes of every Parquet file
 HINTS = {
     ".csv": "convert it, e.g. with pandas.read_csv(FILE).to_parquet(OUT)",
     ".json": "write one object per line, in a file whose name ends in .jsonl",
@@ -24,8 +22,7 @@ HINTS = {
 }
 """What to do with a file of another format."""
 
-RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")
-"""The rollout files of a folder, e.g. of a run."""
+RUN_FILES = ("*.parquet", "*.jsonl", "rollouts/*.parquet")  # the rollout files of a folder, e.g. of a run
 
 
 def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, object]]) -> Path:

@@ -29,8 +29,7 @@ def score(
         meaning: the text that is embedded and clustered, "answer" or "completion".
         given: inputs that are computed already; `groups.given()` if None.
 
-    Raises:
-        CalibrantError: an input that the method needs is in no column and cannot be computed from text.
+    Raises CalibrantError if an input that the method needs is in no column and cannot be computed from text.
     """
     scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning)
     given = groups.given() if given is None else given

@@ -145,7 +145,6 @@ def clusters_by(
 
 
 def _parts(rule: str | tuple[str, str]) -> tuple[str, str]:
-    """The relation and the assignment of a rule."""
     parts = RULES.get(rule) if isinstance(rule, str) else tuple(rule)
     if parts is None:
         raise CalibrantError(f"unknown clustering rule {rule!r}{nearest(str(rule), RULES)}; known: {', '.join(RULES)}")
@@ -248,7 +247,6 @@ def _from_keys(keys: Sequence[Sequence[Hashable]], where: Tensor | None) -> Tens
 
 
 def _numbered(group: Sequence[Hashable], mask: Sequence[bool]) -> list[int]:
-    """Cluster numbers of one group of keys."""
     numbers: dict[Hashable, int] = {}
     return [
         numbers.setdefault((i, "empty") if key in ("", None) else (key, "key"), len(numbers)) if counts else EXCLUDED

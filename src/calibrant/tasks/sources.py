@@ -172,7 +172,6 @@ def _plain(record: Record) -> list[Item]:
 
 
 def _with_ids(items: list[Item], prefix: str) -> list[Item]:
-    """The questions with unique ids."""
     seen: Counter[str] = Counter()
     result = []
     for i, item in enumerate(items):

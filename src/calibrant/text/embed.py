@@ -54,7 +54,6 @@ class Embedder:
 
 @cache
 def _load(model: str, device: str | None) -> SentenceTransformer:
-    """Loads a model once per process."""
     return SentenceTransformer(model, device=device, local_files_only=Path(model).exists() or not hub.reachable())
 
 

@@ -13,9 +13,7 @@ from calibrant.statistics.counted import check_count
 from calibrant.text.classifier import label_columns, load_classifier, maximum_length
 
 Pair = tuple[str | None, str | None]
-Probabilities = tuple[float, float, float]
-"""Contradiction, neutral, entailment."""
-
+Probabilities = tuple[float, float, float]  # contradiction, neutral, entailment
 EQUAL_TEXTS: Probabilities = (0.0, 0.0, 1.0)
 EMPTY_TEXT: Probabilities = (torch.nan, torch.nan, torch.nan)
 

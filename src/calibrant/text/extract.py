@@ -21,12 +21,8 @@ class Decoder(Protocol):
         """The text of token ids."""
 
 
-CONTEXT = 8
-"""Tokens decoded before a token to see what it adds; a character has at most 4 bytes."""
-
-SHORT = 64
-"""Longest answer, in characters, that is searched for as a whole word first."""
-
+CONTEXT = 8  # tokens decoded before a token to see what it adds; a character has at most 4 bytes
+SHORT = 64  # longest answer, in characters, that is searched for as a whole word first
 _BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _STATED = re.compile(r"\banswer\s*(?:is\b|:)[\s:*]*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n")
@@ -251,7 +247,6 @@ def _by_prefixes(decode: Decode, ids: Sequence[int], text: str, visible: Sequenc
 
 
 def _agreement(a: str, b: str) -> int:
-    """Length of the longest common prefix."""
     if b.startswith(a):
         return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -6,9 +6,7 @@ from fractions import Fraction
 
 from calibrant.text.metrics import normalise_answer
 
-LONGEST_NUMBER = 1000
-"""Most characters, and largest power of ten, of a text that is read as a number."""
-
+LONGEST_NUMBER = 1000  # most characters, and largest power of ten, of a text that is read as a number
 _MARKS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*"})
 _NOISE = re.compile(r"\\[!,;: ]|\\left|\\right|\\displaystyle")
 _WRAPPED = re.compile(r"\$(.*)\$|\\\((.*)\\\)|\\\[(.*)\\\]|\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", re.DOTALL)

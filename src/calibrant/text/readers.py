@@ -16,12 +16,9 @@ def load_readers(
 ) -> Readers:
     """Functions that compute the inputs named in `named` from texts; models that none of these needs are not loaded.
 
-    `options` are those of a command, or a `CalibratedGRPOConfig`, which has the devices of the models too. `cluster`
-    (N groups of G texts -> cluster numbers `[N, G]`) is used where there is no `entailment_model`; `judge` says which
-    answers are correct.
-
-    Raises:
-        CalibrantError: a model cannot be loaded.
+    `options` are those of a command, or a `CalibratedGRPOConfig`, which has the devices of the models too. `cluster` (N
+    groups of G texts -> cluster numbers `[N, G]`) is used where there is no `entailment_model`; `judge` says which
+    answers are correct. Raises CalibrantError if a model cannot be loaded.
     """
     embed = None
     if "embeddings" in named:

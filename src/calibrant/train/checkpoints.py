@@ -92,8 +92,7 @@ def _readable(file: Path) -> bool:
 def last_checkpoint(run: Run, method: str) -> Path | None:
     """The newest intact checkpoint, or None if no checkpoint was completed; warns of newer, damaged ones.
 
-    Raises:
-        CalibrantError: it belongs to another method, or every completed checkpoint is damaged.
+    Raises CalibrantError if it belongs to another method, or every completed checkpoint is damaged.
     """
     damaged: dict[Path, str] = {}
     for checkpoint in sorted(run.checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):

@@ -20,9 +20,7 @@ from calibrant.text.metrics import reference_list
 Pair = tuple[str, str | Sequence[str]]
 Question = tuple[str, str, float | None]
 
-DECIMALS = 6
-"""Digits after the point when comparing decimals: `float_rounding` of math-verify."""
-
+DECIMALS = 6  # digits after the point when comparing decimals: `float_rounding` of math-verify
 _LOG = logging.getLogger(__name__)
 
 
@@ -163,7 +161,6 @@ def _any(verdicts: Sequence[bool | None]) -> bool | None:
 
 
 def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
-    """One question per reference of a pair."""
     prediction, references = pair[0], reference_list(pair[1])
     for text in (prediction, *references):
         if not isinstance(text, str):
@@ -172,7 +169,6 @@ def _questions(pair: Pair, tolerance: float | None) -> list[Question]:
 
 
 def _tolerances(tolerance: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    """One tolerance per pair."""
     tolerances = list(tolerance) if isinstance(tolerance, Sequence) else [tolerance] * count
     if len(tolerances) != count:
         raise CalibrantError(f"verify: expected one tolerance per pair, {count}, got {len(tolerances)}")

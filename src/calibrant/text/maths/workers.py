@@ -16,11 +16,8 @@ from calibrant.files import JsonObject
 
 SCRIPT = Path(__file__).with_name("worker_script.py")
 
-STARTUP = 60.0
-"""Seconds for the imports of a worker, outside of any task's time limit."""
-
-ATTEMPTS = 3
-"""Consecutive failures to start a worker before an error is raised."""
+STARTUP = 60.0  # seconds for the imports of a worker, outside of any task's time limit
+ATTEMPTS = 3  # consecutive failures to start a worker before an error is raised
 
 
 class Worker:
