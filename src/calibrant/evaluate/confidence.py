@@ -24,12 +24,8 @@ POINTS = 50  # number of points of the precision-coverage curve
 def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0) -> JsonObject:
     """Whether confidence separates right answers from wrong ones, and the accuracy of selecting by it.
 
-    The confidence of an answer is `exp` of its mean log-probability per token (CAPO).
-
-    Args:
-        frame: sampled answers with `correct`, `logprob` and `num_tokens`.
-        key: answer -> string, equal for answers that vote together.
-        seed: of the bootstrap.
+    The confidence of an answer is `exp` of its mean log-probability per token (CAPO); answers with equal keys vote
+    together. `frame` holds sampled answers with `correct`, `logprob` and `num_tokens`.
 
     Returns:
         `calibration` (name -> mean, low, high), `selection` (rule -> number of samples -> mean, low, high) and

@@ -107,14 +107,9 @@ def _sums(task: Task, answers: Sequence[Record]) -> dict[str, pd.DataFrame]:
 def evaluate_rollouts(
     frame: pd.DataFrame, task: Task, *, seed: int = 0, path: str | Path | None = None
 ) -> tuple[JsonObject, list[Record]]:
-    """Evaluates existing answers.
+    """Evaluates existing answers: the results, without a greedy part, and the judged rows.
 
-    Args:
-        frame: as `calibrant.rollouts.read_rollouts` returns it, with `references` or `correct`; the latter precedes.
-        path: the file that the frame comes from, for error messages.
-
-    Returns:
-        The results, without a greedy part, and the judged rows.
+    `frame` is read by `read_rollouts` from `path`, with `references` or `correct`; the latter precedes.
     """
     group_keys(frame, path)
     rows = [dict(row) for row in frame.astype(object).where(frame.notna(), None).to_dict("records")]

@@ -49,11 +49,8 @@ def _further(values: list[object]) -> pa.Array:
 def read_rollouts(path: str | Path, judged_by: Sequence[str] = ("reward", "correct")) -> pd.DataFrame:
     """Reads a rollout file (Parquet or JSON Lines) into a frame: one row per rollout, the columns that the file has.
 
-    A NaN reward stays NaN: unscorable. Error messages count rows from 1, without empty lines.
-
-    Args:
-        path: the file.
-        judged_by: columns of which the file needs one, to say how good a completion is.
+    A NaN reward stays NaN: unscorable. Error messages count rows from 1, without empty lines. The file needs one of
+    the columns `judged_by`, which say how good a completion is.
 
     Raises:
         CalibrantError: no file, another format, no rollouts, a missing column, or a value not of its column's type.

@@ -21,15 +21,11 @@ def score(
     meaning: str = "answer",
     given: Mapping[str, Tensor] | None = None,
 ) -> Scored:
-    """Applies a method to rollouts of a file.
+    """Applies a method, with its hyper-parameters `options`, to rollouts of a file.
 
-    Args:
-        options: hyper-parameters of the method.
-        readers: compute inputs from texts if no column holds them.
-        meaning: the text that is embedded and clustered, "answer" or "completion".
-        given: inputs that are computed already; `groups.given()` if None.
-
-    Raises CalibrantError if an input that the method needs is in no column and cannot be computed from text.
+    `readers` compute inputs from texts where neither `given` (`groups.given()` if None) nor a column holds them;
+    `meaning` is the text that is embedded and clustered, "answer" or "completion". Raises CalibrantError if an
+    input that the method needs is in no column and cannot be computed from text.
     """
     scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning)
     given = groups.given() if given is None else given

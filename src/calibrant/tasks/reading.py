@@ -25,13 +25,8 @@ def reading_task(
     """A reading-comprehension task: questions about a context.
 
     The reward is `2 x F1`, in [0, 2] (GCPO, table 5); an answer is correct at `F1 > 0.5` (section 4.1); the extracted
-    answer is embedded and clustered (appendix E.3).
-
-    Args:
-        name, summary, source, max_completion_length: fields of `Task`.
-        instruction: first lines of each prompt, before the context.
-        f1: (answer, references) -> F1 in [0, 1].
-        bleu: whether sentence BLEU and corpus BLEU are metrics too.
+    answer is embedded and clustered (appendix E.3). `instruction` is the first lines of each prompt, before the
+    context; `bleu` adds sentence BLEU and corpus BLEU to the metrics; other arguments are fields of `Task`.
     """
     extra = {"sentence_bleu": sentence_bleu} if bleu else {}
     return Task(
