@@ -207,6 +207,7 @@ class Settings:
 
 
 def model() -> str:
+    """The policy."""
     return option(
         "demo",
         "policy: run directory, model folder, hub name, 'demo' or 'demo-arithmetic'",
@@ -216,19 +217,23 @@ def model() -> str:
 
 
 def method(default: T, shown: str | None = None) -> T:
+    """The method."""
     words = "method: name in `calibrant methods`, or dotted path of a function"
     return option(default, words, shown=shown, metavar="NAME")
 
 
 def rollouts() -> int:
+    """Rollouts per prompt."""
     return option(16, "number of answers sampled per prompt, G (GCPO: 16)", limit=GROUP)
 
 
 def seed(limit: Limit = SEED) -> int:
+    """The random seed."""
     return option(0, "random seed of data order and sampling", limit=limit)
 
 
 def from_rollouts() -> str | None:
+    """A rollout file in place of sampling."""
     return option(None, "rollout file (.parquet or .jsonl) to read in place of sampling", metavar="FILE")
 
 

@@ -92,7 +92,7 @@ def spoiled(model, what):
 @pytest.mark.parametrize("what", ["values", "gradient"])
 def test_a_route_that_differs_is_not_taken(what, monkeypatch):
     model, batch = spoiled(build("qwen2", dtype=torch.float32), what), random_batch(*LONG)
-    monkeypatch.setattr("calibrant.policy.packed.refusal", lambda _: "is not packed here")
+    monkeypatch.setattr("calibrant.policy.packed.packed_refusal", lambda _: "is not packed here")
     expected = plain_logps(model, *batch).logps
     with pytest.warns(UserWarning, match="Qwen2ForCausalLM does not share prompts.*differ from those of the plain"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=4).logps

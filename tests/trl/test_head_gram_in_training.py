@@ -103,7 +103,7 @@ def test_a_model_that_cannot_share_prompts_is_read_plainly(policy, questions, tm
     expected = trained(policy, questions, tmp_path / "a")
     monkeypatch.setattr(Decoded, "states_of", lambda *_: None)
     monkeypatch.setattr(cached, "REPEATABLE", ())
-    monkeypatch.setattr(packed, "refusal", lambda _: "is not packed here")
+    monkeypatch.setattr(packed, "packed_refusal", lambda _: "is not packed here")
     with pytest.warns(UserWarning, match="does not share prompts"):
         found = trained(policy, questions, tmp_path / "b", max_steps=2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

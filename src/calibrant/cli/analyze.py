@@ -26,11 +26,13 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
     parser.add_argument("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN, or -FILE)")
     add_arguments(parser, AnalyzeSettings)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Measures, and prints tables and the recommendation."""
     given = {name: value for name, value in vars(options).items() if name != "out"}
     default_model = embedded_policy(given.get("task", AnalyzeSettings.task))
     settings = read(AnalyzeSettings, {"model": default_model} | given)

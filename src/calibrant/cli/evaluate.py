@@ -26,6 +26,7 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the models and the options."""
     parser.add_argument(
         "models", metavar="MODEL", nargs="*", help="run directory, model folder, hub name, 'demo' or 'demo-arithmetic'"
     )
@@ -33,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Evaluates, and prints and writes the results."""
     settings = read(EvaluateSettings, vars(options))
     from calibrant.evaluate import command
 

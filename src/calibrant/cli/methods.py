@@ -18,11 +18,13 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the optional method."""
     parser.add_argument("method", nargs="?", metavar="METHOD", help="name, or dotted path of a function")
     parser.add_argument("--pages", metavar="DIR", help="folder for one Markdown page per method")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Prints the table of methods, or the page of one."""
     from calibrant.methods.pages import page, write_pages
 
     sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
@@ -31,11 +33,11 @@ def run(options: argparse.Namespace) -> int:
     elif options.method:
         print(page(options.method, options.method))
     else:
-        print_table()
+        print_methods()
     return 0
 
 
-def print_table() -> None:
+def print_methods() -> None:
     """Prints one block per method: what it does, then paper, inputs, effect and level of certainty."""
     from calibrant.methods import METHODS
     from calibrant.methods.pages import LEVELS, card

@@ -10,10 +10,12 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the directory."""
     parser.add_argument("run", metavar="RUN", help="directory of a run or of an analysis")
 
 
 def run(options: argparse.Namespace) -> int:
+    """Writes report.html and prints its path."""
     from calibrant.report import write_analysis_report, write_report
 
     path = Path(options.run)

@@ -26,11 +26,13 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the file and the options."""
     parser.add_argument("file", metavar="FILE", help="rollout file, .parquet or .jsonl")
     add_arguments(parser, ScoreSettings)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Scores, prints a table and writes the file."""
     settings = read(ScoreSettings, vars(options))
     from calibrant.score.command import score_file
 

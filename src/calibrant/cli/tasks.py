@@ -10,10 +10,12 @@ Rows of a task that is not embedded come from the hub, or from the official file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
     pass
 
 
 def run(options: argparse.Namespace) -> int:
+    """Prints the table of tasks."""
     from calibrant.tasks import TASKS
 
     rows = []

@@ -29,6 +29,7 @@ EXAMPLES = """examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a run and of its directory."""
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-METHOD-seedN)")
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, with underscores in their names")
     parser.add_argument("--resume", metavar="RUN", help="run directory of the run to resume")
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    """Trains or resumes, and prints the evaluations."""
     sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     given = coerced(TrainSettings, {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume")})
     if options.resume:

@@ -64,7 +64,7 @@ def cached_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
     return later._replace(states=torch.cat([first, later.states[order.argsort()]], dim=1))
 
 
-def refusal(model: nn.Module) -> str | None:
+def cached_refusal(model: nn.Module) -> str | None:
     """Why a model cannot run on a cache that keeps its graph, or None."""
     drops = any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
     return "has gradient checkpointing switched on, which drops the cache" if drops else None

@@ -23,7 +23,7 @@ from calibrant.policy.head import (
 )
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
-from calibrant.policy.verify import assert_close, reason_of, record_of, shortened, warn_once
+from calibrant.policy.verify import assert_close, reason_of, record_of, short_prompts, warn_once
 
 TOKENS_TO_VERIFY = 16
 
@@ -227,7 +227,7 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
     pair = (prompts.which == prompts.rows.argmax()).nonzero()[:2, 0]
     few = batch.rows(torch.cat([pair, prompts.first[-1:]]))
     completions = (x[:, :TOKENS_TO_VERIFY] for x in few[2:])
-    few = Tokens(*shortened(model, few.prompt_ids, few.prompt_mask), *completions)
+    few = Tokens(*short_prompts(model, few.prompt_ids, few.prompt_mask), *completions)
     inner, where = unwrapped(model), few.completion_mask != 0
     if not where.any():
         return

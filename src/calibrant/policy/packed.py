@@ -34,7 +34,7 @@ def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
 
     Positions count padding columns, as in a forward without `position_ids`.
 
-    The model has to accept custom attention masks and positions: `refusal` is None.
+    The model has to accept custom attention masks and positions: `packed_refusal` is None.
     """
     packed = pack(batch, prompts)
     last = batch.prompt_ids.shape[1] - 1
@@ -47,7 +47,7 @@ def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
     return result._replace(states=torch.cat([first, later], dim=1))
 
 
-def refusal(model: nn.Module) -> str | None:
+def packed_refusal(model: nn.Module) -> str | None:
     """Why a model cannot be given the mask and the positions of packed rows, or None."""
     config = text_config(model)
     if getattr(config, "rope_parameters", None) is None or getattr(config, "alibi", False):

@@ -16,7 +16,7 @@ from calibrant.policy.decode import Decoded, Options, decode, next_logits, plain
 from calibrant.policy.head import CACHE, has_head
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
-from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, shortened, warn_once
+from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
 
 WAY = "generation"
 Generate = Callable[..., Any]
@@ -125,7 +125,7 @@ def _verify(model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, con
     if WAY in record_of(model).verified:
         return
     few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
-    short = shortened(model, ids[few], mask[few])
+    short = short_prompts(model, ids[few], mask[few])
     assert_close(
         model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2)[:2]
     )

@@ -36,7 +36,7 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
         before its prompts"; None: the route can be taken.
     """
     both = refusal(model)
-    return {"cached": both or cached.refusal(model), "packed": both or packed.refusal(model)}
+    return {"cached": both or cached.cached_refusal(model), "packed": both or packed.packed_refusal(model)}
 
 
 def refusal(model: nn.Module) -> str | None:

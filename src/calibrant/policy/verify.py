@@ -125,7 +125,7 @@ def assert_close(model: nn.Module, what: str, both: Callable[[], tuple[Tensor, T
         )
 
 
-def shortened(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def short_prompts(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The last columns of prompts `[n, P]`, few but more than an attention window holds, the last row padded further.
 
     A comparison of these also covers padding that the first batch does not have.

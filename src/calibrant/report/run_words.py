@@ -112,13 +112,13 @@ def steps_done(run: RunData) -> int:
 def evaluation_table(run: RunData) -> Table:
     """One row per metric: mean with 95% interval before and after training, and the change of the mean."""
     rows = [
-        [row.label, estimate_text(row.before), estimate_text(row.after), difference(row)]
+        [row.label, estimate_text(row.before), estimate_text(row.after), gain_text(row)]
         for row in comparisons(run.evaluation)
     ]
     return Table(["", "before training", "after training", "change"], rows)
 
 
-def difference(row: Comparison) -> str:
+def gain_text(row: Comparison) -> str:
     """The signed change of the mean of a metric; a dash if it was not measured both before and after."""
     if not (row.before and row.after):
         return DASH

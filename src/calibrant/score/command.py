@@ -26,7 +26,7 @@ class ScoredFile(NamedTuple):
     reward_range: tuple[float, float]
 
 
-def check(settings: ScoreSettings) -> None:
+def check_options(settings: ScoreSettings) -> None:
     """Raises CalibrantError for options that contradict each other, before anything is read."""
     out = Path(settings.out or ".parquet")
     if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
@@ -37,7 +37,7 @@ def check(settings: ScoreSettings) -> None:
 
 def score_file(settings: ScoreSettings) -> ScoredFile:
     """Applies one method, or every method whose inputs the file has, and writes `settings.out`."""
-    check(settings)
+    check_options(settings)
     quiet_loading()
     methods = {settings.method: resolve_method(settings.method)} if settings.method else METHODS
     task = resolve_task(settings.task) if settings.task else None

@@ -19,7 +19,7 @@ GCPO = (
 )
 
 
-def model_name(model: PreTrainedModel | str) -> str:
+def policy_name(model: PreTrainedModel | str) -> str:
     """The last part of a model's name or folder, as TRL names an output folder after it."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return str(name).rstrip("/").split("/")[-1]

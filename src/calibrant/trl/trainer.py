@@ -26,7 +26,7 @@ from calibrant.trl.batches import along_groups, contributing, in_order
 from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
-from calibrant.trl.model_card import model_name, with_method
+from calibrant.trl.model_card import policy_name, with_method
 from calibrant.trl.passes import (
     MULTIMODAL,
     Batch,
@@ -88,7 +88,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         judge: VerdictFunction | None = None,
         **keywords: object,
     ):
-        args = args or CalibratedGRPOConfig(f"{model_name(model)}-CalibratedGRPO")
+        args = args or CalibratedGRPOConfig(f"{policy_name(model)}-CalibratedGRPO")
         complete(args)
         self.method: Method = resolve_method(args.method)
         self._named, options = named_inputs(self.method), options_of(self.method, args)
