@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 
 PAIRS = {
-    "oldest": {"trl": "1.16.0", "transformers": "5.0.0"},
-    "verl": {"trl": "1.16.0", "transformers": "5.10.4"},
+    "oldest": {"trl": "1.16.0", "transformers": "5.10.4"},
     "pinned": {"trl": "1.16.0", "transformers": "5.23.0"},
     "newest": {"trl": "1.16.0", "transformers": "5.24.0"},
 }
-"""`verl` asks for a transformers below 5.11."""
+"""verl asks for a transformers below 5.11."""
 
 FREE = (*PAIRS["pinned"], "tokenizers")
 """Packages whose version the pair decides."""

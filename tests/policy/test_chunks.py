@@ -42,7 +42,7 @@ def test_chunks_share_where_it_pays(monkeypatch):
 
 def test_chunks_of_a_model_that_shares_nothing_are_plain():
     model, batch = build("gpt2", dtype=torch.float32).train(), random_batch()
-    model.activation_checkpointing_enable()
+    model.gradient_checkpointing_enable()
     with pytest.raises(CalibrantError, match=r"gradient checkpointing.*no rotary positions"):
         shared_prefix_logps(model, *batch)
     with pytest.raises(CalibrantError, match="route packed"):
