@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from calibrant import hub
 from calibrant.demo import POLICIES
-from calibrant.errors import CalibrantError, shortened
+from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
 
 
@@ -140,9 +140,8 @@ def _load(loader: type[AutoModelForCausalLM | AutoTokenizer], model: str, **opti
     try:
         return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CalibrantError(
-            f"the model '{model}' {_where(local)} ({reason}); give a folder saved by save_pretrained, or 'demo'"
+            f"the model '{model}' {_where(local)} ({reason(error)}); give a folder saved by save_pretrained, or 'demo'"
         ) from None
 
 

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, reason
 
 FILE = "slow_reference.safetensors"
 
@@ -57,8 +57,7 @@ class SlowReference:
         try:
             load_model(self.model, str(folder / FILE))
         except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
             raise CalibrantError(
-                f"the checkpoint '{folder}' has no EMA reference of this policy ({reason}); it was written by "
+                f"the checkpoint '{folder}' has no EMA reference of this policy ({reason(error)}); it was written by "
                 "another method or is incomplete: start a new run"
             ) from None

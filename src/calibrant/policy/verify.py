@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, reason
 from calibrant.policy.head import HALF, model_name, text_config, unwrapped
 
 EXACT, ROUGH = 1e-4, 5e-2
@@ -43,8 +43,7 @@ def record_of(model: nn.Module) -> ModelRecord:
 
 def reason_of(error: Exception) -> str:
     """The first line of an error, with its type unless it is calibrant's."""
-    reason = next(iter(str(error).strip().splitlines()), "")
-    return reason if isinstance(error, CalibrantError) else f"{type(error).__name__}: {reason}"
+    return reason(error) if isinstance(error, CalibrantError) else f"{type(error).__name__}: {reason(error)}"
 
 
 def warn_once(model: nn.Module, reason: str) -> None:
