@@ -210,7 +210,7 @@ def model() -> str:
     """The policy."""
     return option(
         "demo",
-        "policy: run directory, model folder, hub name, 'demo' or 'demo-arithmetic'",
+        "policy: run directory, model folder, GGUF file, hub name, 'smollm2', 'demo' or 'demo-arithmetic'",
         shown="the embedded policy of the task",
         metavar="MODEL",
     )

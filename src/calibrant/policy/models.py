@@ -1,4 +1,4 @@
-"""Policies by name: an embedded one, a local folder, or a hub name."""
+"""Policies by name: an embedded one, `smollm2`, a local folder or GGUF file, or a hub name."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,15 +13,20 @@ from calibrant import hub
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
+from calibrant.policy.gguf import SMOLLM2, converted, gguf_file, smollm2_file
 
 
 def locate(model: str) -> str:
     """The folder or hub name that a model option means; a run directory means its trained policy."""
     if model in POLICIES:
         return str(POLICIES[model])
+    if model == SMOLLM2:
+        return str(converted(smollm2_file()))
     path = Path(model)
     if not path.exists():
         return model
+    if file := gguf_file(path):
+        return str(converted(file))
     if (path / "config.yaml").exists():
         path = path / "model"
         if not path.exists():

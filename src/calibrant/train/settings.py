@@ -8,9 +8,19 @@ from calibrant.demo import embedded_policy
 from calibrant.methods.recommended import recommended_values
 from calibrant.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED_32, option, read
 
-_DEMO = dict(steps=60, learning_rate=1e-4, micro_batch=32, gradient_checkpointing=False, eval_samples=8, save_every=20)
+_DEMO: dict[str, float | bool | str] = dict(
+    steps=60, learning_rate=1e-4, micro_batch=32, gradient_checkpointing=False, eval_samples=8, save_every=20
+)
 
-POLICY_DEFAULTS: dict[str, dict[str, float | bool]] = {"demo": _DEMO, "demo-arithmetic": _DEMO | {"steps": 80}}
+_SMOLLM2: dict[str, float | bool | str] = dict(
+    steps=60, rollouts=8, learning_rate=2e-5, schedule="constant", bf16=True, gradient_checkpointing=False,
+    eval_prompts=32, eval_samples=4, max_completion_length=32, save_every=20,
+)  # fmt: skip
+POLICY_DEFAULTS: dict[str, dict[str, float | bool | str]] = {
+    "demo": _DEMO,
+    "demo-arithmetic": _DEMO | {"steps": 80},
+    "smollm2": _SMOLLM2,
+}
 """Policy -> the defaults that were measured for it, in place of the general ones."""
 
 
@@ -75,7 +85,7 @@ def policy_defaults() -> dict[str, str]:
     """Option -> its defaults with the embedded policies, for the help text.
 
     >>> policy_defaults()["steps"]
-    '; 60 with demo; 80 with demo-arithmetic'
+    '; 60 with demo; 80 with demo-arithmetic; 60 with smollm2'
     """
     words: dict[str, str] = {}
     for policy, defaults in POLICY_DEFAULTS.items():
