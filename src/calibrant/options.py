@@ -255,6 +255,15 @@ class ModelOptions(Settings):
     """Model."""
 
     trust_remote_code: bool = option(False, "whether to run Python code that ships with a hub model")
+    dtype: str | None = option(
+        None,
+        "dtype of the weights; auto: that of the model's files",
+        choices=("auto", "bfloat16", "float16", "float32"),
+        shown="float32 in training and on a CPU, else auto",
+    )
+    attn_implementation: str | None = option(
+        None, "attention: eager, sdpa, flash_attention_2, or a kernel of the hub", shown="the model's", metavar="NAME"
+    )
 
 
 @dataclass(frozen=True)

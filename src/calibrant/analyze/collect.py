@@ -39,7 +39,7 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     task = resolve(settings.task)
     frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
     rows = [] if frames is not None else _rows(settings, task)
-    model, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    model, tokenizer = load_model(settings.model, settings)
     model.eval()
     select(model, settings.parameters)
     source, ids = _source(settings, task, model, tokenizer, frames, rows)

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from calibrant.policy.models import load_model, quiet_loading
 
     quiet_loading()
-    policy, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    policy, tokenizer = load_model(settings.model, settings)
     result = check_prefix(policy, tokenizer, seed=settings.seed, temperature=settings.temperature)
     dtype = str(result.dtype).removeprefix("torch.")
     print(f"{settings.model}: {type(policy).__name__} in {dtype}, largest errors against the plain path")

@@ -39,7 +39,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     length = settings.max_completion_length or task.max_completion_length
     evaluated = {}
     for name in settings.models:
-        policy, tokenizer = load_model(name, trust_remote_code=settings.trust_remote_code)
+        policy, tokenizer = load_model(name, settings)
         results, answers = evaluate(
             policy, tokenizer, task, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length),
             samples=settings.samples, temperature=settings.temperature, max_completion_length=length,

@@ -1,6 +1,6 @@
 """Policies by name: an embedded one, `smollm2`, a local folder or GGUF file, or a hub name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from calibrant import hub
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
+from calibrant.options import ModelOptions
 from calibrant.policy.gguf import SMOLLM2, converted, gguf_file, smollm2_file
+
+DEFAULTS = ModelOptions()
 
 
 def locate(model: str) -> str:
@@ -55,33 +58,34 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     return tokenizer
 
 
-def load_policy(model: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A causal language model, from safetensors only: on an accelerator in its own type, on a CPU in float32."""
+def load_policy(model: str, options: ModelOptions = DEFAULTS) -> PreTrainedModel:
+    """A causal language model, from safetensors only; without `dtype` float32 on a CPU, else that of its files."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    dtype = torch.float32 if device.type == "cpu" else "auto"
-    policy = _whole(model, trust_remote_code=trust_remote_code, dtype=dtype).to(device)
+    dtype = options.dtype or ("float32" if device.type == "cpu" else "auto")
+    policy = _whole(model, options, dtype=dtype).to(device)
     _refuse(model, (name for name, weight in policy.named_parameters() if not weight.isfinite().all()))
     return policy
 
 
-def load_model(model: str, *, trust_remote_code: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A policy and its tokenizer."""
-    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
-    policy = load_policy(model, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model, trust_remote_code=options.trust_remote_code)
+    policy = load_policy(model, options)
     check_vocabulary(model, policy, tokenizer)
     return policy, tokenizer
 
 
-def check_model(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model that can be trained, without reading its weights."""
-    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
-    check_vocabulary(model, _whole(model, trust_remote_code=trust_remote_code, device_map="meta"), tokenizer)
+def check_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model that can be trained, on the meta device (shapes without weights), and its tokenizer."""
+    tokenizer = load_tokenizer(model, trust_remote_code=options.trust_remote_code)
+    policy = _whole(model, options, device_map="meta", dtype=options.dtype or "float32")
+    check_vocabulary(model, policy, tokenizer)
     if tokenizer.eos_token is None:
         raise CalibrantError(
             f"the tokenizer of '{model}' has no EOS token, so that no answer would end; set eos_token in its "
             "tokenizer_config.json"
         )
-    return tokenizer
+    return policy, tokenizer
 
 
 def check_weights(model: str) -> None:
@@ -115,7 +119,7 @@ def _refuse(model: str, not_finite: Iterable[str]) -> None:
         )
 
 
-def _whole(model: str, **options: object) -> PreTrainedModel:
+def _whole(model: str, options: ModelOptions, **how: object) -> PreTrainedModel:
     """A policy whose weights were all in its files: transformers makes up those that are not."""
     policy: PreTrainedModel
     policy, report = _load(
@@ -124,7 +128,9 @@ def _whole(model: str, **options: object) -> PreTrainedModel:
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **options,
+        trust_remote_code=options.trust_remote_code,
+        attn_implementation=options.attn_implementation,
+        **how,
     )
     lost = [*sorted(report["missing_keys"]), *sorted(name for name, *_ in report["mismatched_keys"])]
     if lost:
@@ -146,8 +152,14 @@ def _load(loader: type[AutoModelForCausalLM | AutoTokenizer], model: str, **opti
         return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
         raise CalibrantError(
-            f"the model '{model}' {_where(local)} ({reason(error)}); give a folder saved by save_pretrained, or 'demo'"
+            f"the model '{model}' {_where(local)} ({reason(error)}); {_remedy(options)}"
         ) from None
+
+
+def _remedy(options: Mapping[str, object]) -> str:
+    if attention := options.get("attn_implementation"):
+        return f"try it without attn_implementation = '{attention}'"
+    return "give a folder saved by save_pretrained, or 'demo'"
 
 
 def _where(local: bool) -> str:

@@ -16,6 +16,7 @@ from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
+from calibrant.train.possible import check_options
 from calibrant.train.processes import on_main
 from calibrant.train.settings import TrainSettings
 
@@ -36,7 +37,8 @@ def prepare(settings: TrainSettings) -> Prepared:
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)
     dry_run(method, options_of(method, settings))
-    tokenizer = check_model(settings.model, trust_remote_code=settings.trust_remote_code)
+    shape, tokenizer = check_model(settings.model, settings)
+    check_options(settings, shape)
     on_main(lambda: check_weights(settings.model))
     inputs = set(named_inputs(method))
     if "embeddings" in inputs:

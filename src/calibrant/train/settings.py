@@ -33,7 +33,10 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
     steps: int = option(2000, "number of optimisation steps (GCPO: 2000)", limit=COUNT)
     prompts_per_step: int = option(8, "number of prompts per optimisation step (GCPO: not stated)", limit=COUNT)
     rollouts: int = options.rollouts()
-    learning_rate: float = option(5e-5, "initial learning rate of AdamW (GCPO: 5e-5)", limit=POSITIVE)
+    learning_rate: float = option(5e-5, "initial learning rate (GCPO: 5e-5, of AdamW)", limit=POSITIVE)
+    optim: str = option(
+        "adamw_torch_fused", "optimizer, by its name in transformers, e.g. adamw_torch, adamw_8bit, sgd", metavar="NAME"
+    )
     schedule: str = option(
         "linear",
         "learning rate scheduler",
@@ -53,7 +56,9 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
     gradient_checkpointing: bool = option(
         True, "whether to save memory by computing activations again in the backward pass"
     )
-    bf16: bool = option(False, "whether to train in bfloat16 mixed precision")
+    bf16: bool = option(
+        False, "whether to compute in bfloat16 mixed precision; the weights stay what --dtype says"
+    )
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
     eval_prompts: int = option(200, "number of prompts of the evaluation", limit=COUNT)

@@ -77,7 +77,11 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         logging_steps=1,
         disable_tqdm=True,
         run_name=run.path.name,
-        model_init_kwargs={"use_safetensors": True, "dtype": "float32"},
+        model_init_kwargs={
+            "use_safetensors": True,
+            "dtype": settings.dtype or "float32",
+            "attn_implementation": settings.attn_implementation,
+        },
         dataloader_pin_memory=False,
     )
 

@@ -99,7 +99,7 @@ def evaluate_into(run: Run, when: str, model: str, prepared: Prepared) -> None:
     if not settings.evaluation or when in run.evaluations():
         return
     results, rows = evaluate(
-        load_policy(model, trust_remote_code=settings.trust_remote_code), prepared.tokenizer, task,
+        load_policy(model, settings), prepared.tokenizer, task,
         prepared.evaluation, samples=settings.eval_samples, temperature=settings.temperature,
         max_completion_length=settings.max_completion_length,
     )  # fmt: skip

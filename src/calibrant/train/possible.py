@@ -1,0 +1,30 @@
+"""Whether a run is possible with its options: what they need, and which do not go together, before weights are read."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from calibrant.errors import CalibrantError, nearest, reason
+from calibrant.train.settings import TrainSettings
+
+
+def check_options(settings: TrainSettings, shape: PreTrainedModel) -> None:
+    """Raises a CalibrantError for options that cannot be trained with; `shape` is the model on the meta device."""
+    _check_optimizer(settings.optim)
+    if shape.dtype == torch.float16:
+        raise CalibrantError(
+            f"the weights of '{settings.model}' would be trained in float16, in which AdamW divides by 0; give --dtype "
+            "float32 or bfloat16"
+        )
+
+
+def _check_optimizer(name: str) -> None:
+    names = [known.value for known in OptimizerNames]
+    if name not in names:
+        raise CalibrantError(f"option 'optim' is '{name}'{nearest(name, names)}; it is one of {', '.join(names)}")
+    arguments = TrainingArguments(optim=name, use_cpu=not torch.accelerator.is_available(), report_to="none")
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, nn.Linear(1, 1))
+    except Exception as error:  # ImportError or ValueError, or whatever a package raises that it imports
+        raise CalibrantError(f"option 'optim' is '{name}', which cannot be used here: {reason(error)}") from None
