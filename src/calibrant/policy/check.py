@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.policy.head import text_config
 from calibrant.policy.logps import LogprobRequest, logps_of_whole_logits, shared_prefix_logps
-from calibrant.policy.prefill import logits_both_ways, sampling_to_share
+from calibrant.policy.prefill import GROUPED, REPEATED, logits_both_ways, sampling_to_share
 from calibrant.policy.prompts import Tokens
 from calibrant.policy.routes import STATES, Route
 from calibrant.policy.verify import Difference, difference, evaluating, reason_of
@@ -106,7 +106,11 @@ def _generation(model: PreTrainedModel, batch: Tokens, temperature: float) -> Di
     options = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "max_new_tokens": NEW_TOKENS}
     options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
     config = sampling_to_share(model, options)
-    shared, plain, tokens = logits_both_ways(model, model.generate, *batch[:2], config, NEW_TOKENS)
+    both = partial(logits_both_ways, model, model.generate, *batch[:2], config, NEW_TOKENS)
+    try:
+        shared, plain, tokens = both(GROUPED)
+    except Exception:  # models may raise any type
+        shared, plain, tokens = both(REPEATED)
     logps = [(x / temperature).log_softmax(-1).gather(-1, tokens[:, None]) for x in (shared, plain)]
     return difference(logps[0], logps[1])
 

@@ -1,5 +1,6 @@
 """Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from calibrant.errors import CalibrantError
+from calibrant.policy.group_attention import GroupCache, group_attention
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
 
 Options = dict[str, Any]  # arguments of `generate`, by name
@@ -41,6 +43,40 @@ class Decoded:
         for column, (rows, states) in enumerate(zip(self.rows[:width], self.states, strict=False)):
             placed[rows, column] = states
         return placed
+
+
+class RepeatedCache:
+    """A cache of transformers with an entry per row."""
+
+    def __init__(self, cache: Cache, which: Tensor) -> None:
+        """`cache`: an entry per prompt; `which [B]`: the prompt of each row."""
+        self.cache, self.rows = cache, torch.arange(len(which), device=which.device)
+        cache.batch_select_indices(which)
+
+    def keep(self, kept: Tensor) -> None:
+        """Drops the rows but those at the positions `kept`."""
+        self.rows = self.rows[kept]
+        self.cache.batch_select_indices(kept)
+
+    def next_logits(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
+        new = ids.shape[1] - self.cache.get_seq_length()
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
+        output = model(
+            input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, use_cache=True,
+            **{CACHE: self.cache}, logits_to_keep=1,
+        )  # fmt: skip
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+
+RowCache = GroupCache | RepeatedCache
+"""All prompt tokens but the last of the rows of a batch; `rows [b]` says which of them are held, in which order."""
+
+
+def decoding(model: nn.Module, cache: RowCache) -> AbstractContextManager[None]:
+    """What a model has to run in on a cache."""
+    return group_attention(model) if isinstance(cache, GroupCache) else nullcontext()
 
 
 PLAIN: dict[str, tuple[object, ...]] = {
@@ -86,21 +122,25 @@ def decode(
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
+    *,
+    prompts: RowCache,
     decoded: Decoded | None = None,
     **inputs: Any,
 ) -> Tensor:
     """Completed rows `[B, P + T]`, decoded from a cache; given to `generate` as `custom_generate`.
 
     Logits are processed, tokens drawn and ends found for the whole batch, so that the same seed gives the same samples,
-    up to rounding of the logits; finished rows get no pass. Arguments are as `generate` prepares them, with
-    a cache that holds all prompt tokens but the last. `decoded` is filled if the logits follow from the states
-    that the head read.
+    up to rounding of the logits; finished rows get no pass. Arguments are as `generate` prepares them. `decoded` is
+    filled if the logits follow from the states that the head read.
     """
-    arguments = (model, input_ids, logits_processor, stopping_criteria, generation_config, inputs)
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(input_ids) if mask is None else mask  # `generate` takes one without padding away
+    arguments = (model, input_ids, mask, logits_processor, stopping_criteria, generation_config, prompts)
     if decoded is None:
-        return _decode(*arguments)[0]
+        with decoding(model, prompts):
+            return _decode(*arguments)[0]
     head = find_head(model)
-    with recording(head.module) as calls:
+    with decoding(model, prompts), recording(head.module) as calls:
         ids, rows, logits = _decode(*arguments)
     first = Recorded(*calls[0], outputs=None)
     if len(calls) == len(rows) and same_logits(head, first._replace(states=first.states[:1, -1]), logits):
@@ -109,17 +149,15 @@ def decode(
 
 
 def _decode(
-    model: nn.Module, ids: Tensor, logits_processor: LogitsProcessorList, stopping_criteria: StoppingCriteriaList,
-    config: GenerationConfig, inputs: Options,
+    model: nn.Module, ids: Tensor, mask: Tensor, logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList, config: GenerationConfig, cache: RowCache,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
-    """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first token, first row."""
-    mask, cache = inputs.get("attention_mask"), inputs[CACHE]
-    mask = torch.ones_like(ids) if mask is None else mask  # `generate` takes one without padding away
-    rows = torch.arange(len(ids), device=ids.device)  # those that the cache holds
-    unfinished, pad = torch.ones_like(rows, dtype=torch.bool), _padding(config)
+    """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first of them."""
+    unfinished, pad = torch.ones_like(cache.rows, dtype=torch.bool), _padding(config)
     logits, first, passed = None, torch.empty(0), []
     while True:
-        new = next_logits(model, ids[rows], mask[rows], cache)
+        rows = cache.rows
+        new = cache.next_logits(model, ids[rows], mask[rows])
         passed.append(rows)
         if logits is None:
             logits, first = new.new_zeros(len(ids), new.shape[1]), new[:1].clone()
@@ -133,8 +171,7 @@ def _decode(
         if not kept.any():
             return ids, passed, first
         if kept.float().mean() <= 1 - DROPPED:
-            rows = rows[kept]
-            cache.batch_select_indices(kept.nonzero()[:, 0])
+            cache.keep(kept.nonzero()[:, 0])
 
 
 def _sampled(scores: Tensor) -> Tensor:
@@ -145,18 +182,6 @@ def _sampled(scores: Tensor) -> Tensor:
             "diverged; take an earlier checkpoint, or a lower learning rate"
         )
     return torch.multinomial(probabilities, 1)[:, 0]
-
-
-def next_logits(model: nn.Module, ids: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-    """`[b, V]`; runs what the cache does not hold yet. Padding is not counted in positions, as in `generate`."""
-    new = ids.shape[1] - cache.get_seq_length()
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new:]
-    output = model(
-        input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, use_cache=True, **{CACHE: cache},
-        logits_to_keep=1,
-    )  # fmt: skip
-    logits: Tensor = output.logits[:, -1].float()
-    return logits
 
 
 def _padding(config: GenerationConfig) -> int:

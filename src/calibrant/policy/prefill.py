@@ -1,4 +1,4 @@
-"""Generation with each distinct prompt read once: the cache of its tokens is repeated for its rows."""
+"""Generation with each distinct prompt read once, and its keys and values held once for all of its rows."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationConfig
+from transformers import GenerationConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import repeatable_cache
-from calibrant.policy.decode import Decoded, Options, decode, next_logits, plain_sampling
-from calibrant.policy.head import CACHE, has_head
+from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
+from calibrant.policy.group_attention import GroupCache
+from calibrant.policy.head import has_head
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
 
-WAY = "generation"
+GROUPED, REPEATED = "generation, prompts held once", "generation"
+"""Ways of decoding, the better first: rows attend to their prompt's keys and values, or to a copy of them each."""
+COPIES = "repeats the keys and values of a prompt for each of its rows, they cannot be held once"
 Generate = Callable[..., Any]
 
 
@@ -29,7 +32,8 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     The samples are those of `generate`, up to rounding of the logits. Generation is left as it is where no prompt is
     repeated; where it is more than sampling or greedy search from token ids (`plain_sampling`); where `generate` was
     replaced, on the instance or by its class; and, with one warning, for a model whose cache cannot be repeated, or
-    that failed or differed when its first two tokens were compared with those of `generate` at the first use.
+    that failed or differed when its first two tokens were compared with those of `generate` at the first use. A model
+    whose attention cannot read a prompt that is held once decodes on a cache repeated for its rows, with one warning.
 
     Yields, with `states`, what the last call of `generate` decoded and its output head read; empty where generation is
     left as it is, and for a model without a head.
@@ -41,22 +45,17 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     original: Any = model.generate
 
     def generate(*arguments: object, **options: Any) -> Any:
-        config = None if arguments or WAY in record_of(model).failed else _shareable(model, options)
+        config = None if arguments or REPEATED in record_of(model).failed else _shareable(model, options)
         if config is None:
             return original(*arguments, **options)
-        restore = _random_state(options["input_ids"].device)
-        try:
-            _verify(model, original, options["input_ids"], options["attention_mask"], config)
-            cache = prefilled(model, options["input_ids"], options["attention_mask"])
-            decoding = partial(decode, decoded=decoded if records else None)
-            return original(**options, **{CACHE: cache}, custom_generate=decoding)
-        except Exception as error:  # of any model; its own `generate` raises what is its own
-            if isinstance(error, CalibrantError) and not isinstance(error, NotShared):
-                raise  # damaged weights: the same in any way of generation
-            record_of(model).failed[WAY] = reason_of(error)
-            warn_once(model, reason_of(error))
-            restore()
-            return original(**options)
+        ids, mask = options["input_ids"], options["attention_mask"]
+
+        def by(way: str) -> Any:
+            _verify(model, original, ids, mask, config, way)
+            prompts, into = prefilled(model, ids, mask, way), decoded if records else None
+            return original(**options, custom_generate=partial(decode, prompts=prompts, decoded=into))
+
+        return _best(model, by, _random_state(ids.device), lambda: original(**options))
 
     vars(model)["generate"] = generate  # of this instance; the class keeps its own
     try:
@@ -64,6 +63,25 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     finally:
         if vars(model).get("generate") is generate:
             del vars(model)["generate"]
+
+
+def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None], plain: Callable[[], Any]) -> Any:
+    """What the best way of decoding that works for a model returns; warns once of what does not work."""
+    failed = record_of(model).failed
+    for way in [way for way in (GROUPED, REPEATED) if way not in failed]:
+        try:
+            output = by(way)
+        except Exception as error:  # of any model; its own `generate` raises what is its own
+            if isinstance(error, CalibrantError) and not isinstance(error, NotShared):
+                raise  # damaged weights: the same in any way of generation
+            failed[way] = reason_of(error)
+            restore()
+        else:
+            if way == REPEATED:
+                warn_once(model, failed[GROUPED], COPIES)
+            return output
+    warn_once(model, failed[REPEATED])
+    return plain()
 
 
 def _is_own_generate(model: nn.Module) -> bool:
@@ -118,49 +136,52 @@ def _random_state(device: torch.device) -> Callable[[], None]:
     return restore
 
 
-def _verify(model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig) -> None:
+def _verify(
+    model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig, way: str
+) -> None:
     """Compares the logits of two tokens with those of `generate`, for two short prompts, the first time for a model."""
     if (reason := refusal(model)) is not None:
         raise NotShared(f"it {reason}")
-    if WAY in record_of(model).verified:
+    if way in record_of(model).verified:
         return
     few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
     short = short_prompts(model, ids[few], mask[few])
     assert_close(
-        model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2)[:2]
+        model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2, way)[:2]
     )
-    record_of(model).verified.add(WAY)
+    record_of(model).verified.add(way)
     restore()
 
 
 @torch.no_grad()
 def logits_both_ways(
-    model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig, new_tokens: int
+    model: nn.Module, original: Generate, ids: Tensor, mask: Tensor, config: GenerationConfig, new_tokens: int, way: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits `[n, V]` of the first tokens after some prompts, with shared prompts and as `generate` computes them.
 
-    Also the tokens `[n]` that `generate` sampled there. The model has to be in evaluation mode. Rows are repeated, and
-    half of them dropped after the first token.
+    Also the tokens `[n]` that `generate` sampled there. The model has to be in evaluation mode. Every prompt has
+    two rows, and after the first token all but the first have one.
     """
     probe, count = copy.deepcopy(config), len(ids)
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
     plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
-    cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1))
+    cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1), way)
     logits = []
-    for step in range(len(plain.logits)):
-        repeats = 1 if step else 2
-        seen = plain.sequences[:, : ids.shape[1] + step].repeat(repeats, 1)
-        attended = torch.cat([mask, mask.new_ones(count, step)], dim=1).repeat(repeats, 1)
-        logits.append(next_logits(model, seen, attended, cache)[-count:])
-        cache.batch_select_indices(torch.arange(count, device=ids.device))
+    with decoding(model, cache):
+        for step in range(len(plain.logits)):
+            rows, attended = cache.rows, torch.cat([mask, mask.new_ones(count, step)], dim=1)
+            seen = (plain.sequences[:, : ids.shape[1] + step], attended)
+            found = cache.next_logits(model, *(x[rows % count] for x in seen))
+            logits.append(found[rows.argsort()[:count]])
+            cache.keep((rows <= count).nonzero()[:, 0])
     tokens = plain.sequences[:, ids.shape[1] :].T.flatten()
     return torch.cat(logits), torch.cat(plain.logits), tokens
 
 
 @torch.no_grad()
-def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Cache:
-    """The cache of all prompt tokens but the last, one entry per row of `[B, P]`.
+def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, way: str) -> RowCache:
+    """The cache of all prompt tokens but the last, for the rows of `[B, P]`.
 
     Positions are those that `generate` gives: padding is not counted.
     """
@@ -169,5 +190,4 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Ca
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache = repeatable_cache(model, output)
-    cache.batch_select_indices(prompts.which)
-    return cache
+    return GroupCache(cache, mask, prompts.which) if way == GROUPED else RepeatedCache(cache, prompts.which)

@@ -23,14 +23,14 @@ class NotShared(CalibrantError):
 
 @dataclass
 class ModelRecord:
-    """Of one model: ways of sharing that failed, with the reason; ways that were verified; whether a warning was given.
+    """Of one model: ways of sharing that failed, with the reason; ways that were verified; warnings that were given.
 
-    A way is "generation" or a route of log-probabilities.
+    A way is one of generation or a route of log-probabilities.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     verified: set[str] = field(default_factory=set)
-    warned: bool = False
+    warned: set[str] = field(default_factory=set)
 
 
 _RECORDS: WeakKeyDictionary[nn.Module, ModelRecord] = WeakKeyDictionary()
@@ -46,11 +46,11 @@ def reason_of(error: Exception) -> str:
     return reason(error) if isinstance(error, CalibrantError) else f"{type(error).__name__}: {reason(error)}"
 
 
-def warn_once(model: nn.Module, reason: str) -> None:
-    """Warns, once per model, that prompts are not shared."""
-    if not record_of(model).warned:
-        record_of(model).warned = True
-        warnings.warn(f"{model_name(model)} does not share prompts, the plain path is taken: {reason}", stacklevel=2)
+def warn_once(model: nn.Module, reason: str, what: str = "does not share prompts, the plain path is taken") -> None:
+    """Warns, once per model, of what it does for a reason."""
+    if what not in record_of(model).warned:
+        record_of(model).warned.add(what)
+        warnings.warn(f"{model_name(model)} {what}: {reason}", stacklevel=2)
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+"""Decoding with the keys and values of each prompt held once for all of its rows, instead of once per row.
+
+A row's query attends to the keys of its prompt and to those of its own tokens, with one softmax over both:
+
+    w = softmax(scaling [q K_prompt^T, q K_own^T]),   output = w_prompt V_prompt + w_own V_own
+
+The queries of all rows of a prompt are multiplied with its keys in one matrix product. Exact up to the order of sums.
+
+Letters: N prompts, B rows, G rows per prompt at most, K heads of keys and values with R query heads each, D their
+width, P columns of prompts (those of sliding attention hold the last ones alone), t tokens that a row has of its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from calibrant.policy.verify import NotShared
+
+NAME = "calibrant_group"
+ATTENTION = "_attn_implementation_internal"
+"""Of configurations: the name of their attention; the public setter would set that of their parts too."""
+ROOM = 64
+"""Own tokens for which room is made at a time."""
+KNOWN = {"position_ids", "cache_position"}
+"""Tensors that models give their attention beside those that `attend` names, and that do not change it."""
+
+
+@dataclass
+class Layer:
+    """Keys and values of prompts `[N, K, P, D]` and of own tokens `[B, K, room, D]`, of which the first t are filled.
+
+    `window`: columns that a query of sliding attention sees, its own included.
+    """
+
+    prompts: list[Tensor]
+    window: int | None
+    own: list[Tensor] = field(default_factory=list)
+    length: int = 0  # t
+
+    def append(self, token: tuple[Tensor, Tensor]) -> None:
+        """Adds keys and values `[B, K, 1, D]` of one token per row."""
+        if not self.own:
+            self.prompts = [x.to(new.dtype) for x, new in zip(self.prompts, token, strict=True)]
+            self.own = [new[:, :, :0] for new in token]
+        if self.length == self.own[0].shape[2]:
+            self.own = [torch.cat([x, x.new_empty(*x.shape[:2], ROOM, x.shape[3])], dim=2) for x in self.own]
+        for buffer, new in zip(self.own, token, strict=True):
+            buffer[:, :, self.length] = new[:, :, 0]
+        self.length += 1
+
+    def visible(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of prompts and of own tokens that the query of the last own token sees."""
+        hidden = max(0, self.length - self.window) if self.window else 0
+        own = [x[:, :, hidden : self.length] for x in self.own]
+        columns = self.prompts[0].shape[2]
+        hidden = max(0, min(columns, columns + self.length - self.window)) if self.window else 0
+        return [x[:, :, hidden:] for x in self.prompts] if hidden else self.prompts, own
+
+
+class GroupCache:
+    """Keys and values of N prompts, each held once, and of the tokens of B rows that continue them.
+
+    Args:
+        cache: of transformers, with an entry per prompt; all of its layers hold keys and values alone.
+        mask: `[N, P]`; 0 for padding.
+        which: `[B]`, the prompt of each row.
+    """
+
+    def __init__(self, cache: Cache, mask: Tensor, which: Tensor) -> None:
+        self.layers = [
+            Layer([layer.keys, layer.values], getattr(layer, "sliding_window", None)) for layer in cache.layers
+        ]
+        self.rows = which.argsort(stable=True)
+        """Rows of the batch `[b]` that are held; those of one prompt are neighbours."""
+        self._mask, self._which = mask, which[self.rows]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Places rows in slots `[N G]`, G for each prompt; `_slots` is None where all of them are taken."""
+        prompts, which, counts = self._which.unique(return_inverse=True, return_counts=True)
+        if len(prompts) < len(self._mask):
+            self._mask = self._mask[prompts]
+            for layer in self.layers:
+                layer.prompts = [x[prompts] for x in layer.prompts]
+        self._which, self._size = which, int(counts.max())
+        place = torch.arange(len(which), device=which.device) - (counts.cumsum(0) - counts)[which]
+        self._slots = None if bool((counts == self._size).all()) else which * self._size + place
+        padding = self._mask == 0
+        bias = torch.zeros(padding.shape, device=padding.device).masked_fill(padding, -torch.inf)
+        self._padding = bias[:, None, None] if bool(padding.any()) else None
+
+    def keep(self, kept: Tensor) -> None:
+        """Drops the rows but those at the positions `kept`, ascending, and prompts that no row continues."""
+        self.rows, self._which = self.rows[kept], self._which[kept]
+        for layer in self.layers:
+            layer.own = [x[kept] for x in layer.own]
+        self._arrange()
+
+    def next_logits(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        """`[b, V]` after the last token of each row of ids and mask `[b, P + t]`; within `group_attention`."""
+        output = model(
+            input_ids=ids[:, -1:], position_ids=mask.sum(-1, keepdim=True) - 1, use_cache=False, group_cache=self,
+            logits_to_keep=1,
+        )  # fmt: skip
+        if len({layer.length for layer in self.layers}) > 1 or not self.layers[0].length:
+            raise NotShared("not all of its layers attend by the functions that transformers registers")
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def attend(self, layer: Layer, query: Tensor, scaling: float, softcap: float | None, dropout: float) -> Tensor:
+        """`[B, H, D]` of queries `[B, H, 1, D]` at the last own token."""
+        (keys, values), (own_keys, own_values) = layer.visible()
+        query = query.reshape(len(query), keys.shape[1], -1, query.shape[3])
+        heads, columns = query.shape[2], keys.shape[2]
+        prompt_scores, wide = self._by_prompt(query) @ keys.mT, torch.promote_types(query.dtype, torch.float32)
+        scores = torch.cat([prompt_scores, self._by_prompt(query @ own_keys.mT)], dim=-1).to(wide) * scaling
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        if self._padding is not None and columns:
+            scores[..., :columns] += self._padding[..., -columns:]
+        weights = nn.functional.dropout(scores.softmax(-1).to(values.dtype), dropout)
+        output = self._by_row(weights[..., :columns] @ values, heads)
+        output += self._by_row(weights[..., columns:], heads) @ own_values
+        return output.flatten(1, 2)
+
+    def _by_prompt(self, x: Tensor) -> Tensor:
+        """`[B, K, R, C]` as `[N, K, G R, C]`."""
+        if self._slots is not None:
+            x = x.new_zeros(len(self._mask) * self._size, *x.shape[1:]).index_copy_(0, self._slots, x)
+        return x.unflatten(0, (-1, self._size)).transpose(1, 2).flatten(2, 3)
+
+    def _by_row(self, x: Tensor, heads: int) -> Tensor:
+        """The inverse of `_by_prompt`."""
+        x = x.unflatten(2, (-1, heads)).transpose(1, 2).flatten(0, 1)
+        return x if self._slots is None else x[self._slots]
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    group_cache: GroupCache, scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None,
+    softcap: float | None = None, **others: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention of one new token per row, `[B, 1, H, D]`; called by the layers of a model within `group_attention`.
+
+    Raises NotShared for attention that needs more than these arguments.
+    """
+    unknown = [name for name, x in others.items() if isinstance(x, Tensor) and name not in KNOWN]
+    if unknown or attention_mask is not None or query.shape[2] != 1:
+        what = f"the tensors {', '.join(unknown)}" if unknown else "a mask, or several positions"
+        raise NotShared(f"its attention is given {what}, which attention to shared prompts does not know")
+    layer = group_cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+    if layer.window != sliding_window:
+        raise NotShared(f"its attention has a window of {sliding_window} columns, and its cache one of {layer.window}")
+    if layer.prompts[0].shape[1:4:2] != key.shape[1:4:2]:
+        raise NotShared("its cache does not hold the keys that its attention is given")
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    layer.append((key.to(dtype), value.to(dtype)))
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return group_cache.attend(layer, query.to(dtype), scaling, softcap, dropout)[:, None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+
+
+@contextmanager
+def group_attention(model: nn.Module) -> Iterator[None]:
+    """Within it, all attention of the model is `attend`; what it was before is restored on exit."""
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    switched = [config for config in configs.values() if hasattr(config, ATTENTION)]
+    before = [getattr(config, ATTENTION) for config in switched]
+    try:
+        for config in switched:
+            setattr(config, ATTENTION, NAME)
+        yield
+    finally:
+        for config, implementation in zip(switched, before, strict=True):
+            setattr(config, ATTENTION, implementation)
