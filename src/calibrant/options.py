@@ -222,6 +222,12 @@ def method(default: T, shown: str | None = None) -> T:
     return option(default, words, shown=shown, metavar="NAME")
 
 
+def recipe() -> str | None:
+    """A paper."""
+    papers = ("gcpo", "seed_grpo", "capo", "egpo")
+    return option(None, f"paper whose settings are the defaults: {', '.join(papers)}", choices=papers, metavar="PAPER")
+
+
 def rollouts() -> int:
     """Rollouts per prompt."""
     return option(16, "number of answers sampled per prompt, G (GCPO: 16)", limit=GROUP)
@@ -293,6 +299,12 @@ class WeightOptions(Settings):
         "text that is embedded and clustered: extracted answer (QA) or whole completion (mathematics)",
         choices=("answer", "completion"),
         shown="the task's, or answer without a task",
+    )
+    cluster_text: str | None = option(
+        None,
+        "text that is clustered, where it is not the one that is embedded (SEED-GRPO and EMPO: answer)",
+        choices=("answer", "completion"),
+        shown="the method's, or that of --meaning",
     )
 
 

@@ -17,12 +17,11 @@ from calibrant.methods import (
     apply,
     check_hyperparameters,
     hyperparameters,
-    optional_inputs,
-    required_inputs,
+    read_inputs,
 )
 from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
-from calibrant.text.inputs import FROM_TEXT, Readers, TextGroups, read_input
+from calibrant.text.inputs import CLUSTERED, FROM_TEXT, Readers, TextGroups, read_input
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
 """The inputs of methods that are computed by the policy or a reference model, or read from a file."""
@@ -42,13 +41,19 @@ class Scorer:
     """Applies a method to completions: text -> signals -> method -> advantages.
 
     `meaning` is the text that signals are computed from, "answer" for question answering, "completion" for mathematics
-    (GCPO, appendix E.3).
+    (GCPO, appendix E.3); `cluster_text` is the one that is clustered, if it is another.
     """
 
     method: Method  # its parameters name the inputs to compute
     options: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters of the method
     readers: Readers = Readers()
     meaning: str = "answer"
+    cluster_text: str | None = None  # the text that is clustered and compared; None: `meaning`
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The inputs that the method reads with these options, optional ones last."""
+        return read_inputs(self.method, self.options)
 
     def __call__(
         self,
@@ -72,8 +77,8 @@ class Scorer:
             state, bases: as in `methods.apply`.
         """
         answers = list(answers)
-        inputs = {name: x for name, x in (given or {}).items() if name in (*named_inputs(self.method), "where")}
-        wanted = [name for name in named_inputs(self.method) if name in FROM_TEXT and name not in inputs]
+        inputs = {name: x for name, x in (given or {}).items() if name in (*self.named, "where")}
+        wanted = [name for name in self.named if name in FROM_TEXT and name not in inputs]
         inputs |= self._read(wanted, completions, answers, references, rewards)
         groups = Groups(rewards, inputs)
         return Scored(groups, apply(self.method, groups, state, bases=bases, **self.options), answers)
@@ -86,12 +91,18 @@ class Scorer:
         references: Sequence[list[str] | None] | None,
         rewards: Tensor,
     ) -> dict[str, Tensor]:
-        texts, size = answers if self.meaning == "answer" else completions, rewards.shape[1]
+        size = rewards.shape[1]
         per_prompt = [row for row in (references or [])[::size] if row is not None]
         complete = per_prompt if len(per_prompt) == len(rewards) else None
-        groups = _in_groups(texts, size), _in_groups(answers, size)
-        tensors = {name: read_input(name, self.readers, *groups, complete) for name in wanted}
+        texts = {"answer": _in_groups(answers, size), "completion": _in_groups(completions, size)}
+        tensors = {
+            name: read_input(name, self.readers, texts[self._text_of(name)], texts["answer"], complete)
+            for name in wanted
+        }
         return {name: tensor.to(rewards.device) for name, tensor in tensors.items() if tensor is not None}
+
+    def _text_of(self, name: str) -> str:
+        return (self.cluster_text if name in CLUSTERED else None) or self.meaning
 
 
 def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
@@ -115,7 +126,8 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
         **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
         "head_gram": torch.eye(2)[None],
     }
-    inputs = {name: artificial[name] for name in named_inputs(method) if name in artificial and name not in without}
+    named = [name for name in read_inputs(method, options) if name not in without]
+    inputs = {name: artificial[name] for name in named if name in artificial}
     apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)
 
 
@@ -135,11 +147,6 @@ def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
         given.setdefault("reward_range", tuple(settings.reward_range))
     check_hyperparameters(method, given)
     return given
-
-
-def named_inputs(method: Method) -> tuple[str, ...]:
-    """The inputs that a method names, optional ones last."""
-    return (*required_inputs(method), *optional_inputs(method))
 
 
 def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tensor]:

@@ -57,14 +57,15 @@ def test_a_method_explains_itself(capsys):
 
 def test_pages_of_methods_are_written(tmp_path, capsys):
     assert main(["methods", "--pages", str(tmp_path / "pages")]) == 0
-    assert {path.stem for path in (tmp_path / "pages").iterdir()} == {*METHODS, "README"}
+    assert {path.stem for path in (tmp_path / "pages").iterdir()} == {*METHODS, "README", "recipes"}
 
 
 def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
-    from calibrant.methods.pages import index, page
+    from calibrant.methods.pages import index, page, recipes_page
 
     folder = Path(__file__).parents[2] / "docs" / "methods"
     assert (folder / "README.md").read_text() == index(), "run: calibrant methods --pages docs/methods"
+    assert (folder / "recipes.md").read_text() == recipes_page(), "run: calibrant methods --pages docs/methods"
     for name, method in METHODS.items():
         assert (folder / f"{name}.md").read_text() == page(name, method), "run: calibrant methods --pages docs/methods"
 

@@ -8,36 +8,39 @@ from made_up import DTYPES, NAN, agree, called, lists, random_groups, row
 from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
 from calibrant.methods import METHODS, apply
-from calibrant.methods.correctness import binary_verdicts
+from calibrant.methods.verdicts import binary_verdicts
 
 capo, egpo, empo, grpo_care = (called(METHODS[name]) for name in ("capo", "egpo", "empo", "grpo_care"))
 LOGPROBS, RIGHT = row(-0.5, -0.2, -0.9, -0.1), row(1, 1, 0, 0)
+PAPER = {"ref_high": 2.5, "ref_low": 1.05}  # the bounds of the paper's base model
 
 
 def test_capo_by_hand():
     unmasked = {"ref_high": None, "ref_low": None}
-    sums = capo(RIGHT, LOGPROBS, LOGPROBS, None)
+    sums = capo(RIGHT, LOGPROBS, LOGPROBS, None, **PAPER)
     assert sums.advantages[0].tolist() == pytest.approx([1.666667, 1.298381, -0.961169, -2.003878], abs=1e-6)
-    per_group = capo(RIGHT, LOGPROBS, LOGPROBS, None, normalise="group")
+    per_group = capo(RIGHT, LOGPROBS, LOGPROBS, None, normalise="group", **PAPER)
     assert torch.equal(per_group.advantages, sums.advantages / 4)
-    assert torch.equal(capo(RIGHT, LOGPROBS, LOGPROBS, None, normalise="pairs").advantages, sums.advantages / 4)
+    assert torch.equal(
+        capo(RIGHT, LOGPROBS, LOGPROBS, None, normalise="pairs", **PAPER).advantages, sums.advantages / 4
+    )
     three = capo(row(1, 1, 1, 0), LOGPROBS, LOGPROBS, None, **unmasked)
     by_pairs = capo(row(1, 1, 1, 0), LOGPROBS, LOGPROBS, None, normalise="pairs", **unmasked)
     torch.testing.assert_close(by_pairs.advantages * 3, three.advantages)
-    plain = capo(RIGHT, LOGPROBS, LOGPROBS, None, inverse_tau=False)
+    plain = capo(RIGHT, LOGPROBS, LOGPROBS, None, inverse_tau=False, **PAPER)
     assert plain.advantages[0].tolist() == pytest.approx([1.0, 0.779029, -0.576702, -1.202327], abs=1e-6)
     assert torch.equal(sums.base, sums.advantages) and (sums.weights == 1).all()
 
 
 def test_the_scores_of_capo():
     # pairs: (-.5, -.9) ranked, (-.5, -.1) not, (-.2, -.9) ranked, (-.2, -.1) not
-    scores = capo(RIGHT, LOGPROBS, LOGPROBS, None).scores
+    scores = capo(RIGHT, LOGPROBS, LOGPROBS, None, **PAPER).scores
     assert scores["correctness_auc"].item() == 0.5
     assert scores["logprob_margin"].item() == pytest.approx((0.4 - 0.4 + 0.7 - 0.1) / 4)
     assert scores["kept_share"].item() == 1.0
-    ties = capo(row(1, 1, 0), row(-0.1, -0.3, -0.3), row(-0.1, -0.3, -0.3), None).scores
+    ties = capo(row(1, 1, 0), row(-0.1, -0.3, -0.3), row(-0.1, -0.3, -0.3), None, **PAPER).scores
     assert ties["correctness_auc"].item() == 0.75
-    none = capo(row(1, 1, 1), row(-0.1, -0.3, -0.3), row(-9, -9, -9), None).scores
+    none = capo(row(1, 1, 1), row(-0.1, -0.3, -0.3), row(-9, -9, -9), None, **PAPER).scores
     assert [none[k].item() for k in ("correctness_auc", "logprob_margin", "kept_share")] == [0.5, 0.0, 1.0]
 
 
@@ -45,14 +48,14 @@ def test_the_reference_masks_improbable_right_and_probable_wrong_rollouts():
     # perplexities 2.6, 2.4, 1.04, 1.06
     reference = -row(2.6, 2.4, 1.04, 1.06).log()
     free = capo(RIGHT, LOGPROBS, reference, None, ref_high=None, ref_low=None).advantages
-    masked = capo(RIGHT, LOGPROBS, reference, None)
+    masked = capo(RIGHT, LOGPROBS, reference, None, **PAPER)
     assert torch.equal(masked.advantages, free * row(0, 1, 0, 1)) and (free != 0).all()
     assert masked.scores["kept_share"].item() == 0.5
-    only_high = capo(RIGHT, LOGPROBS, reference, None, ref_low=None).advantages
+    only_high = capo(RIGHT, LOGPROBS, reference, None, ref_high=2.5, ref_low=None).advantages
     assert torch.equal(only_high, free * row(0, 1, 1, 1))
-    swapped = capo(1 - RIGHT, LOGPROBS, reference, None, ref_high=2.5, ref_low=1.05).advantages
+    swapped = capo(1 - RIGHT, LOGPROBS, reference, None, **PAPER).advantages
     assert (swapped != 0).all()  # wrong ones are improbable, right ones probable: as it should be
-    unknown = capo(RIGHT, LOGPROBS, torch.full_like(reference, NAN), None).advantages
+    unknown = capo(RIGHT, LOGPROBS, torch.full_like(reference, NAN), None, **PAPER).advantages
     assert torch.equal(unknown, free)
 
 
@@ -78,9 +81,36 @@ def test_graded_capo_is_the_loop_and_the_binary_form():
     reference = -row(2.6, 2.4, 1.04, 1.06).log()
     for normalise in ("sum", "group", "pairs"):
         binary, graded = (
-            capo(RIGHT, LOGPROBS, reference, None, normalise=normalise, graded=graded) for graded in (False, True)
+            capo(RIGHT, LOGPROBS, reference, None, normalise=normalise, graded=graded, **PAPER)
+            for graded in (False, True)
         )
         assert torch.equal(binary.advantages, graded.advantages) and binary.scores == graded.scores
+
+
+def test_automatic_bounds_are_quartiles_of_the_reference_at_the_start_of_a_run():
+    perplexities = [(1.2, 1.6, 2.0, 2.4, 9.0), (1.01, 1.05, 1.1, 1.2, 3.0)]  # of right and of wrong rollouts
+    rewards, reference = row(*[1] * 5, *[0] * 5), -row(*perplexities[0], *perplexities[1]).log()
+    first = METHODS["capo"](rewards, reference, reference, None, bound_rollouts=20)
+    assert first.scores["ref_high"].item() == pytest.approx(2.4)  # a quarter of the right ones is above
+    assert first.scores["ref_low"].item() == pytest.approx(1.05)  # a quarter of the wrong ones is below
+    kept = [True, True, True, True, False, False, True, True, True, True]
+    assert (first.base[0] != 0).tolist() == kept and first.scores["kept_share"].item() == 0.8
+    second = METHODS["capo"](rewards, reference, reference - 1.0, None, state=first.state, bound_rollouts=20)
+    assert [len(x) for x in second.state.values()] == [10, 10] and second.scores["ref_high"] > 2.4
+    third = METHODS["capo"](rewards, reference, reference - 5.0, None, state=second.state, bound_rollouts=20)
+    for name, seen in second.state.items():  # twenty are enough: the bounds no longer move
+        assert torch.equal(third.state[name], seen)
+    assert torch.equal(third.scores["ref_high"], second.scores["ref_high"])
+    assert METHODS["capo"](rewards, reference, reference, None, **PAPER).state is None
+
+
+def test_bounds_that_are_neither_numbers_nor_automatic_are_refused():
+    with pytest.raises(CalibrantError, match="ref_low has to be one of 'auto', got 'quartile'"):
+        capo(RIGHT, LOGPROBS, LOGPROBS, None, ref_low="quartile")
+    with pytest.raises(CalibrantError, match="ref_high has to be a finite number above 0"):
+        capo(RIGHT, LOGPROBS, LOGPROBS, None, ref_high=0.0)
+    unseen = capo(RIGHT, LOGPROBS, torch.full_like(LOGPROBS, NAN), None)  # no reference: no mask
+    assert (unseen.advantages != 0).all() and unseen.scores["ref_high"].item() == unseen.scores["ref_low"].item() == 0
 
 
 def test_rounding_is_no_difference_of_grades():

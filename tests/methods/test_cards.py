@@ -85,9 +85,14 @@ def test_the_settings_that_methods_recommend():
     assert {name: dict(card(name).recommended) for name in METHODS if card(name).recommended} == {
         "dr_grpo": {"loss_type": "dr_grpo"},
         "grpo_care": {"beta": 0.0},
-        "capo": {"beta": 0.0, "loss_type": "grpo"},
+        "seed_grpo": {
+            "loss_type": "dr_grpo", "rollouts": 8, "cluster_text": "answer", "learning_rate": 1e-6, "temperature": 1.0,
+            "beta": 0.0,
+        },
+        "empo": {"cluster_text": "answer"},
+        "capo": {"beta": 0.0, "learning_rate": 1e-6, "rollouts": 8, "temperature": 1.0, "loss_type": "grpo"},
         "r2vpo": {"num_iterations": 2},
-    }
+    }  # fmt: skip
 
 
 def test_a_card_of_a_method_that_says_nothing():

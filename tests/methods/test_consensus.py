@@ -8,8 +8,9 @@ import torch
 from made_up import DTYPES, INF, NAN, agree, called, lists, random_groups, row
 
 from calibrant.advantages import standardised
+from calibrant.errors import CalibrantError
 from calibrant.groups import Groups
-from calibrant.methods import METHODS, apply
+from calibrant.methods import METHODS, apply, read_inputs
 
 capo, egpo, empo, grpo_care = (called(METHODS[name]) for name in ("capo", "egpo", "empo", "grpo_care"))
 
@@ -135,3 +136,33 @@ def test_care_is_the_loop(dtype, binary):
         agree(outcome.scores["consistency_bonus"][n], [2 * b for b in bonus], dtype)
         expected = oracles.standardised([x + 2 * b for x, b in zip(t, bonus, strict=True)], w)
         agree(outcome.advantages[n], expected, dtype)
+
+
+def test_care_by_agreement_by_hand():
+    # of three others: 2 2 2 0 agree; all accurate, mean 1/2
+    clusters = torch.tensor([[5, 5, 5, 1]])
+    outcome = grpo_care(row(2, 2, 0, 2), None, None, clusters=clusters, form="agreement")
+    # accurate: 1, 2 and 4, with shares 2/3 2/3 0, mean 4/9
+    assert outcome.scores["accurate_confidence"].item() == pytest.approx(4 / 9)
+    assert outcome.scores["consistency_bonus"].tolist() == [[1, 1, 0, 0]]
+    assert torch.equal(outcome.advantages, standardised(row(3, 3, 0, 2)))
+    for form, name in (("agreement", "clusters"), ("likelihood", "answer_confidence")):
+        with pytest.raises(CalibrantError, match=f"grpo_care needs the input '{name}'"):
+            grpo_care(row(2, 0), None, None, form=form)
+
+
+def test_care_by_agreement_is_the_loop():
+    groups = random_groups(60)
+    outcome = apply("grpo_care", Groups(groups.rewards, {**groups.inputs, "answer_confidence": NAN * groups.rewards}),
+                    form="agreement", margin=0.05)  # fmt: skip
+    for n in range(60):
+        r, t, c, w = lists(groups, n, "rewards", "total_rewards", "clusters", "where")
+        bonus = oracles.care_bonus([x / 2 for x in r], oracles.agreement(c, w), w, 0.5, 0.05, 0.95, 0.1)
+        agree(outcome.scores["consistency_bonus"][n], [2 * b for b in bonus])
+        agree(outcome.advantages[n], oracles.standardised([x + 2 * b for x, b in zip(t, bonus, strict=True)], w))
+
+
+def test_each_form_of_care_reads_its_own_input():
+    assert {"answer_confidence"} == set(read_inputs("grpo_care")) - set(read_inputs("grpo_care", {"form": "agreement"}))
+    assert "clusters" in read_inputs("grpo_care", {"form": "agreement"})
+    assert "mean_logprob" not in read_inputs("seed_grpo", {"estimator": "freq"})

@@ -103,6 +103,14 @@ def test_groups_that_are_all_wrong_count_as_no_more_than_their_share():
     assert pushed(0.5, 5) == pytest.approx(2, rel=1e-4)  # floor(2.5)
     assert pushed(0.0, 5, 3) == pushed(0.1, 5, 3) == pytest.approx(1, rel=1e-4)  # at least one
     assert pushed(1.0, 5) == pytest.approx(5, rel=1e-4)
+    assert pushed(None, 5) == pytest.approx(5, rel=1e-4)  # the paper has no cap
+
+
+def test_all_wrong_groups_are_not_capped_by_default():
+    outcome = egpo(row(0, 0, 0, 0), -DOUBT * 0 - 0.5, None)
+    assert outcome.advantages[0].tolist() == pytest.approx([-1.0] * 4, rel=1e-4)
+    many = egpo(torch.zeros(8, 4, dtype=torch.float64), torch.full((8, 4), -0.5), None)
+    assert (many.advantages + 1).abs().max() < 1e-4
 
 
 def test_a_deterministic_group_has_weights_of_one():

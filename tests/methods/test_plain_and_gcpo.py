@@ -99,7 +99,7 @@ def test_alpha_uses_the_number_of_scorable_rollouts():
         *[(name, {"alpha": a}, "alpha") for name in (*GCPO, "grpo_se", "seed_grpo") for a in (-0.1, NAN, INF, "0.6")],
         *[(name, {"reward_range": (1.0, 1.0)}, "reward_range") for name in (*GCPO, "q_hawkeye", "grpo_care", "egpo")],
         ("rd_only", {"alpha": None}, "alpha"),
-        ("grpo_se", {"shape": "square"}, "shape has to be one of 'damp', 'reciprocal'"),
+        ("grpo_se", {"shape": "square"}, "shape has to be one of 'reciprocal', 'linear'"),
         ("grpo_se", {"mass": "weight"}, "mass has to be one of"),
         ("grpo_se", {"estimator": "freq"}, "estimator"),
         ("grpo_kle", {"shape": "square"}, "shape has to be one of"),

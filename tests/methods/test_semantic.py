@@ -16,18 +16,22 @@ from calibrant.methods import (
     seed_grpo,
 )
 from calibrant.methods.outcome import multiply
+from calibrant.signals import kernel_language_entropy
 
 FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
 
 
 def test_semantic_entropy_as_a_weight_by_hand():
     rewards, clusters = row(2, 0, 0, 1), torch.tensor([[0, 0, 1, 2]])
-    # SE = 0.5 ln 2 + 0.5 ln 4 = 1.0397208, u = 0.75, alpha_G = 0.6 / ln 4
+    # SE = 0.5 ln 2 + 0.5 ln 4 = 1.0397208, u = 0.75
     outcome = grpo_se(rewards, clusters, None)
     assert outcome.scores["semantic_entropy"].item() == pytest.approx(1.0397208, abs=1e-7)
     assert outcome.scores["normalised_entropy"].item() == pytest.approx(0.75)
-    assert outcome.weights[0].tolist() == pytest.approx([1 - 0.4328085 * 0.5625] * 4, abs=1e-6)
-    assert grpo_se(rewards, clusters, None, shape="linear").weights[0, 0] == pytest.approx(1 - 0.6 * 0.75)
+    assert outcome.weights[0].tolist() == pytest.approx([1 / (1 + 0.0417 * 0.75)] * 4, abs=1e-9)
+    assert grpo_se(rewards, clusters, None, shape="linear").weights[0, 0] == pytest.approx(1 - 0.02 * 0.75)
+    assert grpo_se(rewards, clusters, None, shape="linear", alpha=0.6).weights[0, 0] == pytest.approx(1 - 0.6 * 0.75)
+    damped = grpo_se(rewards, clusters, None, shape="damp")  # alpha_G = 0.6 / ln 4
+    assert damped.weights[0].tolist() == pytest.approx([1 - 0.4328085 * 0.5625] * 4, abs=1e-6)
     # likelihoods: SE .9356538, u .6749316
     logprobs = row(-0.1, -0.2, -0.4, -0.8)
     likely = grpo_se(rewards, clusters, None, logprobs, mass="likelihood")
@@ -168,3 +172,24 @@ def test_an_answer_without_entailment_stands_alone():
 def test_an_optional_input_that_an_option_needs(call, message):
     with pytest.raises(CalibrantError, match=message):
         call(row(1, 0), torch.tensor([[0, 1]]))
+
+
+@pytest.mark.parametrize(("shape", "strength"), [*FORMS.items(), ("damp", 0.6)])
+def test_each_shape_has_a_strength_of_its_own(shape, strength):
+    groups = random_groups()
+    for name, option in (("grpo_se", "shape"), ("grpo_kle", "shape"), *([("seed_grpo", "form")] * (shape in FORMS))):
+        default, given = (apply(name, groups, **{option: shape}, **more) for more in ({}, {"alpha": strength}))
+        assert torch.equal(default.weights, given.weights) and (default.weights < 1).any()
+
+
+def test_the_published_time_of_the_heat_kernel():
+    groups = random_groups(nan=0.0)
+    published = apply("grpo_kle", groups, t="published")
+    assert torch.equal(published.weights, apply("grpo_kle", groups, t=0.3).weights)
+    assert not torch.equal(published.weights, apply("grpo_kle", groups).weights)
+    with pytest.raises(CalibrantError, match="t has to be one of 'published', got 'paper'"):
+        apply("grpo_kle", groups, t="paper")
+    sixteen = torch.eye(3, dtype=torch.float64)[:, None, None].expand(3, 16, 16, 3)  # contradict, neutral, entail
+    shares = {t: kernel_language_entropy(sixteen, "heat", t=t).tolist() for t in (0.3, None)}  # the numbers of the page
+    assert [x / math.log(16) for x in shares[0.3]] == pytest.approx([1.0, 0.232, 0.004], abs=5e-4)
+    assert [x / math.log(16) for x in shares[None]] == pytest.approx([1.0, 0.664, 0.091], abs=5e-4)

@@ -13,6 +13,7 @@ from oracles.entropies import (
     semantic_entropy,
 )
 from oracles.methods import (
+    agreement,
     capo,
     capo_graded,
     care_bonus,
@@ -38,6 +39,7 @@ from oracles.signals import (
 )
 
 __all__ = [
+    "agreement",
     "barycentric_transport",
     "capo",
     "capo_graded",

@@ -75,6 +75,13 @@ def care_bonus(accuracy, confidence, mask, bonus, margin, upper, threshold):
     return [bonus * accuracy[i] if i in paid else 0.0 for i in range(len(mask))]
 
 
+def agreement(clusters, mask):
+    """The share of the other rollouts that mean the same."""
+    rows = [i for i, m in enumerate(mask) if m]
+    alike = [sum(clusters[j] == clusters[i] for j in rows if j != i) if i in rows else 0 for i in range(len(mask))]
+    return [x / max(1, len(rows) - 1) for x in alike]
+
+
 def capo(right, logprobs, ref_logprobs, mask, tau, ref_high, ref_low, normalise="sum", inverse_tau=True):
     """The binary form: a positive number for each right rollout, a negative one for each wrong one."""
     rows = [i for i, m in enumerate(mask) if m and math.isfinite(logprobs[i]) and math.isfinite(right[i])]

@@ -99,7 +99,7 @@ def test_without_args_the_output_folder_is_named_after_the_model(policy, questio
 def test_a_plain_configuration_says_which_method_is_used(policy, questions, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         CalibratedGRPOTrainer(policy, f1_reward, arguments(tmp_path, GRPOConfig), questions)
-    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("calibrant")]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "calibrant.trl.config"]
     assert "GRPOConfig names no method" in said and "'gcpo_bot'" in said
     caplog.clear()
     CalibratedGRPOTrainer(policy, f1_reward, arguments(tmp_path, method="grpo"), questions)

@@ -1,9 +1,12 @@
 """The options of `calibrant analyze`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from calibrant import options
-from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions, TextOptions, option
+from calibrant.demo import embedded_policy
+from calibrant.methods.recipes import recipe_values
+from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions, TextOptions, option, read
 
 QUERIES = 200  # default number of groups to sample
 
@@ -12,6 +15,7 @@ QUERIES = 200  # default number of groups to sample
 class AnalyzeSettings(DataOptions, ModelOptions, SamplingOptions, TextOptions):
     """Everything that decides what is measured."""
 
+    recipe: str | None = options.recipe()
     model: str = options.model()
     seed: int = options.seed()
     rollouts: int = options.rollouts()
@@ -23,3 +27,11 @@ class AnalyzeSettings(DataOptions, ModelOptions, SamplingOptions, TextOptions):
     parameters: tuple[str, ...] | None = option(
         None, "name patterns of the parameters that V(q) is of", shown="all trainable", metavar="PATTERN"
     )
+
+
+def resolve_settings(given: Mapping[str, object]) -> AnalyzeSettings:
+    """Given options, then those of the recipe, then the general defaults."""
+    recipe = None if given.get("recipe") is None else str(given["recipe"])
+    settings = recipe_values(recipe, [f.name for f in fields(AnalyzeSettings)]) | dict(given)
+    policy = embedded_policy(str(settings.get("task", AnalyzeSettings.task)))
+    return read(AnalyzeSettings, {"model": policy} | settings)

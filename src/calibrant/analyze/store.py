@@ -11,7 +11,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import keep_lines, versions, write_yaml
 from calibrant.report.analysis_files import Analysis
 
-MAY_CHANGE = ("queries", "data_dir", "trust_remote_code")
+MAY_CHANGE = ("recipe", "queries", "data_dir", "trust_remote_code")
 """Options that may differ when an analysis resumes: measured groups do not depend on them."""
 
 

@@ -10,14 +10,15 @@ the same --out.
 import argparse
 from pathlib import Path
 
-from calibrant.analyze.settings import AnalyzeSettings
-from calibrant.demo import embedded_policy
+from calibrant.analyze.settings import AnalyzeSettings, resolve_settings
+from calibrant.cli.recipes import print_recipe
 from calibrant.errors import Stopped
 from calibrant.files import JsonObject
-from calibrant.options import add_arguments, read
+from calibrant.options import add_arguments
 
 EXAMPLES = """examples:
   calibrant analyze
+  calibrant analyze --recipe gcpo
   calibrant analyze --model Qwen/Qwen2.5-1.5B-Instruct --task narrativeqa --queries 1000
   calibrant analyze --model runs/places-gcpo_bot-seed0 --from-rollouts judged/rollouts.parquet
   calibrant analyze --model my_model --task qasper --parameters 'model.layers.2?.*' --out runs/late_layers
@@ -34,8 +35,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures, and prints tables and the recommendation."""
     given = {name: value for name, value in vars(options).items() if name != "out"}
-    default_model = embedded_policy(given.get("task", AnalyzeSettings.task))
-    settings = read(AnalyzeSettings, {"model": default_model} | given)
+    settings = resolve_settings(given)
+    if settings.recipe:
+        print_recipe(settings.recipe, settings)
     from calibrant.analyze.collect import collect
     from calibrant.analyze.store import analysis_path
     from calibrant.analyze.tables import write_results

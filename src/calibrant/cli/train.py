@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from calibrant.cli.recipes import print_recipe
 from calibrant.errors import CalibrantError, Stopped
 from calibrant.files import read_yaml
 from calibrant.options import add_arguments, coerced
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   calibrant train
   calibrant train --method gcpo_cd --alpha 0.3 --steps 300 --seed 1 --out runs/mine
   calibrant train --model Qwen/Qwen2.5-1.5B-Instruct --config my.yaml --bf16
+  calibrant train --recipe gcpo --task qasper --data-dir my_data
   calibrant train --resume runs/mine
   accelerate launch -m calibrant train --model my_folder
 """
@@ -48,6 +50,11 @@ def run(options: argparse.Namespace) -> int:
     settings = resolve_settings(file | given)
     from calibrant.train import runs, training
 
+    if settings.recipe:
+        from calibrant.train.processes import processes
+
+        if processes().is_main_process:
+            print_recipe(settings.recipe, settings)
     path = Path(options.out) if options.out else runs.default_path(settings)
     return _finish(lambda: training.start(settings, path), path)
 

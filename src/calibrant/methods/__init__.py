@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         hyperparameters,
         name_of,
         optional_inputs,
+        read_inputs,
         required_inputs,
         resolve_method,
         summary,
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS", "SOURCES", "Card", "Method", "Outcome", "WeightedAdvantages", "apply", "card", "check_hyperparameters",
-    "hyperparameters", "missing_input", "name_of", "optional_inputs", "required_inputs", "resolve_method", "summary",
+    "hyperparameters", "missing_input", "name_of", "optional_inputs", "read_inputs", "required_inputs",
+    "resolve_method",
+    "summary",
 ]  # fmt: skip
 
 

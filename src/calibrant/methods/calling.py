@@ -11,7 +11,7 @@ from torch import Tensor
 from calibrant.checks import check_shapes
 from calibrant.errors import CalibrantError, nearest
 from calibrant.groups import Groups
-from calibrant.methods.inputs import missing_input
+from calibrant.methods.inputs import READ_WITH, missing_input
 from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages, multiply
 from calibrant.methods.table import METHODS
 
@@ -98,6 +98,18 @@ def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
     return tuple(name for name, p in named if (p.default is not p.empty) is optional)
 
 
+def read_inputs(method: str | Method, hyper: Mapping[str, object] | None = None) -> tuple[str, ...]:
+    """Names of the inputs that a method reads with its hyper-parameters `hyper`, optional ones last.
+
+    >>> read_inputs("grpo_care", {"form": "agreement"})
+    ('rewards', 'where', 'total_rewards', 'clusters')
+    """
+    function, chosen = resolve_method(method), hyperparameters(method) | dict(hyper or {})
+    only = READ_WITH.get(name_of(function), {}) if METHODS.get(name_of(function)) is function else {}
+    unread = {name for name, (option, values) in only.items() if chosen[option] not in values}
+    return tuple(x for x in (*required_inputs(function), *optional_inputs(function)) if x not in unread)
+
+
 def hyperparameters(method: str | Method) -> dict[str, Any]:
     """The hyper-parameters of a method, name -> default, in order.
 
@@ -149,9 +161,9 @@ def apply(
     where = groups.where if "rewards" in parameters else groups.inputs.get("where", torch.ones_like(groups.where))
     supplied = {**groups.inputs, "rewards": groups.rewards, "where": where, "state": dict(state or {})}
     lacking = [name for name in required_inputs(function) if name not in supplied]
-    if lacking:
+    if lacking := [name for name in lacking if name in read_inputs(function, hyper)]:
         raise missing_input(f"method '{name_of(function)}'", lacking)
-    named = {name: supplied[name] for name in parameters if name in supplied}
+    named = {name: supplied.get(name) for name in parameters if name in supplied or name in required_inputs(function)}
     with torch.no_grad():
         outcome = function(**named, **hyper)
         _check(function, outcome, groups.rewards)

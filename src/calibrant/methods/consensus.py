@@ -82,10 +82,12 @@ def empo(
 
 def grpo_care(
     rewards: Tensor,
-    answer_confidence: Tensor,
+    answer_confidence: Tensor | None,
     where: Tensor | None,
     total_rewards: Tensor | None = None,
+    clusters: Tensor | None = None,
     *,
+    form: str = "likelihood",
     bonus: float = 0.5,
     margin: float | None = 0.01,
     upper: float | None = 0.95,
@@ -100,11 +102,17 @@ def grpo_care(
 
     Groups that are all right have an advantage too, where GRPO has none. Partial credit counts as it is.
 
+    The GCPO paper describes its row "CARE" otherwise: agreement across sampled responses, pairwise, as a proxy of
+    certainty. With form "agreement", c_i is the share of the other rollouts of the group that are in its cluster; no
+    model is needed.
+
     Args:
         answer_confidence: in [0, 1], of the answer's tokens given the rollout's own reasoning under an EMA of the
             policy, e.g. `signals.answer_confidence`; 0 or not finite: no answer, which lowers the mean and gets no
-            bonus (c).
+            bonus (c). Read with `form="likelihood"` only.
         total_rewards: what the bonus is added to; None: `rewards`.
+        clusters: read with `form="agreement"` only.
+        form: "likelihood", the authors'; or "agreement", GCPO's description of it.
         bonus: largest bonus, as a share of the width of the range, at least 0; 0 gives GRPO.
         margin: how far below the mean confidence still counts, at least 0; None: 0.
         upper: confidences above it count as it, in (0, 1]; None: 1.
@@ -116,7 +124,7 @@ def grpo_care(
     Per: reward
     Effect: adds 0 or up to 0.5 of the reward's range to the reward
     Certainty: (a) the authors' code; the accuracy of partial credit, and answers without confidence, are
-        interpretations (c)
+        interpretations (c); (b) that GCPO's row is agreement, and (c) that it takes the place of the likelihood
     When: reasoning should support the answer that it leads to. It needs an EMA of the policy and a span of tokens that
         is the answer, and takes the place of the KL term.
 
@@ -124,8 +132,9 @@ def grpo_care(
     >>> grpo_care(rewards, confidence, None).scores["consistency_bonus"]  # 0.95 >= mean(0.95, 0.6, 0.7) - 0.01
     tensor([[1., 0., 0., 0.]])
     """
-    tensors = {"answer_confidence": answer_confidence, "total_rewards": total_rewards}
+    tensors = {"answer_confidence": answer_confidence, "total_rewards": total_rewards, "clusters": clusters}
     check_grouped("grpo_care", rewards=rewards, where=where, **tensors)
+    check_option("grpo_care", ("likelihood", "agreement"), form=form)
     low, high = check_reward_range("grpo_care", reward_range)
     margin, bound = 0.0 if margin is None else margin, 1.0 if upper is None else upper
     check_non_negative("grpo_care", bonus=bonus, margin=margin)
@@ -133,7 +142,7 @@ def grpo_care(
     check_positive("grpo_care", upper=bound)
     where = valid(rewards, where)
     accuracy = torch.where(where, ((masked(rewards, where)[0] - low) / (high - low)).clamp(0.0, 1.0), 0.0)
-    confidence = answer_confidence.detach().double().nan_to_num(0.0, 0.0, 0.0).clamp(0.0, bound)
+    confidence = _confidence(form, answer_confidence, clusters, where).nan_to_num(0.0, 0.0, 0.0).clamp(0.0, bound)
     accurate = where & (accuracy > threshold) & (accuracy >= mean_over(accuracy, where)[:, None])
     mean = mean_over(torch.where(accurate, confidence, 0.0), accurate)
     rewarded = accurate & (confidence > 0) & (confidence >= mean[:, None] - margin)
@@ -141,6 +150,17 @@ def grpo_care(
     total = (rewards if total_rewards is None else total_rewards).detach().double()
     scores = {"consistency_bonus": extra, "accurate_confidence": mean}
     return replaced(standardised(total + extra, where), scores, rewards)
+
+
+def _confidence(form: str, answer_confidence: Tensor | None, clusters: Tensor | None, where: Tensor) -> Tensor:
+    """What GRPO-CARE pays for, `[N, G]`: the likelihood of the answer, or how many others agree with it."""
+    given = answer_confidence if form == "likelihood" else clusters
+    if given is None:
+        raise missing_input("grpo_care", ["answer_confidence" if form == "likelihood" else "clusters"])
+    if form == "likelihood":
+        return given.detach().double()
+    others = same_cluster("grpo_care", given, where).sum(-1) - 1
+    return others.clamp(min=0) / (where.sum(-1, keepdim=True) - 1).clamp(min=1).double()
 
 
 def _same_meaning(clusters: Tensor, blank: Tensor, where: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def rd_only(
     `A~_i = A_i (1 + alpha_G RD)`, `alpha_G = alpha / ln n`.
 
     Scores: reward_dispersion, reward_weight (in [1, 1 + alpha_G])
-    Paper: GCPO, equation 11 and section 4.4
+    Paper: GCPO (arXiv:2605.21801), equation 11 and section 4.4
     Per: prompt
     Effect: x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
@@ -61,7 +61,7 @@ def gcpo_cd(
 
     Scores: cosine_dispersion, reward_dispersion, geometric_weight (in [0.81, 1] for G = 16 and alpha = 0.6),
         reward_weight (in [1, 1.22])
-    Paper: GCPO, equations 7, 8 and 11
+    Paper: GCPO (arXiv:2605.21801), equations 7, 8 and 11
     Per: prompt
     Effect: x [0.81, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
@@ -98,7 +98,7 @@ def gcpo_bot(
 
     Scores: barycentric_transport, reward_dispersion, geometric_weight (in [0.946, 1] for G = 16 and alpha = 0.6),
         reward_weight (in [1, 1.22])
-    Paper: GCPO, equations 9 to 11
+    Paper: GCPO (arXiv:2605.21801), equations 9 to 11
     Per: prompt
     Effect: x [0.946, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (b)
@@ -138,7 +138,7 @@ def gcpo_grad(
 
     Scores: gradient_dispersion, reward_dispersion, geometric_weight (in [0.78, 1] for G = 16 and alpha = 0.6),
         reward_weight (in [1, 1.22])
-    Paper: none, ours; equations 8 and 11 of GCPO, of another dispersion
+    Paper: none, ours; equations 8 and 11 of GCPO (arXiv:2605.21801), of another dispersion
     Per: prompt
     Effect: x [0.78, 1] then x [1, 1.22] at 16 rollouts per prompt
     Certainty: (c) ours: the weights are GCPO's (b), the dispersion in them is not

@@ -31,6 +31,14 @@ HYPERPARAMETERS = {
 """Hyper-parameter that several methods share -> its description, unless a docstring has its own."""
 
 
+READ_WITH: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
+    "seed_grpo": {"mean_logprob": ("estimator", ("rao", "mc"))},
+    "grpo_se": {"mean_logprob": ("mass", ("likelihood",))},
+    "grpo_care": {"answer_confidence": ("form", ("likelihood",)), "clusters": ("form", ("agreement",))},
+}
+"""Method -> input that it reads only with some values of a hyper-parameter -> that parameter and these values."""
+
+
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:
     """The error, to be raised, of a method or command that lacks inputs: which they are and what supplies them.
 

@@ -14,6 +14,8 @@ class Setting(NamedTuple):
     certainty: str
 
 
+DR_GRPO_SCRIPT = "SEED-GRPO's own was not found; that of Dr. GRPO's script, whose data, batch and lengths it shares"
+
 RECOMMENDED: dict[str, dict[str, Setting]] = {
     "grpo": {},
     "dr_grpo": {"loss_type": Setting("dr_grpo", "the loss that belongs to it: sum over tokens, constant length", "a")},
@@ -23,11 +25,21 @@ RECOMMENDED: dict[str, dict[str, Setting]] = {
     "gcpo_bot": {},
     "grpo_se": {},
     "grpo_kle": {},
-    "seed_grpo": {},
-    "empo": {},
+    "seed_grpo": {
+        "loss_type": Setting("dr_grpo", "SEED-GRPO builds on Dr. GRPO: no division by length", "b"),
+        "rollouts": Setting(8, "SEED-GRPO, experiments; 10 and 16 in the ablation", "b"),
+        "cluster_text": Setting("answer", "SEED-GRPO: equal final answers form a cluster", "b"),
+        "learning_rate": Setting(1e-6, DR_GRPO_SCRIPT, "c"),
+        "temperature": Setting(1.0, DR_GRPO_SCRIPT, "c"),
+        "beta": Setting(0.0, DR_GRPO_SCRIPT, "c"),
+    },
+    "empo": {"cluster_text": Setting("answer", "the authors' code: parsed answers are compared, not solutions", "a")},
     "grpo_care": {"beta": Setting(0.0, "the authors' code: the bonus takes the place of the KL term", "a")},
     "capo": {
         "beta": Setting(0.0, "CAPO's experiments: KL coefficient 0", "b"),
+        "learning_rate": Setting(1e-6, "CAPO's experiments", "b"),
+        "rollouts": Setting(8, "CAPO's experiments", "b"),
+        "temperature": Setting(1.0, "CAPO's experiments", "b"),
         "loss_type": Setting("grpo", "mean over the tokens of each rollout, whose gradient is that of `l_i`", "c"),
     },
     "egpo": {},

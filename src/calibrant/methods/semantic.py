@@ -16,6 +16,11 @@ from calibrant.weights import damp, group_alpha
 FORMS = {"reciprocal": 0.0417, "linear": 0.02, "exponential": 0.02, "focal": 0.02}
 """SEED-GRPO's forms of a weight, each with its default strength."""
 
+SHAPES = FORMS | {"damp": 0.6}
+"""Shape of a weight -> its default strength: SEED-GRPO's forms, and GCPO's."""
+
+PUBLISHED_TIME = 0.3  # of the heat kernel, as the authors of kernel language entropy report it
+
 ROUNDING = 1e-12  # an uncertainty at most this far from 1 counts as 1: at 1 the focal form falls to 0 at once
 
 
@@ -25,39 +30,43 @@ def grpo_se(
     where: Tensor | None,
     mean_logprob: Tensor | None = None,
     *,
-    alpha: float = 0.6,
-    shape: str = "damp",
+    alpha: float | None = None,
+    shape: str = "reciprocal",
     mass: str = "count",
     estimator: str = "rao",
     mean_one: bool = False,
 ) -> Outcome:
     """GRPO damped by semantic entropy: prompts whose answers have many meanings get smaller updates.
 
-    With SE the semantic entropy of the group and `u = clip(SE / ln n, 0, 1)`: `A~_i = A_i w`, and w by shape: "damp"
-    `clip(1 - alpha_G u^2, 0, 1)`, `alpha_G = alpha / ln n`; or a shape of SEED-GRPO, with alpha itself: "reciprocal"
-    `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`, "focal" `(1 - u)^alpha`.
+    With SE the semantic entropy of the group and `u = clip(SE / ln n, 0, 1)`: `A~_i = A_i w`, and w by shape, those of
+    SEED-GRPO: "reciprocal" `1 / (1 + alpha u)`, "linear" `clip(1 - alpha u, 0, 1)`, "exponential" `exp(-alpha u)`,
+    "focal" `(1 - u)^alpha`; or that of GCPO's own weights: "damp" `clip(1 - alpha_G u^2, 0, 1)`,
+    `alpha_G = alpha / ln n`.
 
     Args:
         mean_logprob: length-normalised log-likelihoods, read with `mass="likelihood"` only.
-        shape: of the weight as a function of u: "damp", "reciprocal", "linear", "exponential" or "focal".
+        alpha: strength, at least 0; None: that of the shape, 0.0417 for "reciprocal", 0.6 for "damp", 0.02 for the
+            others. At 0 every weight is exactly 1.
+        shape: of the weight as a function of u: "reciprocal", "linear", "exponential", "focal" or "damp".
         mass: probabilities of the rollouts: "count", equal ones, or "likelihood", the softmax of `mean_logprob` over
             the rollouts of the group that have one.
         estimator: "rao", Shannon's entropy over clusters, or "mc", the mean of `-ln P_k` over clusters k.
 
     Scores: semantic_entropy (nats), normalised_entropy (u), entropy_weight
-    Paper: GRPO+SE, a baseline of GCPO (appendix E.2); semantic entropy of Kuhn, Gal and Farquhar
+    Paper: GRPO+SE, a baseline of GCPO (arXiv:2605.21801, section 4.3 and appendix E.2); semantic entropy of Kuhn, Gal
+        and Farquhar
     Per: prompt
-    Effect: x [0.784, 1] at 16 rollouts per prompt
-    Certainty: (b) that the baseline exists, in GCPO's tables; the map from entropy to weight, and alpha, are
-        interpretations (c)
+    Effect: x [0.96, 1]; with the shape "damp" 0.784 to 1 at 16 rollouts per prompt
+    Certainty: (b) that it is only the core semantic entropy mechanism of SEED-GRPO; (a*) the reciprocal shape and
+        0.0417, from readers of SEED-GRPO's released code; other shapes and strengths are interpretations (c)
     When: as the comparison for GCPO: it sees how many meanings there are, not how far apart they lie.
 
     >>> outcome = grpo_se(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), torch.tensor([[0, 0, 1, 2]]), None)
-    >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 - 0.6 / ln 4 * 0.75^2
-    (tensor([0.7500]), tensor(0.7565))
+    >>> outcome.scores["normalised_entropy"], outcome.weights[0, 0]  # 1 / (1 + 0.0417 * 0.75)
+    (tensor([0.7500]), tensor(0.9697))
     """
     check_grouped("grpo_se", rewards=rewards, where=where, clusters=clusters, mean_logprob=mean_logprob)
-    check_option("grpo_se", ("damp", *FORMS), shape=shape)
+    check_option("grpo_se", tuple(SHAPES), shape=shape)
     where = valid(rewards, where)
     log_mass = _log_mass("grpo_se", mass, mean_logprob)
     entropy, u = _normalised(clusters, log_mass, where, estimator)
@@ -73,9 +82,9 @@ def grpo_kle(
     clusters: Tensor | None = None,
     mean_logprob: Tensor | None = None,
     *,
-    alpha: float = 0.6,
+    alpha: float | None = None,
     kernel: str = "heat",
-    t: float | None = None,
+    t: float | str | None = None,
     kappa: float = 1.0,
     nu: float = 1.0,
     shape: str = "damp",
@@ -96,7 +105,12 @@ def grpo_kle(
         clusters: read with `mix` only.
         mean_logprob: length-normalised log-likelihoods, read with `mix` and `mass="likelihood"` only.
         kernel: "heat" or "matern".
-        t: time of the heat kernel, above 0; None: 0.3 * 10 / n, so that groups of all sizes compare.
+        alpha: strength, at least 0; None: that of the shape, 0.6 for "damp", 0.0417 for "reciprocal", 0.02 for the
+            others. At 0 every weight is exactly 1.
+        t: time of the heat kernel, above 0; "published": 0.3, which the authors report for 10 answers; None:
+            0.3 * 10 / n, so that groups of all sizes compare. At n = 16, before the scaling to u, answers that are all
+            neutral to each other have 0.232 ln n with "published" and 0.664 ln n with None, answers that all
+            entail each other 0.004 ln n and 0.091 ln n, and answers that all contradict ln n.
         kappa: length scale of the Matern kernel, above 0.
         nu: smoothness of the Matern kernel, above 0.
         shape: "damp", "reciprocal", "linear", "exponential" or "focal".
@@ -104,7 +118,8 @@ def grpo_kle(
         mass: probability mass of the clusters in the mixture, "count" or "likelihood", as in `grpo_se`.
 
     Scores: kernel_entropy (u, in [0, 1]), entropy_weight
-    Paper: GRPO+KLE, a baseline of GCPO (appendix E.2); kernel language entropy of Nikitin et al. (arXiv:2405.20003)
+    Paper: GRPO+KLE, a baseline of GCPO (arXiv:2605.21801, appendix E.2); kernel language entropy of Nikitin et al.
+        (arXiv:2405.20003)
     Per: prompt
     Effect: x [0.784, 1] at 16 rollouts per prompt
     Certainty: (a) the entropy; its scale and the map to a weight are an interpretation (c)
@@ -118,7 +133,10 @@ def grpo_kle(
     check_grouped("grpo_kle", rewards=rewards, where=where, clusters=clusters, mean_logprob=mean_logprob)
     check_shapes("grpo_kle", rewards=(rewards, "N G"), entailment=(entailment, "N G G L"))
     check_labels("grpo_kle", entailment)
-    check_option("grpo_kle", ("damp", *FORMS), shape=shape)
+    check_option("grpo_kle", tuple(SHAPES), shape=shape)
+    if isinstance(t, str):
+        check_option("grpo_kle", ("published",), t=t)
+        t = PUBLISHED_TIME
     where = valid(rewards, where)
     mixture: dict[str, Any] = {}
     if mix is not None:
@@ -177,7 +195,7 @@ def seed_grpo(
         raise missing_input("seed_grpo", ["mean_logprob"], f" for estimator='{estimator}'; estimator='freq' does not")
     log_mass, kind = (None, "rao") if estimator == "freq" else (mean_logprob, estimator)
     entropy, u = _normalised(clusters, log_mass, where, kind)
-    weight = _shaped("seed_grpo", form, u, FORMS[form] if alpha is None else alpha, where.sum(-1))
+    weight = _shaped("seed_grpo", form, u, alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
     return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred")
 
@@ -207,7 +225,8 @@ def _normalised(clusters: Tensor, log_mass: Tensor | None, where: Tensor, estima
     return entropy, torch.where(count >= 2, (entropy / highest).clamp(0.0, 1.0), 0.0)
 
 
-def _shaped(caller: str, shape: str, u: Tensor, alpha: float, count: Tensor) -> Tensor:
+def _shaped(caller: str, shape: str, u: Tensor, alpha: float | None, count: Tensor) -> Tensor:
+    alpha = SHAPES[shape] if alpha is None else alpha
     check_non_negative(caller, alpha=alpha)
     u = torch.where(u > 1.0 - ROUNDING, 1.0, u)
     if shape == "damp":

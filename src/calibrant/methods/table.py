@@ -1,7 +1,8 @@
 """The table of methods."""
 
+from calibrant.methods.capo import capo
 from calibrant.methods.consensus import empo, grpo_care
-from calibrant.methods.correctness import capo, egpo
+from calibrant.methods.egpo import egpo
 from calibrant.methods.gcpo import gcpo_bot, gcpo_cd, gcpo_grad, rd_only
 from calibrant.methods.outcome import Method
 from calibrant.methods.plain import dr_grpo, grpo, rloo

@@ -78,7 +78,7 @@ def eg_spo(
         phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
 
     Scores: token_entropy (`H_i`, `[N, G]`, 0 where unknown)
-    Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO, appendix G
+    Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO (arXiv:2605.21801), appendix G
     Per: rollout
     Effect: x [0.5, 1]
     Certainty: (b) that the mean entropy of a rollout gates its advantage; gate, quantile and phi are an

@@ -34,7 +34,7 @@ def q_hawkeye(
         alpha: strength, at least 0; None: 0.6 for "linear", 0.2 for "exponential". At 0 every weight is exactly 1.
 
     Scores: reward_variance (u), variance_weight
-    Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO, appendix G
+    Paper: Q-Hawkeye (arXiv:2601.22920), adapted in GCPO (arXiv:2605.21801), appendix G
     Per: prompt
     Effect: x [0.4, 1]
     Certainty: (b) the linear form, whose normaliser and alpha are interpretations (c); (a) the exponential form, there
@@ -72,7 +72,7 @@ def r2vpo(
         penalty: strength, at least 0; at 0 every weight is exactly 1.
 
     Scores: ratio_variance (`[N, G]`, 0 where unknown)
-    Paper: R2VPO (arXiv:2601.03320), adapted in GCPO, appendix G
+    Paper: R2VPO (arXiv:2601.03320), adapted in GCPO (arXiv:2605.21801), appendix G
     Per: rollout
     Effect: x [0, 1]; 1 on-policy
     Certainty: (b) the formula; penalty is an interpretation (c)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, resolve_method
+from calibrant.methods import METHODS, read_inputs, resolve_method
 from calibrant.policy.models import quiet_loading
 from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
 from calibrant.score.methods import score_all, with_scores
 from calibrant.score.settings import ScoreSettings
-from calibrant.scorer import Scored, named_inputs
+from calibrant.scorer import Scored
 from calibrant.tasks import resolve as resolve_task
 from calibrant.text.inputs import by_key
 from calibrant.text.metrics import normalise_answer
@@ -46,7 +46,7 @@ def score_file(settings: ScoreSettings) -> ScoredFile:
     groups = RolloutGroups(read_rollouts(settings.file), task.extract if task else str.strip, settings.file)
     if not groups.rewards.isfinite().any():
         raise CalibrantError(f"'{settings.file}' has no finite value in reward or correct; fill one of them in")
-    inputs = {name for method in methods.values() for name in named_inputs(method)}
+    inputs = {name for method in methods.values() for name in read_inputs(method)}
     cluster = task.clusters if task else by_key(normalise_answer)
     readers = load_readers(inputs, settings, cluster, task.correct_batch if task else None)
     scored, refused = score_all(groups, methods, replace(settings, reward_range=reward_range), readers, meaning)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import Method
+from calibrant.methods.recommended import recommended_values
 from calibrant.options import WeightOptions
 from calibrant.rollouts import RolloutGroups
 from calibrant.scorer import Scored, Scorer, options_of
-from calibrant.text.inputs import Readers
+from calibrant.text.inputs import CLUSTERED, Readers
 
 
 def score(
@@ -20,14 +21,16 @@ def score(
     readers: Readers | None = None,
     meaning: str = "answer",
     given: Mapping[str, Tensor] | None = None,
+    cluster_text: str | None = None,
 ) -> Scored:
     """Applies a method, with its hyper-parameters `options`, to rollouts of a file.
 
     `readers` compute inputs from texts where neither `given` (`groups.given()` if None) nor a column holds them;
-    `meaning` is the text that is embedded and clustered, "answer" or "completion". Raises CalibrantError if an
+    `meaning` is the text that is embedded and, unless `cluster_text` names another, clustered: "answer" or
+    "completion". Raises CalibrantError if an
     input that the method needs is in no column and cannot be computed from text.
     """
-    scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning)
+    scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning, cluster_text=cluster_text)
     given = groups.given() if given is None else given
     return scorer(
         groups.completions, groups.rewards, answers=groups.answers, references=groups.references(), given=given
@@ -39,14 +42,18 @@ def score_all(
 ) -> tuple[dict[str, Scored], dict[str, str]]:
     """Method -> what it made of the groups, and method -> the reason why it was not applied."""
     scored, refused = {}, {}
-    given = groups.given()
+    common = groups.given()  # texts are read once for all methods
+    clustered: dict[str, dict[str, Tensor]] = {"answer": {}, "completion": {}}  # by the text that is clustered
     for name, method in methods.items():
+        own = settings.cluster_text or str(recommended_values(method).get("cluster_text", meaning))
+        given = clustered[own] | common
         try:
-            scored[name] = score(groups, method, options_of(method, settings), readers, meaning, given)
+            scored[name] = score(groups, method, options_of(method, settings), readers, meaning, given, own)
         except CalibrantError as error:
             refused[name] = str(error)
         else:
-            given |= scored[name].groups.inputs  # texts are read once for all methods
+            for key, tensor in scored[name].groups.inputs.items():
+                (clustered[own] if key in CLUSTERED else common).setdefault(key, tensor)
     return scored, refused
 
 

@@ -77,6 +77,9 @@ def predictive_entropy(logprobs: Tensor, where: Tensor | None = None) -> Tensor:
     in nats per sequence; with length-normalised ones (`confidence.mean_logprob`, as in the reference) it is the mean
     negative log-likelihood, in nats per token.
 
+    The GCPO paper (arXiv:2605.21801, section 2.1) calls something else predictive entropy: `-sum_k q_k ln q_k` over
+    the masses q_k of groups of equal predictions. That is `semantic_entropy` with clusters of equal predictions.
+
     Reference: Kuhn, Gal and Farquhar's code, regular entropy (a).
 
     >>> predictive_entropy(torch.tensor([[-0.5, -1.0, -3.0, torch.nan]]))

@@ -10,6 +10,7 @@ from calibrant.signals.clusters import greedy_clusters
 from calibrant.text.metrics import answer_pairs, normalise_answer
 
 FROM_TEXT = ("embeddings", "clusters", "entailment", "empty", "correct")
+CLUSTERED = ("clusters", "entailment")  # of them, those that compare meanings pairwise
 TextGroups = Sequence[Sequence[str]]
 VerdictFunction = Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[bool | None]]
 """B answers and their B lists of references -> B verdicts, None where there is none."""

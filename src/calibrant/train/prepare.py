@@ -7,9 +7,9 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import resolve_method
+from calibrant.methods import read_inputs, resolve_method
 from calibrant.policy.models import check_model, check_weights, quiet_loading
-from calibrant.scorer import dry_run, named_inputs, options_of
+from calibrant.scorer import dry_run, options_of
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks import training_task
 from calibrant.tasks.base import Row, Task
@@ -36,11 +36,12 @@ def prepare(settings: TrainSettings) -> Prepared:
     quiet_loading()
     task = resolve_task(settings.task)
     method = resolve_method(settings.method)
-    dry_run(method, options_of(method, settings))
+    hyper = options_of(method, settings)
+    dry_run(method, hyper)
     shape, tokenizer = check_model(settings.model, settings)
     check_options(settings, shape)
     on_main(lambda: check_weights(settings.model))
-    inputs = set(named_inputs(method))
+    inputs = set(read_inputs(method, hyper))
     if "embeddings" in inputs:
         Embedder(settings.embedding_model)
     if settings.entailment_model and inputs & {"clusters", "entailment"}:
@@ -62,7 +63,8 @@ def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBas
     """Rows for the evaluation and for training, whose prompts leave room for an answer."""
     source, folder = training_task(task), Path(settings.data_dir) if settings.data_dir else None
     length = settings.max_completion_length or task.max_completion_length
-    unseen = task.load(task.splits[-1], settings.eval_prompts, 0, data_dir=folder) if settings.evaluation else []
+    count = settings.eval_prompts or None
+    unseen = task.load(task.splits[-1], count, 0, data_dir=folder) if settings.evaluation else []
     evaluation = truncate_for_policy(unseen, tokenizer, settings.max_prompt_length, length) if unseen else []
     rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
     return evaluation, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)

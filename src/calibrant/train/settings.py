@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from calibrant import options
 from calibrant.demo import embedded_policy
+from calibrant.methods.recipes import recipe_values
 from calibrant.methods.recommended import recommended_values
 from calibrant.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED_32, option, read
 
@@ -28,6 +29,7 @@ POLICY_DEFAULTS: dict[str, dict[str, float | bool | str]] = {
 class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingOptions, options.TrainerOptions):
     """The settings of a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
 
+    recipe: str | None = options.recipe()
     model: str = options.model()
     seed: int = options.seed(SEED_32)  # NumPy's range, because transformers seeds NumPy too
     steps: int = option(2000, "number of optimisation steps (GCPO: 2000)", limit=COUNT)
@@ -61,7 +63,7 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
     )
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
-    eval_prompts: int = option(200, "number of prompts of the evaluation", limit=COUNT)
+    eval_prompts: int = option(200, "number of prompts of the evaluation; 0 for the whole split", limit=NOT_NEGATIVE)
     eval_samples: int = option(16, "number of answers sampled per prompt in the evaluation", limit=COUNT)
     save_every: int = option(50, "optimisation steps between checkpoints, of which the last two are kept", limit=COUNT)
     report_to: str = option(
@@ -70,10 +72,15 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
 
 
 def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
-    """Given options, then the method's recommendations, then the policy's defaults, then the general defaults."""
-    policy = given.get("model", embedded_policy(str(given.get("task", TrainSettings.task))))
-    defaults = {"model": policy} | POLICY_DEFAULTS.get(str(policy), {})
-    return read(TrainSettings, defaults | recommended(str(given.get("method", TrainSettings.method))) | dict(given))
+    """Given options, then the recipe, then what was measured for the policy, then what the method is recommended with.
+
+    So a learning rate that was measured for a small policy stays, and a paper's is that of any other model.
+    """
+    recipe, method = (None if given.get(name) is None else str(given[name]) for name in ("recipe", "method"))
+    settings = recipe_values(recipe, [f.name for f in fields(TrainSettings)], method) | dict(given)
+    policy = settings.get("model", embedded_policy(str(settings.get("task", TrainSettings.task))))
+    defaults = recommended(str(settings.get("method", TrainSettings.method))) | POLICY_DEFAULTS.get(str(policy), {})
+    return read(TrainSettings, {"model": policy} | defaults | settings)
 
 
 def recommended(method: str) -> dict[str, object]:

@@ -46,6 +46,7 @@ class CalibratedGRPOConfig(GRPOConfig):
     mean_one: bool = _option("mean_one")
     method_options: dict[str, Any] | str | None = _option("method_options")
     meaning: str = _option("meaning", "answer")
+    cluster_text: str | None = _option("cluster_text")
     embedding_model: str = _option("embedding_model")
     embedding_device: str | None = _own(None, "device of the embedding model; None: an accelerator if there is one")
     entailment_model: str | None = _option("entailment_model")

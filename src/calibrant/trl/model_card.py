@@ -15,7 +15,7 @@ FRAMEWORKS = "### Framework versions\n\n"
 """Heading of TRL's card; the section about calibrant stands before it."""
 GCPO = (
     "Zhang, Shi, Bao, Wang, Ma and Ye: Why Semantic Entropy Fails: Geometry-Aware and Calibrated Uncertainty for "
-    "Policy Optimization (GCPO)"
+    "Policy Optimization (GCPO), arXiv:2605.21801"
 )
 
 
@@ -36,7 +36,7 @@ def _section(method: Method, options: Mapping[str, object]) -> str:
     about, values = card(method), hyperparameters(method) | dict(options)
     rows = [f"| {_code(name)} | {_code(repr(value))} |" for name, value in values.items()]
     papers = [] if about.paper == UNKNOWN else [f"- {_linked(_text(about.paper))}"]
-    papers += [f"- {GCPO}"] if "GCPO" in about.paper else []
+    papers += [f"- {_linked(GCPO)}"] if "GCPO" in about.paper else []
     lines = [
         "### Calibrated updates\n",
         f"Advantages were weighted by the method {_code(name_of(method))} of calibrant. "

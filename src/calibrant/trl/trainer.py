@@ -14,11 +14,11 @@ from trl import GRPOConfig, GRPOTrainer
 from calibrant.advantages import total_rewards
 from calibrant.files import write_text
 from calibrant.groups import assert_integrity
-from calibrant.methods import METHODS, Method, apply, resolve_method
+from calibrant.methods import METHODS, Method, apply, name_of, read_inputs, resolve_method
 from calibrant.policy import logps_in_chunks, reads_head
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
-from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, named_inputs, options_of, trainer_bases
+from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_of, trainer_bases
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
@@ -27,6 +27,7 @@ from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctne
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
 from calibrant.trl.model_card import policy_name, with_method
+from calibrant.trl.notices import ClusterNotices
 from calibrant.trl.passes import (
     MULTIMODAL,
     Batch,
@@ -91,11 +92,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         args = args or CalibratedGRPOConfig(f"{policy_name(model)}-CalibratedGRPO")
         complete(args)
         self.method: Method = resolve_method(args.method)
-        self._named, options = named_inputs(self.method), options_of(self.method, args)
+        options = options_of(self.method, args)
+        self._named = read_inputs(self.method, options)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
         dry_run(self.method, options, without=() if self._judge else ("correct",))
         readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
-        self._scorer = Scorer(self.method, options, readers, meaning=args.meaning)
+        self._scorer = Scorer(self.method, options, readers, meaning=args.meaning, cluster_text=args.cluster_text)
         self._memory: dict[str, Tensor] = {}
         self._warned_of_range = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
@@ -118,6 +120,9 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         )
         if self._policy_inputs.slow is not None:
             self.add_callback(Follow(self._policy_inputs.slow, self.accelerator))
+        self._notices = None
+        if self.accelerator.is_main_process:
+            self._notices = ClusterNotices(name_of(self.method), args.entailment_model)
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
 
@@ -159,6 +164,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
+            if self._notices is not None:
+                self._notices.see(scored.groups.inputs, scored.groups.where, self.state.global_step + 1)
             if "ratio_variance" in self._named:
                 numbers = torch.arange(advantages.numel(), device=advantages.device)
                 output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
