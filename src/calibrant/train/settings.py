@@ -58,9 +58,7 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
     gradient_checkpointing: bool = option(
         True, "whether to save memory by computing activations again in the backward pass"
     )
-    bf16: bool = option(
-        False, "whether to compute in bfloat16 mixed precision; the weights stay what --dtype says"
-    )
+    bf16: bool = option(False, "whether to compute in bfloat16 mixed precision; the weights stay what --dtype says")
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
     eval_prompts: int = option(200, "number of prompts of the evaluation; 0 for the whole split", limit=NOT_NEGATIVE)
