@@ -26,7 +26,8 @@ options = parser.parse_args()
 # %% Sample a group of answers to one question
 policy, tokenizer = load_policy("demo").eval(), load_tokenizer("demo")
 row = TASK.load("test", options.question + 1, 0)[options.question]
-tokens = sample_group(policy, tokenizer, row["prompt"], samples=16, temperature=0.9, max_new_tokens=24, seed=0)
+group = sample_group(policy, tokenizer, row["prompt"], samples=16, temperature=0.9, max_new_tokens=24, seed=0)
+tokens = group.tokens
 answers = [TASK.extract(text) for text in tokenizer.batch_decode(tokens.completion_ids, skip_special_tokens=True)]
 rewards = torch.tensor([[TASK.reward(answer, row["references"]) for answer in answers]])
 

@@ -5,7 +5,7 @@ import torch
 
 from calibrant.demo import FOLDER, POLICIES, load_places, policy_path
 from calibrant.evaluate.evaluation import evaluate
-from calibrant.policy.generation import generate
+from calibrant.policy.generation import Sampling, generate
 from calibrant.policy.models import load_policy, load_tokenizer
 from calibrant.tasks import arithmetic
 from calibrant.tasks.places import TASK
@@ -53,12 +53,12 @@ def test_generation_is_repeatable_and_leaves_the_global_state_alone(demo):
     prompts = [row["prompt"] for row in TASK.load("test", 5, 0)]
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    options = dict(samples=3, temperature=0.9, max_new_tokens=12, seed=1)
-    first = generate(model, tokenizer, prompts, **options)
+    sampling = Sampling(samples=3, temperature=0.9, max_new_tokens=12, seed=1)
+    first = generate(model, tokenizer, prompts, sampling)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert first == generate(model, tokenizer, prompts, **options)
-    assert [len(group) for group in first] == [3] * 5
-    assert any(found.text.strip() and found.logprob < 0 for group in first for found in group)
+    assert first == generate(model, tokenizer, prompts, sampling)
+    assert [(len(group.sampled), len(group.greedy)) for group in first] == [(3, 0)] * 5
+    assert any(answer.text.strip() and answer.logprob < 0 for group in first for answer in group.sampled)
 
 
 def test_the_start_leaves_room_to_learn(demo):

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject
-from calibrant.policy.generation import Completion, encoded, sample_group
+from calibrant.policy import SharedPrefix
+from calibrant.policy.generation import completions, left_padded, prompt_ids, sample_group
 from calibrant.policy.prompts import Tokens
 from calibrant.rollouts import group_keys, read_rollouts
 from calibrant.tasks.base import Row, Task
@@ -22,10 +23,11 @@ from calibrant.tasks.prompts import prompt_for, prompt_tokens
 
 
 class Group(NamedTuple):
-    """The rollouts of one prompt: rows of a rollout file, and their tokens."""
+    """The rollouts of one prompt: rows of a rollout file, their tokens, and what was read of those while sampling."""
 
     rows: list[JsonObject]
     tokens: Tokens
+    read: SharedPrefix | None = None
 
 
 def group_seed(seed: int, index: int) -> int:
@@ -50,18 +52,17 @@ def sampled_group(
 ) -> Group:
     """Samples `samples` answers of at most `length` tokens to one question, with rewards and verdicts of the task."""
     prompt = prompt_for(row, tokenizer)
-    tokens = sample_group(
+    group = sample_group(
         model, tokenizer, prompt, samples=samples, temperature=temperature, max_new_tokens=length, seed=seed
     )
-    texts = tokenizer.batch_decode(tokens.completion_ids, skip_special_tokens=True)
-    counts = tokens.completion_mask.sum(-1).tolist()
-    answers = [Completion(text, count, None) for text, count in zip(texts, counts, strict=True)]
+    answers = completions(tokenizer, group)
     rows = judged_rows(task, [row], [answers])
-    for answer, ids, count in zip(rows, tokens.completion_ids.tolist(), counts, strict=True):
-        answer["completion_ids"] = ids[:count]
+    for record, answer in zip(rows, answers, strict=True):
+        record["completion_ids"] = answer.ids
     if "messages" in row:
         rows[0]["messages"] = json.dumps(row["messages"], ensure_ascii=False)  # for the chat template; once per group
-    return Group(rows, tokens)
+    read = None if group.states is None else SharedPrefix(group.logps, group.entropies, group.states)
+    return Group(rows, group.tokens, read)
 
 
 def groups_of_file(path: str) -> list[pd.DataFrame]:
@@ -89,7 +90,7 @@ def given_group(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, limit: 
         raise CalibrantError(
             f"the prompt '{question['prompt_id']}' takes {length} tokens, more than {limit}; raise --max-prompt-length"
         )
-    prompt, mask = encoded(tokenizer, [prompt_for(question, tokenizer)], device)
+    prompt, mask = left_padded(tokenizer, prompt_ids(tokenizer, [prompt_for(question, tokenizer)]), device)
     ids = [_completion_ids(row, tokenizer) for row in rows]
     completion, completion_mask = padded(ids, tokenizer.pad_token_id or 0, device)
     return Group(rows, Tokens(prompt.expand(len(ids), -1), mask.expand(len(ids), -1), completion, completion_mask))

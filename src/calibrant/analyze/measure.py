@@ -51,7 +51,7 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
     frame = pd.DataFrame(group.rows)
     groups = RolloutGroups(frame, context.task.extract)
     rewards, where = groups.rewards, valid(groups.rewards)
-    forward = _forward(context, group.tokens)
+    forward = _forward(context, group.tokens) if group.read is None else group.read
     texts = _from_texts(groups, context)
     correct = torch.where(where, texts["correct"], torch.nan)
     advantages = torch.where(where, standardised(rewards), torch.nan)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.confidence import calibration
 from calibrant.files import JsonObject
-from calibrant.policy.generation import generate
+from calibrant.policy.generation import Answers, Sampling, generate
 from calibrant.rollouts import group_keys
 from calibrant.tasks.base import Pooled, Row, Task
 from calibrant.tasks.files import Record
@@ -41,20 +41,21 @@ def evaluate(
     `seed` is that of sampling and of the bootstrap. Returns the content of `evaluation.json`, and the sampled answers
     as rows of a rollout file.
     """
+    sampling = Sampling(samples, temperature, max_completion_length or task.max_completion_length, seed, greedy=True)
     prompts = [prompt_for(row, tokenizer) for row in rows]
-    common = {"max_new_tokens": max_completion_length or task.max_completion_length, "seed": seed}
-    bars = ("greedy", "sampled") if progress else (None, None)
-    greedy = generate(model, tokenizer, prompts, samples=1, temperature=None, progress=bars[0], **common)
-    sampled = generate(
-        model, tokenizer, prompts, samples=samples, temperature=temperature, progress=bars[1], **common
-    )  # fmt: skip
-    answers = judged_rows(task, rows, sampled)
-    about = {"task": task.name, "prompts": len(rows), "samples": samples, "temperature": temperature, "seed": seed}
-    tables = {
-        "greedy": table(task, judged_rows(task, rows, greedy), seed=seed),
-        "sampled": table(task, answers, seed=seed),
-    }
-    return about | tables | calibration(pd.DataFrame(answers), task.key, seed=seed), answers
+    return evaluate_answers(task, rows, generate(model, tokenizer, prompts, sampling, progress=progress), sampling)
+
+
+def evaluate_answers(
+    task: Task, rows: Sequence[Row], answers: Sequence[Answers], sampling: Sampling
+) -> tuple[JsonObject, list[Record]]:
+    """As `evaluate`, from the answers to each row of the task."""
+    greedy = judged_rows(task, rows, [group.greedy for group in answers])
+    sampled = judged_rows(task, rows, [group.sampled for group in answers])
+    about = {"task": task.name, "prompts": len(rows), "samples": sampling.samples}
+    about |= {"temperature": sampling.temperature, "seed": sampling.seed}
+    tables = {"greedy": table(task, greedy, seed=sampling.seed), "sampled": table(task, sampled, seed=sampling.seed)}
+    return about | tables | calibration(pd.DataFrame(sampled), task.key, seed=sampling.seed), sampled
 
 
 def table(task: Task, answers: Sequence[Record], *, seed: int = 0) -> Table:

@@ -100,15 +100,15 @@ def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig
     """The configuration that `model.generate(**options)` resolves to, if `decode` can stand for it; else None.
 
     It can for sampling and greedy search, one sequence per row, on a dynamic cache that `generate` makes itself, from
-    `input_ids` and `attention_mask [B, P]` alone: not with images or any other input, nor where processes share the
-    weights, as each has to run as many passes as the others.
+    `input_ids` and `attention_mask [B, P]` alone, with or without a `logits_processor`: not with images or any other
+    input, nor where processes share the weights, as each has to run as many passes as the others.
     """
     ids, mask = options.get("input_ids"), options.get("attention_mask")
     if not (isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.ndim == 2 and ids.shape == mask.shape):
         return None
     config: GenerationConfig
     config, rest = model._prepare_generation_config(**{"generation_config": None, **options})
-    if any(rest[name] is not None for name in rest.keys() - {"input_ids", "attention_mask"}):
+    if any(rest[name] is not None for name in rest.keys() - {"input_ids", "attention_mask", "logits_processor"}):
         return None
     simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
     simple = simple and all(getattr(config, name, None) in values for name, values in PLAIN.items())

@@ -1,5 +1,11 @@
-"""Sampling answers from a policy, for evaluation, with their log-probabilities."""
+"""Sampling answers from a policy, for evaluation, with their log-probabilities and token entropies.
 
+One pass: log-probabilities and entropies are of the logits that the tokens are drawn from, in the model's own dtype,
+and the greedy answer of a prompt is decoded beside its samples. Each row draws with random numbers of its own
+(`calibrant.policy.sampling`), so that neither the order of prompts nor the batch size matters, but for rounding.
+"""
+
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,23 +14,45 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from calibrant.policy import logps_in_chunks
+from calibrant.policy.head import text_config
 from calibrant.policy.prefill import shared_prefill
 from calibrant.policy.prompts import Tokens
+from calibrant.policy.sampling import GREEDY, Sampler, uniform_numbers
 from calibrant.policy.verify import evaluating
 
 Prompt = str | list[dict[str, Any]]  # a text, or a conversation
 
-TOKENS_PER_CHUNK = 2**14
-"""Completion tokens that are scored at a time: logits of all of them are held at once."""
+MEMORY_SHARE = 0.25
+"""Share of the device's memory that a batch may take, by the estimate of `rows_that_fit`."""
+
+MOST_ROWS = {"cpu": 64}
+"""Rows per batch: a CPU computes no more of them per second, and prompts of a small batch are padded less (c)."""
+
+
+class Sampling(NamedTuple):
+    """What to write for each prompt."""
+
+    samples: int  # number of sampled answers
+    temperature: float
+    max_new_tokens: int
+    seed: int = 0
+    greedy: bool = False  # whether to decode a greedy answer too
 
 
 class Completion(NamedTuple):
     """What a policy wrote."""
 
     text: str
-    num_tokens: int  # the EOS token included
+    ids: list[int]  # the EOS token included
     logprob: float | None  # sum over the tokens, nats, of the distribution that was sampled; None if greedy
+    token_entropy: float | None = None  # mean over the tokens, nats, of the same; None if greedy or not known
+
+
+class Answers(NamedTuple):
+    """The answers to one prompt."""
+
+    sampled: list[Completion]
+    greedy: list[Completion]  # one, or none if it was not asked for
 
 
 @torch.no_grad()
@@ -32,33 +60,50 @@ def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    sampling: Sampling,
     *,
-    samples: int,
-    temperature: float | None,
-    max_new_tokens: int,
-    seed: int = 0,
-    batch_size: int = 256,
-    progress: str | None = None,
-) -> list[list[Completion]]:
-    """N lists of `samples` completions, without touching the global random state.
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> list[Answers]:
+    """The answers to each prompt; the global random state is neither read nor changed.
 
-    The tokenizer pads on the left; conversations need its chat template. A temperature of None decodes greedily.
-    `batch_size` completions are generated at a time; `progress` labels a progress bar (None: no bar).
+    The tokenizer pads on the left; conversations need its chat template. `batch_size` completions are generated at a
+    time (None: by memory), those of long prompts first.
     """
-    step = max(1, batch_size // samples)
-    completions: list[list[Completion]] = []
-    bar = tqdm(total=len(prompts), desc=progress, disable=progress is None, leave=False)
-    with evaluating(model), torch.random.fork_rng(), bar:
-        torch.manual_seed(seed)
-        for start in range(0, len(prompts), step):
-            batch = prompts[start : start + step]
-            tokens = _sample(model, tokenizer, batch, samples, temperature, max_new_tokens)
-            texts = tokenizer.batch_decode(tokens.completion_ids, skip_special_tokens=True)
-            counts, logprobs = tokens.completion_mask.sum(-1).tolist(), _logprobs(model, tokens, temperature)
-            rows = [Completion(*row) for row in zip(texts, counts, logprobs, strict=True)]
-            completions += [rows[i : i + samples] for i in range(0, len(rows), samples)]
-            bar.update(len(batch))
-    return completions
+    ids = prompt_ids(tokenizer, prompts)
+    first = GREEDY if sampling.greedy else 0
+    rows = [(i, s) for i in range(len(prompts)) for s in range(first, sampling.samples)]
+    rows.sort(key=lambda row: -len(ids[row[0]]))
+    done: dict[tuple[int, int], Completion] = {}
+    bar = tqdm(desc="generating", unit=" tokens", total=0, disable=not progress, leave=False)
+    with evaluating(model), bar:
+        while rows:
+            width = len(ids[rows[0][0]]) + sampling.max_new_tokens
+            size = batch_size or rows_that_fit(model, width)
+            batch, rows = rows[:size], rows[size:]
+            bar.total = bar.n + round((len(batch) + len(rows)) * _expected(done, sampling))
+            group = _sample(model, tokenizer, [ids[i] for i, _ in batch], batch, sampling, bar)
+            done |= zip(batch, completions(tokenizer, group), strict=True)
+    return [
+        Answers([done[i, s] for s in range(sampling.samples)], [done[i, s] for s in range(first, 0)])
+        for i in range(len(prompts))
+    ]
+
+
+def _expected(done: dict[tuple[int, int], Completion], sampling: Sampling) -> float:
+    """The mean length of the completions so far; the longest possible before there is any."""
+    lengths = [len(completion.ids) for completion in done.values()]
+    return sum(lengths) / len(lengths) if lengths else sampling.max_new_tokens
+
+
+class Sampled(NamedTuple):
+    """Completions as tensors, with values of their tokens `[B, T]`, 0 after their end and in greedy rows."""
+
+    tokens: Tokens
+    logps: Tensor
+    entropies: Tensor
+    greedy: Tensor  # which rows are greedy, `[B]`
+    states: Tensor | None  # what the output head read to predict each token, `[B, T, D]`; None if it was not recorded
 
 
 @torch.no_grad()
@@ -71,54 +116,100 @@ def sample_group(
     temperature: float,
     max_new_tokens: int,
     seed: int,
-) -> Tokens:
+) -> Sampled:
     """A group of `samples` answers to one prompt, on the device of the model; the global random state is untouched.
 
-    The model has to be in evaluation mode. The group depends on the seed and nothing else that was sampled.
+    The model has to be in evaluation mode. The group depends on the seed and nothing else that was sampled. What the
+    head read is kept, where it can be recorded.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return _sample(model, tokenizer, [prompt], samples, temperature, max_new_tokens)
+    rows = [(0, sample) for sample in range(samples)]
+    sampling = Sampling(samples, temperature, max_new_tokens, seed)
+    return _sample(model, tokenizer, prompt_ids(tokenizer, [prompt]) * samples, rows, sampling, states=True)
 
 
-def encoded(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Ids and mask of prompts, `[N, P]` each, padded as the tokenizer pads; a chat template has its special tokens."""
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of each prompt; a chat template has its special tokens."""
+    if not prompts:
+        return []
     chat = not isinstance(prompts[0], str)
     options = {"tokenize": False, "add_generation_prompt": True}
     texts = [p if isinstance(p, str) else str(tokenizer.apply_chat_template(p, **options)) for p in prompts]
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat).to(device)
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
+    return ids
+
+
+def left_padded(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask of prompts, `[N, P]` each, padded on the left."""
+    inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left").to(device)
     return inputs["input_ids"], inputs["attention_mask"]
+
+
+def rows_that_fit(model: PreTrainedModel, width: int) -> int:
+    """Number of rows of `width` tokens per batch: at most `MEMORY_SHARE` of the device's memory, and `MOST_ROWS`.
+
+    Per token, keys and values of every layer and the activations of one; per row, eight times the logits in float32.
+    """
+    config, item = text_config(model), model.dtype.itemsize
+    attention = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or attention
+    head = getattr(config, "head_dim", None) or config.hidden_size // attention
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_token = item * (2 * config.num_hidden_layers * heads * head + 8 * config.hidden_size + 3 * inner)
+    fitting = int(MEMORY_SHARE * _memory(model.device) / (width * per_token + 32 * config.vocab_size))
+    return max(1, min(fitting, MOST_ROWS.get(model.device.type, 256)))
+
+
+def _memory(device: torch.device) -> int:
+    """Memory of a device in bytes, in all, so that equal machines make equal batches."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    samples: int,
-    temperature: float | None,
-    max_new_tokens: int,
-) -> Tokens:
-    """Greedy, or samples of the whole tempered distribution, whatever the model's own generation settings are."""
-    prompt, prompt_mask = (x.repeat_interleave(samples, 0) for x in encoded(tokenizer, prompts, model.device))
-    options: dict[str, object] = {"do_sample": False}
-    if temperature is not None:
-        options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    options |= {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0}
-    options |= {"max_new_tokens": max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
-    with shared_prefill(model):
-        output = model.generate(input_ids=prompt, attention_mask=prompt_mask, **options)
+    prompts: Sequence[Sequence[int]],
+    rows: Sequence[tuple[int, int]],
+    sampling: Sampling,
+    bar: "tqdm | None" = None,
+    *,
+    states: bool = False,
+) -> Sampled:
+    """Samples of the whole tempered distribution, whatever the model's own generation settings are."""
+    prompt, mask = left_padded(tokenizer, prompts, model.device)
+    numbers = uniform_numbers(sampling.seed, rows, sampling.max_new_tokens).to(model.device)
+    end = model.generation_config.eos_token_id
+    sampler = Sampler(numbers, sampling.temperature, end_tokens(end), *([bar.update] if bar is not None else []))
+    options: dict[str, object] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+    options |= {"repetition_penalty": 1.0, "temperature": None, "top_k": None, "top_p": None}
+    options |= {"max_new_tokens": sampling.max_new_tokens, "pad_token_id": tokenizer.pad_token_id}
+    with shared_prefill(model, states=states) as decoded:
+        output = model.generate(input_ids=prompt, attention_mask=mask, logits_processor=[sampler], **options)
     ids = output[:, prompt.shape[1] :]
-    return Tokens(prompt, prompt_mask, ids, written(ids, model.generation_config.eos_token_id))
+    where = written(ids, end)
+    logps, entropies = (x[:, : ids.shape[1]] for x in (sampler.logps, sampler.entropies))
+    read = decoded.states_of(ids, where) if states else None
+    return Sampled(Tokens(prompt, mask, ids, where), logps, entropies, sampler.greedy, read)
 
 
-def _logprobs(model: PreTrainedModel, tokens: Tokens, temperature: float | None) -> list[float | None]:
-    if temperature is None:
-        return [None] * len(tokens.completion_ids)
-    rows = max(1, TOKENS_PER_CHUNK // tokens.completion_ids.shape[1])
-    scored = logps_in_chunks(model, *tokens, rows_per_chunk=rows, temperature=temperature)
-    return scored.logps.double().sum(-1).tolist()
+def completions(tokenizer: PreTrainedTokenizerBase, sampled: Sampled) -> list[Completion]:
+    """The completions as texts, with the sums and means of the values of their tokens."""
+    ids, counts = sampled.tokens.completion_ids.tolist(), sampled.tokens.completion_mask.sum(-1).tolist()
+    texts = tokenizer.batch_decode(sampled.tokens.completion_ids, skip_special_tokens=True)
+    logps, entropies = (x.double().sum(-1).tolist() for x in (sampled.logps, sampled.entropies))
+    values = [
+        (None, None) if greedy else (logp, entropy / count)
+        for greedy, logp, entropy, count in zip(sampled.greedy.tolist(), logps, entropies, counts, strict=True)
+    ]
+    return [Completion(t, row[:n], *v) for t, row, n, v in zip(texts, ids, counts, values, strict=True)]
+
+
+def end_tokens(end: int | list[int] | None) -> list[int]:
+    """The tokens that end a text, from an EOS token as a generation configuration has it."""
+    return [] if end is None else [end] if isinstance(end, int) else list(end)
 
 
 def written(ids: Tensor, end: int | list[int] | None) -> Tensor:
@@ -128,6 +219,5 @@ def written(ids: Tensor, end: int | list[int] | None) -> Tensor:
     tensor([[1, 1, 0],
             [1, 1, 1]])
     """
-    ends = torch.tensor([] if end is None else [end] if isinstance(end, int) else end, device=ids.device)
-    ended = torch.isin(ids, ends.to(ids.dtype)).cumsum(-1)
+    ended = torch.isin(ids, torch.tensor(end_tokens(end), dtype=ids.dtype, device=ids.device)).cumsum(-1)
     return (torch.cat([torch.zeros_like(ended[:, :1]), ended[:, :-1]], dim=1) == 0).long()

@@ -18,7 +18,8 @@ def judged_rows(task: Task, rows: Sequence[Row], completions: Sequence[Sequence[
             "completion": completion.text,
             "answer": task.extract(completion.text),
             "logprob": completion.logprob,
-            "num_tokens": completion.num_tokens,
+            "num_tokens": len(completion.ids),
+            "token_entropy": completion.token_entropy,
         }
         for row, group in zip(rows, completions, strict=True)
         for i, completion in enumerate(group)
