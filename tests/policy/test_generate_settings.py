@@ -1,5 +1,6 @@
 """Generation that is more than plain sampling, or somebody else's, is left as it is."""
 
+from contextlib import nullcontext
 from functools import partial
 from unittest.mock import Mock
 
@@ -76,7 +77,23 @@ def test_hybrid_is_the_default_cache():
     assert decoded.ids is not None
 
 
-@pytest.mark.parametrize("extra", ["logits_processor", "stopping_criteria", "streamer", "assistant_model", "unknown"])
+def test_a_logits_processor_sees_the_same_logits():
+    model, drawn = llama(), []
+
+    def processor(ids, scores):
+        drawn[-1] += [scores.double().logsumexp(-1)]
+        return scores.index_fill(1, torch.tensor([3, 5, 7]), -torch.inf)
+
+    for sharing in (False, True, True):  # the second compares both ways once
+        drawn.append([])
+        with shared_prefill(model) if sharing else nullcontext():
+            drawn[-1].insert(0, written(model, **BASE, logits_processor=[processor]))
+    assert drawn[0][0] == drawn[1][0] == drawn[2][0]
+    assert record_of(model).verified and not record_of(model).failed
+    torch.testing.assert_close(drawn[2][1], drawn[0][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("extra", ["stopping_criteria", "streamer", "assistant_model", "unknown"])
 def test_objects_beside_the_settings_are_left_to_generate(extra):
     model = llama()
     assert plain_sampling(model, {"input_ids": IDS, "attention_mask": MASK, **BASE, extra: None})

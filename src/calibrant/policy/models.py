@@ -151,9 +151,7 @@ def _load(loader: type[AutoModelForCausalLM | AutoTokenizer], model: str, **opti
     try:
         return loader.from_pretrained(name, local_files_only=local or not hub.reachable(), **options)
     except Exception as error:  # transformers, safetensors and the hub raise anything from KeyError to their own
-        raise CalibrantError(
-            f"the model '{model}' {_where(local)} ({reason(error)}); {_remedy(options)}"
-        ) from None
+        raise CalibrantError(f"the model '{model}' {_where(local)} ({reason(error)}); {_remedy(options)}") from None
 
 
 def _remedy(options: Mapping[str, object]) -> str:
