@@ -188,7 +188,7 @@ def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Ma
         group = parser if part is settings or not names else parser.add_argument_group((getdoc(part) or "").rstrip("."))
         for name in names:
             keywords = _keywords(by_name[name], options[name], (more or {}).get(name, ""))
-            group.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, **keywords)
+            group.add_argument(f"--{_flag(name)}", default=argparse.SUPPRESS, **keywords)
 
 
 def _keywords(f: "Field[object]", option: Option, more: str) -> dict[str, Any]:
@@ -204,6 +204,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self, declared(self))
+
+
+def refuse_without(settings: object, switch: str, group: type[Settings]) -> None:
+    """Raises CalibrantError where a boolean option is off, and another of its group is not the default."""
+    if getattr(settings, switch):
+        return
+    for f in fields(group):
+        if getattr(settings, f.name) != f.default:
+            raise CalibrantError(f"option '{f.name}' does nothing without '{switch}'; give --{_flag(switch)} too")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def model() -> str:
@@ -267,9 +280,27 @@ class ModelOptions(Settings):
         choices=("auto", "bfloat16", "float16", "float32"),
         shown="float32 in training and on a CPU, else auto",
     )
+    load_in_4bit: bool = option(False, "whether to read the weights in 4 bits (NF4, by bitsandbytes; needs a GPU)")
     attn_implementation: str | None = option(
         None, "attention: eager, sdpa, flash_attention_2, or a kernel of the hub", shown="the model's", metavar="NAME"
     )
+
+
+@dataclass(frozen=True)
+class AdapterOptions(Settings):
+    """Adapter."""
+
+    use_peft: bool = option(False, "whether to train a LoRA adapter in place of the model's own weights")
+    lora_r: int = option(16, "rank of the adapter", limit=COUNT)
+    lora_alpha: int = option(32, "scale of the adapter, whose output is multiplied by alpha / r", limit=COUNT)
+    lora_dropout: float = option(0.0, "dropout before the adapter; also active while sampling", limit=SHARE)
+    lora_target_modules: tuple[str, ...] | None = option(
+        None, "names of the layers that get an adapter", shown="all linear layers but the output head", metavar="NAME"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_without(self, "use_peft", AdapterOptions)
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def test_float16_files_are_refused_when_their_type_is_taken(tmp_path):
     load_policy("demo").half().save_pretrained(tmp_path)
     settings = TrainSettings(model=str(tmp_path), dtype="auto")
     with pytest.raises(ValueError, match="in float16"):
-        check_options(settings, load_policy(settings.model, settings))
-    check_options(TrainSettings(), load_policy(settings.model, TrainSettings()))
+        check_options(settings, load_policy(settings.model, settings), ())
+    check_options(TrainSettings(), load_policy(settings.model, TrainSettings()), ())
 
 
 def test_an_evaluation_takes_the_dtype(capsys, tmp_path):

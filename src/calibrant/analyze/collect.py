@@ -15,6 +15,7 @@ from calibrant.analyze.store import begin, check_path, repair, weights_fingerpri
 from calibrant.errors import CalibrantError
 from calibrant.files import locked, sha256
 from calibrant.gradients.model import select
+from calibrant.policy.adapters import with_new_adapter
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import resolve, training_task
@@ -40,6 +41,8 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
     rows = [] if frames is not None else _rows(settings, task)
     model, tokenizer = load_model(settings.model, settings)
+    if settings.use_peft:
+        model = with_new_adapter(model, settings, settings.seed)
     model.eval()
     select(model, settings.parameters)
     source, ids = _source(settings, task, model, tokenizer, frames, rows)

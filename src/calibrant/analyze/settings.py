@@ -6,13 +6,22 @@ from dataclasses import dataclass, fields
 from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
-from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions, TextOptions, option, read
+from calibrant.options import (
+    COUNT,
+    AdapterOptions,
+    DataOptions,
+    ModelOptions,
+    SamplingOptions,
+    TextOptions,
+    option,
+    read,
+)
 
 QUERIES = 200  # default number of groups to sample
 
 
 @dataclass(frozen=True)
-class AnalyzeSettings(DataOptions, ModelOptions, SamplingOptions, TextOptions):
+class AnalyzeSettings(DataOptions, ModelOptions, AdapterOptions, SamplingOptions, TextOptions):
     """Everything that decides what is measured."""
 
     recipe: str | None = options.recipe()

@@ -1,6 +1,7 @@
 """Policies by name: an embedded one, `smollm2`, a local folder or GGUF file, or a hub name."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
 from calibrant.options import ModelOptions
+from calibrant.policy.adapters import base_of, is_adapter, with_saved_adapter
 from calibrant.policy.gguf import SMOLLM2, converted, gguf_file, smollm2_file
+from calibrant.policy.quantised import quantization_config, weights_dtype
 
 DEFAULTS = ModelOptions()
 
@@ -34,6 +37,8 @@ def locate(model: str) -> str:
         path = path / "model"
         if not path.exists():
             raise CalibrantError(f"the run '{model}' has no trained model yet; continue it with --resume {model}")
+    if is_adapter(path):
+        return str(path)
     if not (path / "config.json").is_file():
         raise CalibrantError(f"'{model}' is not a model (no config.json there); give a folder saved by save_pretrained")
     settings = path / "generation_config.json"  # transformers makes up its own where it cannot read this one
@@ -45,7 +50,10 @@ def locate(model: str) -> str:
 def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, padding on the left as generation needs it."""
     tokenizer: PreTrainedTokenizerBase
-    tokenizer = _load(AutoTokenizer, model, trust_remote_code=trust_remote_code, padding_side="left")
+    folder = Path(locate(model))
+    own = not is_adapter(folder) or (folder / "tokenizer_config.json").is_file()
+    source = model if own else base_of(folder)
+    tokenizer = _load(AutoTokenizer, source, trust_remote_code=trust_remote_code, padding_side="left")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CalibrantError(f"the model '{model}' has no tokenizer; save its tokenizer into the same folder")
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
@@ -59,12 +67,21 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
 
 
 def load_policy(model: str, options: ModelOptions = DEFAULTS) -> PreTrainedModel:
-    """A causal language model, from safetensors only; without `dtype` float32 on a CPU, else that of its files."""
+    """A causal language model, from safetensors only; without `dtype` float32 on a CPU, else that of its files.
+
+    An adapter is loaded on its base, and alone requires gradients.
+    """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    dtype = options.dtype or ("float32" if device.type == "cpu" else "auto")
-    policy = _whole(model, options, dtype=dtype).to(device)
+    policy = _on_device(model, options, device, weights_dtype(options, "float32" if device.type == "cpu" else "auto"))
     _refuse(model, (name for name, weight in policy.named_parameters() if not weight.isfinite().all()))
     return policy
+
+
+def merged_policy(adapter: str, options: ModelOptions = DEFAULTS) -> PreTrainedModel:
+    """The base of an adapter, not quantised and on the CPU, with the adapter added to its weights."""
+    whole = replace(options, load_in_4bit=False)
+    policy = _on_device(adapter, whole, torch.device("cpu"), weights_dtype(options, "float32"))
+    return policy.merge_and_unload()
 
 
 def load_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -78,7 +95,7 @@ def load_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTrained
 def check_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model that can be trained, on the meta device (shapes without weights), and its tokenizer."""
     tokenizer = load_tokenizer(model, trust_remote_code=options.trust_remote_code)
-    policy = _whole(model, options, device_map="meta", dtype=options.dtype or "float32")
+    policy = _on_device(model, options, torch.device("meta"), weights_dtype(options, "float32"))
     check_vocabulary(model, policy, tokenizer)
     if tokenizer.eos_token is None:
         raise CalibrantError(
@@ -90,7 +107,10 @@ def check_model(model: str, options: ModelOptions = DEFAULTS) -> tuple[PreTraine
 
 def check_weights(model: str) -> None:
     """Reads the weights of a local model once; those of the hub are checked when they are loaded."""
-    for file in Path(locate(model)).glob("*.safetensors"):
+    folders = [Path(locate(model))]
+    if is_adapter(folders[0]):
+        folders.append(Path(locate(base_of(folders[0]))))
+    for file in (file for folder in folders for file in folder.glob("*.safetensors")):
         with safe_open(file, "pt") as weights:
             tensors = ((name, weights.get_tensor(name)) for name in weights.keys())  # noqa: SIM118
             _refuse(model, (name for name, tensor in tensors if not tensor.float().isfinite().all()))
@@ -117,6 +137,22 @@ def _refuse(model: str, not_finite: Iterable[str]) -> None:
         raise CalibrantError(
             f"the model '{model}' has NaN or infinite weights ({shortened(broken)}); take an earlier checkpoint"
         )
+
+
+def _on_device(model: str, options: ModelOptions, device: torch.device, dtype: str) -> PreTrainedModel:
+    """A policy, or an adapter on its base; on the meta device neither is quantised."""
+    folder = Path(locate(model))
+    if is_adapter(folder):
+        base = base_of(folder)
+        try:
+            return with_saved_adapter(_on_device(base, options, device, dtype), folder)
+        except CalibrantError as error:
+            raise CalibrantError(f"the adapter '{model}' cannot be used: {error}") from None
+    if device.type == "meta":
+        return _whole(model, options, dtype=dtype, device_map="meta")
+    if (quantization := quantization_config(options)) is None:
+        return _whole(model, options, dtype=dtype).to(device)
+    return _whole(model, options, dtype=dtype, device_map={"": device}, quantization_config=quantization)
 
 
 def _whole(model: str, options: ModelOptions, **how: object) -> PreTrainedModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
 from calibrant.errors import CalibrantError
 from calibrant.files import flush, json_object, read_json_lines, sha256, write_json, write_json_lines
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"
 TRAINING_STATE = (
-    COMPLETE, memory.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*",
+    COMPLETE, memory.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*", "ref",
 )  # fmt: skip
 """Files of a checkpoint that are not part of the policy."""
 
@@ -131,11 +132,17 @@ def rewind(run: Run, checkpoint: Path | None) -> None:
             partial.unlink()
 
 
-def publish(checkpoint: Path, path: Path) -> None:
-    """Copies a checkpoint's policy and tokenizer, without the training state, to `path`: completely or not at all."""
+def publish(checkpoint: Path, path: Path, merged: PreTrainedModel | None = None) -> None:
+    """Copies a checkpoint's policy and tokenizer, without the training state, to `path`: completely or not at all.
+
+    A `merged` policy takes the place of the adapter.
+    """
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns(*TRAINING_STATE))
+    left_out = TRAINING_STATE if merged is None else (*TRAINING_STATE, "adapter_*", "README.md")
+    shutil.copytree(checkpoint, partial, ignore=shutil.ignore_patterns(*left_out))
+    if merged is not None:
+        merged.save_pretrained(partial)
     flush(partial)
     partial.replace(path)
 

@@ -1,17 +1,36 @@
 """Whether a run is possible with its options: what they need, and which do not go together, before weights are read."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from calibrant.errors import CalibrantError, nearest, reason
+from calibrant.policy.adapters import with_new_adapter
+from calibrant.policy.quantised import quantization_config
 from calibrant.train.settings import TrainSettings
+from calibrant.trl.head_gradients import readable_head
 
 
-def check_options(settings: TrainSettings, shape: PreTrainedModel) -> None:
-    """Raises a CalibrantError for options that cannot be trained with; `shape` is the model on the meta device."""
+def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Collection[str]) -> None:
+    """Raises a CalibrantError for options that cannot be trained with.
+
+    `shape` is the model on the meta device, `inputs` are those that the method names.
+    """
     _check_optimizer(settings.optim)
+    quantization_config(settings)
+    if settings.use_peft:
+        shape = with_new_adapter(shape, settings)
+    if "head_gram" in inputs:
+        readable_head(shape)
+    if hasattr(shape, "disable_adapter"):
+        return
+    if settings.merge:
+        raise CalibrantError("option 'merge' does nothing without an adapter; give --use-peft too")
+    if settings.load_in_4bit:
+        raise CalibrantError("weights in 4 bits cannot be trained themselves; give --use-peft too")
     if shape.dtype == torch.float16:
         raise CalibrantError(
             f"the weights of '{settings.model}' would be trained in float16, in which AdamW divides by 0; give --dtype "

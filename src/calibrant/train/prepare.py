@@ -38,10 +38,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
     dry_run(method, hyper)
-    shape, tokenizer = check_model(settings.model, settings)
-    check_options(settings, shape)
-    on_main(lambda: check_weights(settings.model))
     inputs = set(read_inputs(method, hyper))
+    shape, tokenizer = check_model(settings.model, settings)
+    check_options(settings, shape, inputs)
+    on_main(lambda: check_weights(settings.model))
     if "embeddings" in inputs:
         Embedder(settings.embedding_model)
     if settings.entailment_model and inputs & {"clusters", "entailment"}:

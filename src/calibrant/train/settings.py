@@ -26,7 +26,13 @@ POLICY_DEFAULTS: dict[str, dict[str, float | bool | str]] = {
 
 
 @dataclass(frozen=True)
-class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingOptions, options.TrainerOptions):
+class TrainSettings(
+    options.DataOptions,
+    options.ModelOptions,
+    options.AdapterOptions,
+    options.SamplingOptions,
+    options.TrainerOptions,
+):
     """The settings of a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""
 
     recipe: str | None = options.recipe()
@@ -59,6 +65,7 @@ class TrainSettings(options.DataOptions, options.ModelOptions, options.SamplingO
         True, "whether to save memory by computing activations again in the backward pass"
     )
     bf16: bool = option(False, "whether to compute in bfloat16 mixed precision; the weights stay what --dtype says")
+    merge: bool = option(False, "whether to save a trained adapter merged into its base, as a whole model")
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
     eval_prompts: int = option(200, "number of prompts of the evaluation; 0 for the whole split", limit=NOT_NEGATIVE)

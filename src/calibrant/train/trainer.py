@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.models import locate
+from calibrant.policy.adapters import is_adapter, lora_config
+from calibrant.policy.models import load_policy, locate
+from calibrant.policy.quantised import quantization_config, weights_dtype
 from calibrant.tasks.base import Task
 from calibrant.tasks.prompts import prompt_for
 from calibrant.train.callbacks import CheckpointMarker, MetricsWriter, Progress
@@ -37,7 +40,7 @@ def build_trainer(
         return task.reward_batch([task.extract(text) for text in texts], references)
 
     trainer = CalibratedGRPOTrainer(
-        locate(settings.model),
+        policy_of(settings),
         task_reward,
         training_arguments(run, settings, task),
         Dataset.from_list(rows),
@@ -45,11 +48,21 @@ def build_trainer(
         extract_answer=task.extract,
         cluster=task.clusters,
         judge=task.correct_batch,
+        quantization_config=quantization_config(settings),
+        peft_config=lora_config(settings) if settings.use_peft else None,
         callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
     return trainer
+
+
+def policy_of(settings: TrainSettings) -> str | PreTrainedModel:
+    """The policy as TRL takes it: an adapter with its base, anything else as a path or a hub name, which TRL loads."""
+    name = locate(settings.model)
+    if is_adapter(path := Path(name)):
+        return load_policy(settings.model, replace(settings, dtype=weights_dtype(settings, "float32")))
+    return str(path.absolute()) if path.exists() else name  # a new adapter keeps it as the path of its base
 
 
 def training_arguments(run: Run, settings: TrainSettings, task: Task) -> CalibratedGRPOConfig:
@@ -79,7 +92,7 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
         run_name=run.path.name,
         model_init_kwargs={
             "use_safetensors": True,
-            "dtype": settings.dtype or "float32",
+            "dtype": weights_dtype(settings, "float32"),
             "attn_implementation": settings.attn_implementation,
         },
         dataloader_pin_memory=False,

@@ -9,7 +9,7 @@ from pathlib import Path
 from calibrant.errors import CalibrantError, Stopped
 from calibrant.evaluate.evaluation import evaluate
 from calibrant.files import write_json
-from calibrant.policy.models import load_policy
+from calibrant.policy.models import load_policy, merged_policy
 from calibrant.report import write_report
 from calibrant.rollouts import write_rollouts
 from calibrant.train.callbacks import GracefulStop
@@ -81,7 +81,8 @@ def train(run: Run, prepared: Prepared) -> None:
         checkpoint = last_checkpoint(run, method)
         if checkpoint is None or step_of(checkpoint) < steps:
             raise CalibrantError(f"the last checkpoint is damaged; {again}")
-        publish(checkpoint, run.model)
+        merged = merged_policy(str(checkpoint), prepared.settings) if prepared.settings.merge else None
+        publish(checkpoint, run.model, merged)
 
     checkpoint = on_main(begin)
     if checkpoint is None or step_of(checkpoint) < steps:

@@ -7,12 +7,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import add_fused_lm_head
 
 from calibrant.policy.decode import Decoded
 from calibrant.policy.head import find_head, token_logps
 from calibrant.policy.likelihoods import answer_likelihood, row_mean
-from calibrant.policy.references import SlowReference, frozen
+from calibrant.policy.references import InitialReference, SlowReference
 from calibrant.text.masks import answer_masks
 from calibrant.trl.config import CalibratedGRPOConfig
 from calibrant.trl.head_gradients import HeadGradients
@@ -32,8 +31,8 @@ class PolicyInputs:
         decoded: what was sampled last; the trainer sets it.
         reads_states: whether the method needs states that are recorded while sampling.
 
-    `named` are the inputs that the method names, `per_token` is TRL's `_get_per_token_logps_and_entropies`; `policy`, a
-    model without wrappers, is copied for a frozen and an EMA reference.
+    `named` are the inputs that the method names, `per_token` is TRL's `_get_per_token_logps_and_entropies`, `policy`
+    the model without wrappers.
     """
 
     def __init__(
@@ -49,19 +48,11 @@ class PolicyInputs:
         self.args, self.accelerator, self.named = args, accelerator, named
         self.tokenizer, self.per_token = tokenizer, per_token
         self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named)) or args.beta == 0.0
-        self.frozen = self.slow = None
-        if "ref_mean_logprob" in named and args.beta == 0.0:
-            self.frozen = self._scoring(frozen(policy))
-        if "answer_confidence" in named:
-            self.slow = SlowReference(policy, args.ema_decay, args.ema_every)
-            self._scoring(self.slow.model)
+        initial = "ref_mean_logprob" in named and args.beta == 0.0  # with beta > 0 TRL computes it
+        self.initial = InitialReference(policy) if initial else None
+        slow = "answer_confidence" in named
+        self.slow = SlowReference(policy, args.ema_decay, args.ema_every) if slow else None
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
-
-    def _scoring(self, model: nn.Module) -> nn.Module:
-        """A copy of the policy with the head with which TRL computes log-probabilities."""
-        base, cast = getattr(model, "get_base_model", lambda: model)(), self.args.cast_lm_head_to_fp32
-        add_fused_lm_head(base, temperature=self.args.temperature, cast_lm_head_to_fp32=cast)
-        return model.to(self.accelerator.device)
 
     def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, one row of the group's matrix per rollout.
@@ -77,13 +68,13 @@ class PolicyInputs:
                 found["token_entropy"] = row_mean(entropies, mask)
         elif "old_per_token_logps" in output:
             found["mean_logprob"] = row_mean(output["old_per_token_logps"], mask)
-        if self.frozen is not None:
-            found["ref_mean_logprob"] = row_mean(self._per_token(self.frozen, output)[0], mask)
+        if self.initial is not None:
+            found["ref_mean_logprob"] = row_mean(self._of_reference(self.initial, model, output), mask)
         elif "ref_per_token_logps" in output:
             found["ref_mean_logprob"] = row_mean(output["ref_per_token_logps"], mask)
         if self.slow is not None:
             spans = answer_masks(self.tokenizer, output["completion_ids"], mask, answers)
-            found["answer_confidence"] = answer_likelihood(self._per_token(self.slow.model, output)[0], spans)
+            found["answer_confidence"] = answer_likelihood(self._of_reference(self.slow, model, output), spans)
         if "ratio_variance" in self.named:
             found["ratio_variance"] = torch.zeros(len(mask), device=mask.device)  # the policy has not moved yet
         if self.head is not None:
@@ -111,6 +102,10 @@ class PolicyInputs:
         if states is None:
             return self._per_token(model, output, entropies)
         return self._from_states(model, output, states, output["completion_mask"].bool(), entropies)
+
+    def _of_reference(self, reference: InitialReference | SlowReference, model: nn.Module, output: Batch) -> Tensor:
+        with reference.in_place(self.accelerator.unwrap_model(model)):
+            return self._per_token(model, output)[0]
 
     def _from_states(
         self, model: nn.Module, output: Batch, states: Tensor, kept: Tensor, entropies: bool

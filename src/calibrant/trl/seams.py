@@ -31,7 +31,6 @@ ATTRIBUTES = (
 
 FUNCTIONS = {
     "trl.models.utils.disable_gradient_checkpointing": "model gradient_checkpointing_kwargs",
-    "trl.trainer.utils.add_fused_lm_head": "model temperature cast_lm_head_to_fp32 ...",
     "trl.trainer.utils.get_config_model_id": "config",
 }
 
