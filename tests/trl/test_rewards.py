@@ -12,8 +12,8 @@ from test_trainer import arguments, train
 from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
 from calibrant.errors import CalibrantError
+from calibrant.tasks.checked_rewards import checked
 from calibrant.trl import CalibratedGRPOTrainer
-from calibrant.trl.rewards import checked
 
 
 def returning(value, count=2):
@@ -56,7 +56,9 @@ def test_an_exception_keeps_its_cause_also_of_a_generator():
     def broken(completions):
         yield completions[5]
 
-    with pytest.raises(CalibrantError, match="'broken' raised IndexError: list index out of range; return") as caught:
+    with pytest.raises(
+        CalibrantError, match="'broken' raised IndexError: list index out of range for completion 0; return"
+    ) as caught:
         checked(broken)(completions=["a"])
     assert isinstance(caught.value.__cause__, IndexError)
 
@@ -122,3 +124,20 @@ def test_the_users_functions_are_back_after_a_failure(policy, questions, tmp_pat
     with pytest.raises(CalibrantError, match="the reward function 'broken' raised OSError: no judge"):
         trainer.train()
     assert trainer.reward_funcs == [partial]
+
+
+def test_the_row_that_raised_is_named(policy, questions, tmp_path):
+    faulty = []
+
+    def broken(completions, prompt_id, **_):
+        faulty.extend([] if faulty else [prompt_id[-1]])
+        return [1 / (name != faulty[0]) for name in prompt_id]
+
+    with pytest.raises(CalibrantError, match=r"ZeroDivisionError: division by zero for completion \d+ of") as caught:
+        train(policy, questions, arguments(tmp_path, method="grpo", max_steps=1), broken)
+    assert f"of the row '{faulty[0]}'; return one number" in str(caught.value)
+
+
+def test_a_function_without_keywords_is_told_to_take_them():
+    with pytest.raises(CalibrantError, match=r"unexpected keyword argument 'x'.*; add \*\*kwargs to its parameters"):
+        checked(lambda completions: [1.0], "f")(completions=["a"], x=1)

@@ -5,7 +5,6 @@ function works the same way.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import TextWrapper, fill
@@ -27,7 +26,6 @@ def run(options: argparse.Namespace) -> int:
     """Prints the table of methods, or the page of one."""
     from calibrant.methods.pages import page, write_pages
 
-    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     if options.pages:
         print(f"written: {len(write_pages(Path(options.pages)))} pages in {options.pages}")
     elif options.method:

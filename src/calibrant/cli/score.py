@@ -7,8 +7,6 @@ and, per method, METHOD/weight and METHOD/advantage.
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibrant.options import add_arguments, read
@@ -36,7 +34,6 @@ def run(options: argparse.Namespace) -> int:
     settings = read(ScoreSettings, vars(options))
     from calibrant.score.command import score_file
 
-    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     print_scored(score_file(settings))
     if settings.out:
         print(f"written: {settings.out}")

@@ -40,7 +40,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains or resumes, and prints the evaluations."""
-    sys.path.insert(0, str(Path.cwd()))  # finds a method in the current directory, as `python -m` does
     given = coerced(TrainSettings, {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume")})
     if options.resume:
         if options.out or options.config:

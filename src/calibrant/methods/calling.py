@@ -1,6 +1,5 @@
 """Calling methods: found by name, called with the inputs that they name, what they return checked."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from calibrant.groups import Groups
 from calibrant.methods.inputs import READ_WITH, missing_input
 from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages, multiply
 from calibrant.methods.table import METHODS
+from calibrant.user_code import import_object
 
 
 def resolve_method(method: str | Method) -> Method:
@@ -34,27 +34,10 @@ def resolve_method(method: str | Method) -> Method:
         raise CalibrantError(
             f"unknown method {method!r}{hint}; known: {', '.join(METHODS)}; or give the dotted path of a function"
         )
-    function = _import(method)
-    _parameters(function)  # raises where the signature is not that of a method
-    return function
-
-
-def _import(path: str) -> Method:
-    module_name, _, name = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's code, which may raise any type
-        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
-        hint = "; run in its folder, or put that on PYTHONPATH" if absent else ""
-        raise CalibrantError(
-            f"method '{path}': the module '{module_name}' cannot be imported ({type(error).__name__}: {error}){hint}"
-        ) from error
-    if not hasattr(module, name):
-        hint = nearest(name, [key for key, value in vars(module).items() if callable(value) and key[0] != "_"])
-        raise CalibrantError(f"method '{path}': the module '{module_name}' has no '{name}'{hint}")
-    function: Method = getattr(module, name)
+    function: Method = import_object(method, "method")
     if not callable(function):
-        raise CalibrantError(f"method '{path}' has to be a function, got {type(function).__name__}")
+        raise CalibrantError(f"method '{method}' has to be a function, got {type(function).__name__}")
+    _parameters(function)  # raises where the signature is not that of a method
     return function
 
 

@@ -1,91 +1,15 @@
 """The user's functions, guarded: what goes wrong in one is a sentence with its name, the row and what came back."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from trl.trainer.utils import get_callable_name
 
 from calibrant.errors import CalibrantError
 from calibrant.text.inputs import TextGroups, VerdictFunction, by_key
 from calibrant.text.metrics import normalise_answer
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Calls a function of the user.
-
-    Attributes:
-        role: what it is for, e.g. "reward function".
-        wanted: what to do about a failure, e.g. "return one number per completion".
-        name: its name; as TRL names reward functions when None.
-
-    >>> Guard(len, "judge", "return a list")(5)
-    Traceback (most recent call last):
-    calibrant.errors.CalibrantError: the judge 'len' raised TypeError: object of type 'int' has no len(); return a list
-    """
-
-    function: Callable[..., Any]
-    role: str
-    wanted: str
-    name: str | None = None
-
-    def __call__(self, *arguments: object, at: str = "", **keywords: object) -> Any:
-        """What the function returns; generators are run to their end."""
-        try:
-            returned = self.function(*arguments, **keywords)
-            return list(returned) if isinstance(returned, Iterator) else returned
-        except Exception as error:
-            raise self.failed(error, at) from error
-
-    def failed(self, error: Exception, at: str = "") -> CalibrantError:
-        """The error for an exception in the function."""
-        return CalibrantError(f"{self.title} raised {describe(error)}{at}; {self.wanted}")
-
-    def refused(self, returned: object, at: str = "") -> CalibrantError:
-        """The error for something that it must not return."""
-        return CalibrantError(f"{self.title} returned {_short(returned)}{at}; {self.wanted}")
-
-    def values(self, returned: object, count: int, what: str) -> list[object]:
-        """The values that were returned, one per completion: of a list, a tuple, an array, a tensor on any device."""
-        values = _listed(returned)
-        if values is None:
-            raise self.refused(returned)
-        if len(values) != count:
-            raise CalibrantError(
-                f"{self.title} returned {len(values)} {what} for {count} completions; return one per completion"
-            )
-        return values
-
-    @property
-    def title(self) -> str:
-        """Role and name."""
-        return f"the {self.role} '{self.name or get_callable_name(self.function)}'"
-
-
-def describe(error: Exception) -> str:
-    """Type and first line of an exception."""
-    return f"{type(error).__name__}: {((str(error).strip() or 'no message').splitlines())[0]:.200}"
-
-
-def _short(value: object) -> str:
-    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{value!r:.60}"
-
-
-def _listed(returned: object) -> list[object] | None:
-    """The values of an array or of an iterable with an order; None for single values, texts, mappings and sets."""
-    if isinstance(returned, Tensor) and returned.is_meta:
-        return None
-    if hasattr(returned, "tolist"):
-        values = returned.tolist()
-        column = isinstance(values, list) and all(isinstance(x, list) and len(x) == 1 for x in values)
-        return [x[0] for x in values] if column else values if isinstance(values, list) else None
-    if isinstance(returned, (str, bytes, Mapping, Set)) or not isinstance(returned, Iterable):
-        return None
-    return list(returned)
-
+from calibrant.user_code import Guard, describe, short_form
 
 Judge = Callable[[Sequence[str], Sequence[list[str] | None]], list[bool | None]]
 """B answers and their lists of references -> verdicts; None where there is no reference, or no verdict."""
@@ -175,7 +99,7 @@ def extract(guard: Guard, completion: str) -> Extracted:
         return Extracted("", f"raised {describe(error)}")
     if isinstance(answer, (str, int, float)):
         return Extracted(str(answer))
-    return Extracted("", f"returned {_short(answer)}")
+    return Extracted("", f"returned {short_form(answer)}")
 
 
 def count_unextracted(guard: Guard, problems: Sequence[str | None]) -> int:

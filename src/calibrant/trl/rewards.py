@@ -1,23 +1,16 @@
-"""Reward functions, checked: an exception in a reward is never a reward."""
+"""The rewards of a batch, recorded as TRL computes them."""
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.trainer.utils import is_async_callable
 
 from calibrant.errors import CalibrantError
-from calibrant.trl.functions import Guard
+from calibrant.tasks.checked_rewards import checked
 from calibrant.trl.messages import as_text
-
-Reward = Callable[..., Any]
-
-WANTED = "return one number per completion, or None for one that cannot be scored"
 
 
 class Sampled(NamedTuple):
@@ -57,45 +50,9 @@ def recorded_rewards(trainer: GRPOTrainer) -> Iterator[list[Sampled]]:
             trainer._calculate_rewards = replaced
 
 
-def checked(function: Reward, name: str | None = None) -> Reward:
-    """A TRL reward function that returns floats, None for unscorable completions; reward models stay as they are.
-
-    It raises a CalibrantError if the function raised, or did not return one number (or None) per completion.
-    """
-    if isinstance(function, torch.nn.Module):
-        return function
-    guard = Guard(function, "reward function", WANTED, name)
-    if not is_async_callable(function):
-        return lambda **inputs: check_rewards(guard, guard(**inputs), len(inputs["completions"]))
-
-    async def asynchronous(**inputs: Any) -> list[float | None]:
-        try:
-            rewards = await function(**inputs)
-        except Exception as error:
-            raise guard.failed(error) from error
-        return check_rewards(guard, rewards, len(inputs["completions"]))
-
-    return asynchronous
-
-
 def unrewarded(completions: Sequence[object], **_: object) -> list[float]:
     """A reward function for methods that read no rewards."""
     return [0.0] * len(completions)
-
-
-def check_rewards(guard: Guard, rewards: object, count: int) -> list[float | None]:
-    """What a reward function returned as a list of floats, None for unscorable completions."""
-    return [_number(guard, i, value) for i, value in enumerate(guard.values(rewards, count, "rewards"))]
-
-
-def _number(guard: Guard, i: int, value: Any) -> float | None:
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError(value)
-        number = math.nan if value is None else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise guard.refused(value, f" for completion {i}") from None
-    return number if math.isfinite(number) else None
 
 
 def task_reward_index(wanted: str | None, names: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from calibrant.files import disk_full
 from calibrant.rollouts import write_rollouts
 from calibrant.scorer import Scored, rollout_rows
 from calibrant.trl.columns import RolloutColumns
-from calibrant.trl.functions import describe
+from calibrant.user_code import describe
 
 ROLLOUTS = "_rollouts"
 """Folder of rollout files in the output directory: `push_to_hub` uploads that directory, except `_*`."""

@@ -19,6 +19,7 @@ from calibrant.policy import logps_in_chunks, reads_head
 from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
 from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_of, trainer_bases
+from calibrant.tasks.checked_rewards import Reward
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
@@ -40,7 +41,7 @@ from calibrant.trl.passes import (
     with_variance,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
-from calibrant.trl.rewards import Reward, Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
+from calibrant.trl.rewards import Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
 from calibrant.trl.rollout_files import RolloutFiles, model_columns
 
 
