@@ -32,6 +32,7 @@ class Limit(NamedTuple):
 COUNT = Limit("it must be at least 1", lambda x: 1 <= x < math.inf)
 POSITIVE = Limit("it must be a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = Limit("it must be 0 or a positive number", lambda x: 0 <= x < math.inf)
+POSITIVE_SHARE = Limit("it must be above 0 and at most 1", lambda x: 0 < x <= 1)
 SHARE = Limit("it must lie between 0 and 1", lambda x: 0 <= x <= 1)
 GROUP = Limit("a group needs answers to compare, so give at least 2", lambda x: x >= 2)
 SEED = Limit("it must be a whole number from 0 to 2^63 - 1", lambda x: 0 <= x < 2**63)
@@ -91,6 +92,13 @@ def _pair(value: Iterable[object]) -> tuple[float, float]:
     return low, high
 
 
+def _numbers(value: Iterable[object]) -> tuple[float, ...]:
+    numbers = tuple(_number(x) for x in ([value] if isinstance(value, int | float | str) else value))
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(value)
+    return numbers
+
+
 def _texts(value: Iterable[object]) -> tuple[str, ...]:
     return tuple(_text(x) for x in ([value] if isinstance(value, str) else value))
 
@@ -110,6 +118,20 @@ def assignment(text: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f"the value of '{text}' is not YAML; give a number or a word") from None
 
 
+def _columns(value: object) -> dict[str, str]:
+    """`NAME=COLUMN` texts, several in one text with commas between them, or a mapping, as names with columns.
+
+    >>> _columns(["question=Frage,answers=Antwort", "context=Text"])
+    {'question': 'Frage', 'answers': 'Antwort', 'context': 'Text'}
+    """
+    if isinstance(value, Mapping):
+        return {_text(name): _text(column) for name, column in value.items()}
+    pairs = [part.partition("=") for text in _texts(value) for part in text.split(",")]  # type: ignore[arg-type]
+    if not all(name and equals and column for name, equals, column in pairs):
+        raise ValueError(value)
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
 KINDS: dict[object, Kind] = {
     bool: Kind("true or false", lambda x: _only(x, bool), {"action": argparse.BooleanOptionalAction}),
     int: Kind("a whole number", _whole, {"type": int, "metavar": "INT"}),
@@ -119,6 +141,8 @@ KINDS: dict[object, Kind] = {
         "two numbers, the lower one first", _pair, {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
     ),
     tuple[str, ...]: Kind("a list of texts", _texts, {"nargs": "+"}),
+    tuple[float, ...]: Kind("a list of numbers", _numbers, {"nargs": "+", "type": float, "metavar": "FLOAT"}),
+    dict[str, str]: Kind("NAME=COLUMN,...", _columns, {"action": "append", "metavar": "NAME=COLUMN,..."}),
     dict[str, Any]: Kind(
         "names with values",
         lambda x: {str(name): value for name, value in dict(x).items()},
@@ -260,9 +284,39 @@ def from_rollouts() -> str | None:
 class DataOptions(Settings):
     """Data."""
 
-    task: str = option("places", "task: name in `calibrant tasks`", metavar="NAME")
+    task: str = option("places", "task: name in `calibrant tasks`, or dotted path of a Task object", metavar="NAME")
+    data: str | None = option(
+        None,
+        "your own data, for the tasks reading, maths, choice and chat: file (JSONL, JSON, CSV, Parquet, .gz), folder "
+        "with train and test files, or data set of the hub, NAME:CONFIG for one of its configurations",
+        metavar="DATA",
+    )
+    columns: dict[str, str] | None = option(
+        None,
+        "columns of your own data by what they hold, e.g. question=Frage,answers=Antwort (`calibrant tasks NAME` lists "
+        "what a task reads); a.b is a field of a nested column, a+b the list of two columns",
+        shown="the task's",
+    )
+    prompt_template: str | None = option(
+        None,
+        "file with the prompt for your own data, in which {question} or {COLUMN} stands for the row's text",
+        shown="the task's",
+        metavar="FILE",
+    )
+    test_share: float | None = option(
+        None,
+        "share of your own data that is for testing; rows with equal contexts or questions stay together",
+        shown="0.1 of data without a test split",
+        limit=POSITIVE_SHARE,
+    )
+    levels: str | None = option(
+        None, "levels of difficulty to keep, e.g. 3-5 or 1,2: of math500, or by the column level of maths", shown="all"
+    )
     data_dir: str | None = option(
-        None, "folder with the task's official files", shown="none; they come from the hub", metavar="DIR"
+        None,
+        "folder with the official files of a benchmark; your own files go with --data",
+        shown="none; they come from the hub",
+        metavar="DIR",
     )
     max_prompt_length: int = option(
         2048, "maximum length of the prompt in tokens; the context of a longer prompt is truncated", limit=COUNT

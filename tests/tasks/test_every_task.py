@@ -10,7 +10,7 @@ from builders_tasks import EMBEDDED, READING
 
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
-from calibrant.tasks import TASKS
+from calibrant.tasks import GENERIC, TASKS
 from calibrant.tasks.files import records
 from calibrant.tasks.sources import read_items
 from calibrant.text.inputs import Readers, read_input
@@ -21,7 +21,7 @@ from calibrant.text.inputs import Readers, read_input
 def test_the_table(capsys):
     assert main(["tasks"]) == 0
     table = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert list(table) == list(TASKS)
+    assert list(table) == [*TASKS, *GENERIC] and "your own (--data)" in table["choice"]
     assert "embedded" in table["arithmetic"]
     for name, part in (
         ("narrativeqa", "deepmind/narrativeqa"),

@@ -18,7 +18,7 @@ from calibrant.gradients.model import select
 from calibrant.policy.adapters import with_new_adapter
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.report.analysis_files import Analysis
-from calibrant.tasks import resolve, training_task
+from calibrant.tasks import chosen_task, training_task
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.text.embed import Embedder
@@ -37,7 +37,7 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     """
     quiet_loading()
     check_path(path, settings)
-    task = resolve(settings.task)
+    task = chosen_task(settings)
     frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
     rows = [] if frames is not None else _rows(settings, task)
     model, tokenizer = load_model(settings.model, settings)

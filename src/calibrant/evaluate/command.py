@@ -10,7 +10,7 @@ from calibrant.evaluate.settings import EvaluateSettings
 from calibrant.files import JsonObject, write_json
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.rollouts import read_rollouts, write_rollouts
-from calibrant.tasks import resolve
+from calibrant.tasks import chosen_task
 from calibrant.tasks.files import Record
 from calibrant.tasks.prompts import truncate_for_policy
 
@@ -29,7 +29,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     names = [Path(name).name for name in settings.models]
     if settings.out and len(set(names)) < len(names):
         raise CalibrantError(f"--out has one folder '{names[0]}' for both models; evaluate them one at a time")
-    task = resolve(settings.task)
+    task = chosen_task(settings)
     if file := settings.from_rollouts:
         frame = read_rollouts(file, ("references", "correct"))
         return {file: Evaluation(*evaluate_rollouts(frame, task, seed=settings.seed, path=file))}
@@ -52,7 +52,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
 def change(settings: EvaluateSettings, evaluated: Mapping[str, Evaluation]) -> Table:
     """The second model's metrics minus the first one's on the same prompts, with paired intervals."""
     before, after = evaluated.values()
-    return differences(resolve(settings.task), before.answers, after.answers, seed=settings.seed)
+    return differences(chosen_task(settings), before.answers, after.answers, seed=settings.seed)
 
 
 def write(out: str, evaluated: Mapping[str, Evaluation]) -> list[Path]:

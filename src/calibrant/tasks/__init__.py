@@ -1,8 +1,15 @@
 """Tasks by name."""
 
 from calibrant.errors import CalibrantError, nearest
+from calibrant.options import DataOptions
 from calibrant.tasks import arithmetic, contests, gsm8k, hotpotqa, math500, narrativeqa, olympiadbench, places, qasper
-from calibrant.tasks.base import Task
+from calibrant.tasks.base import Row, Task
+from calibrant.tasks.generic import GENERIC
+from calibrant.tasks.levels import read_levels, with_levels
+from calibrant.tasks.own_data import OwnData, on_own_data
+from calibrant.user_code import import_object
+
+__all__ = ["GENERIC", "TASKS", "Row", "Task", "chosen_task", "resolve", "training_task"]
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -24,12 +31,36 @@ TASKS: dict[str, Task] = {
 
 
 def resolve(name: str) -> Task:
-    """The task of a name."""
-    if name not in TASKS:
-        raise CalibrantError(f"unknown task '{name}'{nearest(name, TASKS)}; the tasks are {', '.join(TASKS)}")
-    return TASKS[name]
+    """The task of a name, or a task object of the user's by its dotted path, e.g. `my_module.TASK`."""
+    known = TASKS | GENERIC
+    if name in known:
+        return known[name]
+    if "." not in name:
+        raise CalibrantError(
+            f"unknown task '{name}'{nearest(name, known)}; the tasks are {', '.join(known)}; or give the dotted path "
+            "of a Task object"
+        )
+    task = import_object(name, "task")
+    if not isinstance(task, Task):
+        raise CalibrantError(f"task '{name}' has to be a calibrant.tasks.Task, got a {type(task).__name__}")
+    return task
 
 
 def training_task(task: Task) -> Task:
     """The task whose training split trains a policy for `task`: itself, or its `train_task`."""
     return resolve(task.train_task) if task.train_task else task
+
+
+def chosen_task(options: DataOptions) -> Task:
+    """The task that the options of a command name, on the user's own data if they name some."""
+    task = resolve(options.task)
+    keep = read_levels(options.levels) if options.levels else None
+    if options.data is None:
+        for name in ("columns", "prompt_template", "test_share"):
+            if getattr(options, name) is not None:
+                raise CalibrantError(f"--{name.replace('_', '-')} goes with your own data; give --data too")
+        return with_levels(task, keep) if keep else task
+    if options.data_dir is not None:
+        raise CalibrantError("give --data (your own data) or --data-dir (official files of a benchmark), not both")
+    own = OwnData(options.data, options.columns or {}, options.prompt_template, options.test_share, keep)
+    return on_own_data(task, own)

@@ -79,4 +79,5 @@ TASK = Task(
     max_completion_length=192,
     kind="maths",
     reward_name="2 x correct",
+    completion_of=lambda reference: f"The answer is {reference}.",
 )

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from calibrant.errors import CalibrantError
 from calibrant.tasks.sources import Item, Source, read_items
 from calibrant.text.inputs import VerdictFunction, by_key
 from calibrant.text.metrics import answer_pairs
+
+if TYPE_CHECKING:
+    from calibrant.tasks.schema import Schema
 
 
 class Row(TypedDict):
@@ -29,6 +32,7 @@ class Row(TypedDict):
     references: list[str]
     messages: NotRequired[list[dict[str, str]]]
     context: NotRequired[str]
+    columns: NotRequired[dict[str, Any]]  # of the user's data, for reward functions
 
 
 class Load(Protocol):
@@ -66,13 +70,15 @@ class Task:
     key: Callable[[str], str]  # texts with equal keys have the same meaning
     meaning: Literal["answer", "completion"]  # the text that is embedded and clustered
     max_completion_length: int  # tokens
-    kind: Literal["reading", "maths"] = "reading"
+    kind: Literal["reading", "maths", "choice", "chat"] = "reading"
     reward_name: str = "2 x token F1"
     source: Source | None = None  # None for an embedded task
     train_task: str | None = None  # the task whose training split trains a policy for this one; its own when None
     judge: VerdictFunction | None = None  # decides rewards and correctness of a batch, in place of the two functions
     cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None  # N groups of texts -> `[N, G]`; by key if None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)  # name -> corpus metric, such as corpus BLEU
+    schema: "Schema | None" = None  # the columns of the user's own data; None for a benchmark
+    completion_of: Callable[[str], str] = str  # reference -> a completion that gives it, as an example
 
     def clusters(self, groups: Sequence[Sequence[str]]) -> Tensor:
         """Clusters `[N, G]` of N groups of G texts, without an entailment model."""
@@ -98,10 +104,22 @@ def check_split(name: str, split: str, splits: Sequence[str]) -> None:
         raise CalibrantError(f"{name} has no split '{split}'; it has {' and '.join(splits)}")
 
 
-def loader(name: str, source: Source, row_of: Callable[[Item], Row]) -> Load:
-    """The `load` function of a task from its source, in an order that depends on the seed."""
+def splits_of(source: Source | None) -> tuple[str, ...]:
+    """The splits of a source; those of the user's own data where it is None."""
+    return tuple(source.hubs) if source else ("train", "test")
+
+
+def loader(name: str, source: Source | None = None, row_of: Callable[[Item], Row] | None = None) -> Load:
+    """The `load` function of a task from its source, in an order that depends on the seed.
+
+    Without a source it raises: the task needs the user's own data.
+    """
 
     def load(split: str, size: int | None, seed: int, *, data_dir: Path | None = None) -> list[Row]:
+        if source is None or row_of is None:
+            raise CalibrantError(
+                f"the task '{name}' needs data: give --data a file, a folder, or the name of a data set of the hub"
+            )
         check_split(name, split, tuple(source.hubs))
         items, _ = read_items(name, source, split, data_dir)
         random.Random(f"{name} {split} {seed}").shuffle(items)

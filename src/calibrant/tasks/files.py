@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from calibrant.errors import CalibrantError
 
 Record = dict[str, Any]
+LONGEST_CELL = 2**31 - 1  # characters of a cell of a CSV file; Python's default is 131,072
 
 
 def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
@@ -32,7 +32,7 @@ def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
         else:
             with _opened(path) as file:
                 yield from READERS[kind](file)
-    except (OSError, EOFError, ValueError, csv.Error, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CalibrantError(f"cannot read '{path}' ({reason}); fetch it again") from None
 
@@ -66,8 +66,8 @@ def nested(record: Record) -> Record:
 
 def _opened(path: Path) -> io.TextIOBase:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return open(path, encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
 
 
 def _json(file: io.TextIOBase) -> Iterator[Record]:
@@ -94,6 +94,14 @@ def _checked(record: object, where: str) -> Record:
     return record
 
 
+def _csv(file: io.TextIOBase) -> Iterator[Record]:
+    csv.field_size_limit(LONGEST_CELL)
+    for number, record in enumerate(csv.DictReader(file, strict=True), 1):
+        if None in record or None in record.values():
+            raise ValueError(f"row {number} has another number of cells than the header")
+        yield record
+
+
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=64, columns=list(columns) or None):
@@ -103,5 +111,5 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
 READERS: dict[str, Callable[[io.TextIOBase], Iterator[Record]]] = {
     ".json": _json,
     ".jsonl": _json_lines,
-    ".csv": partial(csv.DictReader, strict=True),
+    ".csv": _csv,
 }

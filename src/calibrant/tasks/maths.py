@@ -7,7 +7,8 @@ from functools import cache
 
 from torch import Tensor
 
-from calibrant.tasks.base import Row, Task, loader
+from calibrant.tasks.base import Row, Task, loader, splits_of
+from calibrant.tasks.cells import number_text
 from calibrant.tasks.files import Record
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.extract import boxed, final_answer, stated_answer
@@ -20,7 +21,7 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 
 
 def maths_task(
-    name: str, summary: str, *, source: Source, max_completion_length: int, train_task: str | None = None
+    name: str, summary: str, *, source: Source | None, max_completion_length: int, train_task: str | None = None
 ) -> Task:
     """A task of mathematics with one final answer; the arguments are fields of `Task`.
 
@@ -30,7 +31,7 @@ def maths_task(
     return Task(
         name=name,
         summary=summary,
-        splits=tuple(source.hubs),
+        splits=splits_of(source),
         load=loader(name, source, maths_row),
         extract=final_answer,
         reward=correctness_reward,
@@ -46,6 +47,7 @@ def maths_task(
         train_task=train_task,
         judge=judge,
         cluster=clusters,
+        completion_of=lambda reference: f"\\boxed{{{reference}}}",
     )
 
 
@@ -77,17 +79,6 @@ def boxed_answer(solution: str) -> str:
     """
     unbraced = re.findall(r"\\boxed\s+([^\s{}$]+)", solution)
     return boxed(solution) or (unbraced[-1] if unbraced else "")
-
-
-def number_text(value: object) -> str:
-    r"""A value as text; whole numbers have no decimals, None is "".
-
-    >>> number_text(27.0), number_text(0.5), number_text("27.0"), number_text(None)
-    ('27', '0.5', '27.0', '')
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value)
 
 
 def answer_key(text: str) -> str:

@@ -9,8 +9,9 @@ import hashlib
 import math
 from collections.abc import Iterable
 
+from calibrant.tasks.cells import number_text
 from calibrant.tasks.files import Record
-from calibrant.tasks.maths import maths_task, number_text
+from calibrant.tasks.maths import maths_task
 from calibrant.tasks.sources import Hub, Item, Source
 
 PART = "OE_TO_maths_en_COMP"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from calibrant.tasks.base import Pooled, Row, Task, loader
+from calibrant.tasks.base import Pooled, Row, Task, loader, splits_of
 from calibrant.tasks.sources import Item, Source
 from calibrant.text.bleu import bleu_counts, bleu_of_counts, sentence_bleu
 from calibrant.text.extract import first_line
@@ -16,7 +16,7 @@ def reading_task(
     name: str,
     summary: str,
     *,
-    source: Source,
+    source: Source | None,
     instruction: str,
     max_completion_length: int,
     f1: Metric = token_f1,
@@ -32,7 +32,7 @@ def reading_task(
     return Task(
         name=name,
         summary=summary,
-        splits=tuple(source.hubs),
+        splits=splits_of(source),
         load=loader(name, source, lambda item: reading_row(item, instruction)),
         extract=short_answer,
         reward=lambda answer, references: 2.0 * f1(answer, references),

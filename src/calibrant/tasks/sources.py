@@ -53,6 +53,7 @@ class Source:
     join: Callable[[Path, Iterator[Record], str], Iterator[Record]] | None = None
     divide: Callable[[list[Item], str], list[Item]] | None = None  # chooses a split, if one file has all splits
     needs_context: bool = False  # whether to leave out questions without a context
+    keep: Callable[[Record], bool] | None = None  # whether to read a record
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def read_items(task: str, source: Source, split: str, data_dir: Path | None = No
     report = LoadReport(task, split, origin, len(kept), left_out)
     logger.log(logging.WARNING if left_out else logging.INFO, "%s", report)
     if not kept:
-        raise CalibrantError(f"{report}: no question is left; expected {source.schema}, or {PLAIN}")
+        levels = "a level of --levels, " if source.keep else ""
+        raise CalibrantError(f"{report}: no question is left; expected {levels}{source.schema}, or {PLAIN}")
     return kept, report
 
 
@@ -145,7 +147,8 @@ def _parsed(source: Source, rows: Iterator[Record], where: str) -> Iterator[Item
             record = next(rows, None)
             if record is None:
                 return
-            yield from map(_texts_only, _plain(record) or source.parse(record))
+            if source.keep is None or source.keep(record):
+                yield from map(_texts_only, _plain(record) or source.parse(record))
         except CalibrantError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

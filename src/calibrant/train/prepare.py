@@ -10,8 +10,7 @@ from calibrant.errors import CalibrantError
 from calibrant.methods import read_inputs, resolve_method
 from calibrant.policy.models import check_model, check_weights, quiet_loading
 from calibrant.scorer import dry_run, options_of
-from calibrant.tasks import resolve as resolve_task
-from calibrant.tasks import training_task
+from calibrant.tasks import chosen_task, training_task
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.text.embed import Embedder
@@ -34,7 +33,7 @@ class Prepared(NamedTuple):
 def prepare(settings: TrainSettings) -> Prepared:
     """Reads and checks the inputs of a run, before anything is written or computed."""
     quiet_loading()
-    task = resolve_task(settings.task)
+    task = chosen_task(settings)
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
     dry_run(method, hyper)

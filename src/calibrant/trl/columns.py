@@ -1,8 +1,6 @@
 """The columns of the user's data set that calibrant reads: `prompt`, `prompt_id`, `references`."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Number
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +8,7 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 from torch import Tensor
 
 from calibrant.errors import CalibrantError
-from calibrant.tasks.maths import number_text
+from calibrant.tasks.cells import text_of, texts_of
 from calibrant.trl.messages import as_text
 
 RolloutColumns = dict[str, list[Any]]
@@ -26,33 +24,6 @@ class DataRow(NamedTuple):
     prompt_id: str | None
     references: list[str] | None  # the right answers, None where they are not known
     key: str  # equal for the rollouts of one group
-
-
-def text_of(value: object) -> str | None:
-    """A text or a number as text; None for None and NaN.
-
-    >>> text_of(0), text_of(3.0), text_of("x"), text_of(float("nan"))
-    ('0', '3', 'x', None)
-    """
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if not isinstance(value, (str, Number)):
-        raise TypeError(value)
-    return number_text(value).encode("utf-8", "replace").decode()
-
-
-def texts_of(value: object) -> list[str] | None:
-    """A list of texts or numbers as texts, a single one as a list of one; None for None and NaN.
-
-    >>> texts_of("Norway"), texts_of([1, 2.5, None]), texts_of(None)
-    (['Norway'], ['1', '2.5'], None)
-    """
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(value, (list, tuple)):
-        text = text_of(value)
-        return None if text is None else [text]
-    return [text for text in map(text_of, value) if text is not None]
 
 
 COLUMNS: dict[str, tuple[Callable[[object], object], str]] = {
