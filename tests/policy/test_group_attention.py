@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from small_models import SIZE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM, cache_utils
 
+from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.group_attention import NAME
 from calibrant.policy.prefill import GROUPED, REPEATED, prefilled, shared_prefill
 from calibrant.policy.verify import record_of
@@ -139,3 +140,25 @@ def test_keys_and_values_are_held_once():
     repeated = prefilled(model, ids, mask, REPEATED)
     assert {tuple(layer.keys.shape) for layer in repeated.cache.layers} == {(11, 2, 19, 4)}
     assert isinstance(repeated.cache, cache_utils.DynamicCache)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_weights_are_cast_once_under_autocast(trained):
+    model, (ids, mask) = model_of("qwen3").requires_grad_(trained), prompts()
+    weights, seen = dict(model.named_parameters()), []
+    model.lm_head.register_forward_pre_hook(lambda module, _: seen.append(module.weight.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, shared = both(model, ids, mask)
+    assert seen[0] == torch.float32 and seen[-1] == torch.bfloat16
+    assert not record_of(model).failed and all(x is weights[name] for name, x in model.named_parameters())
+    assert plain.shape[0] == shared.shape[0]
+
+
+def test_weights_that_were_cast_once_give_the_numbers_of_autocast():
+    model, (ids, mask) = model_of("gemma3_text"), prompts()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask).logits
+        with pytest.raises(ZeroDivisionError), weights_cast_once(model):
+            found = model(input_ids=ids, attention_mask=mask).logits
+            raise ZeroDivisionError
+    assert torch.equal(found, expected) and model.lm_head.weight is model.model.embed_tokens.weight

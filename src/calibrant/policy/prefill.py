@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import repeatable_cache
+from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
 from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import has_head
@@ -52,8 +53,9 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
 
         def by(way: str) -> Any:
             _verify(model, original, ids, mask, config, way)
-            prompts, into = prefilled(model, ids, mask, way), decoded if records else None
-            return original(**options, custom_generate=partial(decode, prompts=prompts, decoded=into))
+            with casting(model, way):
+                prompts, into = prefilled(model, ids, mask, way), decoded if records else None
+                return original(**options, custom_generate=partial(decode, prompts=prompts, decoded=into))
 
         return _best(model, by, _random_state(ids.device), lambda: original(**options))
 
@@ -82,6 +84,11 @@ def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None
             return output
     warn_once(model, failed[REPEATED])
     return plain()
+
+
+def casting(model: nn.Module, way: str) -> AbstractContextManager[None]:
+    """What a way of decoding runs in: with prompts held once, weights are cast once too."""
+    return weights_cast_once(model) if way == GROUPED else nullcontext()
 
 
 def _is_own_generate(model: nn.Module) -> bool:
@@ -166,9 +173,10 @@ def logits_both_ways(
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
     plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
-    cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1), way)
     logits = []
-    with decoding(model, cache):
+    with casting(model, way):
+        cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1), way)
+    with casting(model, way), decoding(model, cache):
         for step in range(len(plain.logits)):
             rows, attended = cache.rows, torch.cat([mask, mask.new_ones(count, step)], dim=1)
             seen = (plain.sequences[:, : ids.shape[1] + step], attended)

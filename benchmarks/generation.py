@@ -1,0 +1,184 @@
+"""Sampling groups of answers: calibrant, transformers' `generate` and, where it is installed, vLLM.
+
+    python benchmarks/generation.py --model FOLDER --dtype bfloat16 --prompts 8 --rollouts 8 --new-tokens 32
+    python benchmarks/generation.py --model FOLDER --data train.jsonl.gz --vllm-python /path/to/python
+
+The same prompts, number of samples and tokens for each, no answer ends early. Timed are one new token (the prompts are
+read, "first") and all of them; decoding is the difference. The ways take turns, after one round that is not timed;
+medians of `--repeats` rounds. vLLM runs after them, in a process of its own with the same number of threads; its cache
+of prompts is emptied before each round. One JSON line.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from memory import resident_peak
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from calibrant.demo import POLICIES
+from calibrant.policy.generation import encoded
+from calibrant.policy.prefill import shared_prefill
+from calibrant.policy.verify import record_of
+from calibrant.tasks.places import TASK
+
+WORDS = (200, 260)
+"""Words of the texts that are taken of --data, where it has enough of them."""
+
+
+def prompts_of(options: argparse.Namespace) -> list[Any]:
+    """Prompts: of rows with a prompt, or a question and perhaps a context, or of the embedded task."""
+    if options.data is None:
+        return [row["prompt"] for row in TASK.load("train", options.prompts, 0)]
+    opened = gzip.open if options.data.endswith(".gz") else open
+    with opened(options.data, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    middle = [row for row in rows if WORDS[0] < len(row.get("context", "").split()) < WORDS[1]]
+    rows = (middle if len(middle) >= options.prompts else rows)[: options.prompts]
+    return [row["prompt"] if "prompt" in row else asked(row) for row in rows]
+
+
+def asked(row: dict[str, str]) -> list[dict[str, str]]:
+    """A conversation of one question."""
+    text = (
+        f"Answer the question about the text with a few words.\n\nText: {row['context']}\n\n"
+        if "context" in row
+        else ""
+    )
+    return [{"role": "user", "content": f"{text}Question: {row['question']}"}]
+
+
+def ways(
+    model: Any, ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace
+) -> dict[str, Callable[[int], Any]]:
+    """Name -> function of the number of new tokens that samples them."""
+    device = torch.device(options.device).type
+    rows = {
+        "input_ids": ids.repeat_interleave(options.rollouts, 0),
+        "attention_mask": mask.repeat_interleave(options.rollouts, 0),
+    }
+    sampling = dict(do_sample=True, temperature=0.9, top_k=0, top_p=1.0, pad_token_id=0)
+
+    def sampled(new: int, shared: bool) -> Any:
+        torch.manual_seed(0)
+        autocast = torch.autocast(device, torch.bfloat16, enabled=options.autocast)
+        with torch.no_grad(), autocast, shared_prefill(model) if shared else nullcontext():
+            found = model.generate(**rows, **sampling, max_new_tokens=new)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return found
+
+    return {
+        name: lambda new, shared=shared: sampled(new, shared)
+        for name, shared in (("calibrant", True), ("transformers", False))
+        if name in options.ways
+    }
+
+
+def timed(ways: dict[str, Callable[[int], Any]], new: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Of each way and round: seconds until the first token, and until the last."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(1)
+            middle = time.perf_counter()
+            way(new)
+            if turn:
+                times[name].append((middle - start, time.perf_counter() - middle))
+    return times
+
+
+def summary(times: list[tuple[float, float]], prompt_tokens: int, rows: int, new: int) -> dict[str, float]:
+    """Medians in seconds, and tokens per second."""
+    first, whole = (statistics.median(column) for column in zip(*times, strict=True))
+    return {
+        "first_seconds": round(first, 3),
+        "decoding_seconds": round(whole - first, 3),
+        "whole_seconds": round(whole, 3),
+        "prompt_tokens_per_second": round(prompt_tokens / first),
+        "decoded_tokens_per_second": round(rows * (new - 1) / max(whole - first, 1e-9)),
+        "new_tokens_per_second": round(rows * new / whole),
+    }
+
+
+def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) -> list[tuple[float, float]]:
+    """The same by vLLM, in an interpreter that has it."""
+    asked = {
+        "model": options.folder,
+        "prompts": [row[kept.bool()].tolist() for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)],
+        "rollouts": options.rollouts,
+        "new": options.new_tokens,
+        "repeats": options.repeats,
+        "dtype": "bfloat16" if options.autocast else options.dtype,
+    }
+    script = str(Path(__file__).with_name("generation_vllm.py"))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(
+        [options.vllm_python, script], input=json.dumps(asked), capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        raise SystemExit(f"vLLM failed:\n{done.stderr[-3000:]}")
+    return [tuple(pair) for pair in json.loads(done.stdout.strip().splitlines()[-1])]
+
+
+def main() -> None:
+    """Prints one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo", help="embedded policy or folder (default: demo)")
+    parser.add_argument("--data", help="JSONL, perhaps .gz, with prompt or question and context (default: places)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights")
+    parser.add_argument("--autocast", action="store_true", help="bfloat16 autocast, as bf16 in training")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--rollouts", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of the CPU (default: those of torch)")
+    parser.add_argument(
+        "--ways", nargs="+", choices=("calibrant", "transformers"), default=["calibrant", "transformers"]
+    )
+    parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    options.folder = str(POLICIES.get(options.model, options.model))
+    tokenizer = AutoTokenizer.from_pretrained(options.folder, padding_side="left")
+    dtype = getattr(torch, options.dtype)
+    model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=dtype).to(options.device).eval()
+    model.generation_config.eos_token_id = None  # so that no answer ends early
+    ids, mask = encoded(tokenizer, prompts_of(options), options.device)
+    shape = (int(mask.sum()), options.prompts * options.rollouts, options.new_tokens)
+    times = timed(ways(model, ids, mask, options), options.new_tokens, options.repeats)
+    results: dict[str, Any] = {name: summary(rounds, *shape) for name, rounds in times.items()}
+    results["not_shared"] = record_of(model).failed
+    results["peak_mib"] = round(
+        torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else resident_peak()
+    )
+    if options.vllm_python:
+        results["vllm"] = summary(by_vllm(ids, mask, options), *shape)
+    about = {
+        name: getattr(options, name)
+        for name in ("model", "dtype", "autocast", "device", "prompts", "rollouts", "new_tokens")
+    }
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps({"benchmark": "generation"} | about | {"prompt_tokens": shape[0]} | machine | results))
+
+
+if __name__ == "__main__":
+    main()
