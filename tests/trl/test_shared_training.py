@@ -7,6 +7,7 @@ from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, som
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.policy.routes import STATES
+from calibrant.policy.verify import record_of
 from calibrant.trl import CalibratedGRPOTrainer
 from calibrant.trl import trainer as trainer_module
 
@@ -114,3 +115,17 @@ def test_a_model_that_cannot_share_is_trained_as_by_trl(policy, questions, tmp_p
         ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **changes))
     assert sum("does not share prompts" in str(each.message) for each in said) == 1
     assert (parameters(ours) - parameters(theirs)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_generation_computes_in_the_type_of_training(policy, questions, tmp_path, adapter):
+    """The linear layers inside of adapters too, which TRL's own generation leaves in float32; none is cast twice."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM") if adapter else None
+    changes = EXACT | {"bf16": True, "max_steps": 1}
+    args = arguments(tmp_path, method="grpo", **changes)
+    trainer = CalibratedGRPOTrainer(policy, f1_reward, args, questions, peft_config=config)
+    seen, head = [], trainer.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, _, logits: seen.append((module.weight.dtype, logits.dtype)))
+    trainer.train()
+    assert (torch.bfloat16, torch.bfloat16) in seen and head.weight.dtype == torch.float32
+    assert not record_of(trainer.model).failed
