@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import layers
-from calibrant.gradients.layers import UsedRows
+from calibrant.gradients.layers import Layer, UsedRows
 from calibrant.gradients.model import Options, Rows, differentiating, log_likelihoods
-from calibrant.gradients.plan import Layer, first_input
+from calibrant.gradients.plan import first_input
 
 
 def hooks_gram(model: nn.Module, plan: Mapping[nn.Module, Layer], rows: Rows, groups: int, options: Options) -> Tensor:
@@ -77,13 +77,8 @@ class _Pass:
         return rows.unflatten(0, self.gram.shape[:2])
 
     def _share(self, layer: Layer, module: nn.Module, n: int, inputs: Tensor, gradients: Tensor) -> Tensor:
-        share = layers.bias_gram(gradients) if "bias" in layer.parameters else torch.zeros(())
-        if "weight" not in layer.parameters:
-            return share
-        if layer.kind == "linear":
-            other = self.from_head[layer.tied_to][n].tokens if layer.tied_to is not None else None
-            return share + layers.linear_gram(inputs, gradients, without=other)
         if isinstance(module, nn.Embedding):
             head = self.from_head[module][n] if module in self.from_head else None
-            return share + layers.embedding_gram(module, inputs, gradients, head)
-        return share + layers.elementwise_gram(module, inputs, gradients)
+            return layers.embedding_gram(module, inputs, gradients, head)
+        other = self.from_head[layer.tied_to][n].tokens if layer.tied_to is not None else None
+        return layers.layer_gram(layer, module, inputs, gradients, without=other)

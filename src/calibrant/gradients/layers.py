@@ -14,6 +14,14 @@ from torch.func import functional_call
 from calibrant.signals.grams import chunk_width, common_start, matrix_gram, row_gram, widened
 
 
+class Layer(NamedTuple):
+    """A layer with a rule, and which of its parameters are served."""
+
+    kind: str
+    parameters: frozenset[str]
+    tied_to: nn.Module | None  # the embedding whose weight a head shares
+
+
 @cache
 def _linear_forwards() -> tuple[Callable[..., object], ...]:
     from transformers.pytorch_utils import Conv1D
@@ -74,6 +82,18 @@ def _affine(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     ones = {name: torch.full_like(p, float(name == "weight")) for name, p in module.named_parameters()}
     start = functional_call(module, {name: torch.zeros_like(p) for name, p in ones.items()}, (x,))
     return functional_call(module, ones, (x,)) - start, start
+
+
+def layer_gram(
+    layer: Layer, module: nn.Module, inputs: Tensor, gradients: Tensor, without: Tensor | None = None
+) -> Tensor:
+    """The served parameters of a linear or an elementwise layer; outputs of a linear one in `without` are left out."""
+    share = bias_gram(gradients) if "bias" in layer.parameters else torch.zeros((), device=gradients.device)
+    if "weight" not in layer.parameters:
+        return share
+    if layer.kind == "linear":
+        return share + linear_gram(inputs, gradients, without)
+    return share + elementwise_gram(module, inputs, gradients)
 
 
 def linear_gram(inputs: Tensor, gradients: Tensor, without: Tensor | None = None) -> Tensor:

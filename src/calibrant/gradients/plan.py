@@ -14,18 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from calibrant.gradients.layers import layer_kind
+from calibrant.gradients.layers import Layer, layer_kind
 from calibrant.gradients.model import Rows, differentiating, token_logits
 
 PROBE_ROWS, PROBE_TOKENS = 2, 3
-
-
-class Layer(NamedTuple):
-    """A layer with a rule, and which of its parameters are served."""
-
-    kind: str
-    parameters: frozenset[str]
-    tied_to: nn.Module | None  # the embedding whose weight a head shares
 
 
 class Plan(NamedTuple):

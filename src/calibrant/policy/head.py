@@ -183,6 +183,27 @@ def token_logps(
     return torch.cat(logps), torch.cat(spread) if entropies else None
 
 
+def gradients_at_states(head: Head, states: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+    """Gradients of the log-probabilities of tokens `[n]` with respect to the states that predict them, `[n, D]`.
+
+    `W^T (onehot(y) - p) scale / temperature` for a linear head with the weight W, without a graph over its logits.
+    """
+    module = head.module
+    if type(module) is not nn.Linear or head.softcap is not None:
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            logps, _ = token_logps(head, states, tokens, temperature=temperature, entropies=False)
+            return torch.autograd.grad(logps.sum(), states)[0]
+    size = max(1, CHUNK_ELEMENTS // head.vocabulary)
+    with torch.no_grad():
+        parts = []
+        for chunk, ids in zip(states.split(size), tokens.split(size), strict=True):
+            residual = (_logits(head, chunk) / temperature).softmax(-1).neg_()
+            residual.scatter_add_(1, ids[:, None], torch.ones_like(residual[:, :1]))
+            parts.append(torch.mm(residual.to(module.weight.dtype), module.weight))
+        return (torch.cat(parts) * (head.scale / temperature)).to(states.dtype)
+
+
 def logps_of_logits(
     values: Tensor, tokens: Tensor, temperature: float, entropies: bool
 ) -> tuple[Tensor, Tensor | None]:
