@@ -358,6 +358,41 @@ class AdapterOptions(Settings):
 
 
 @dataclass(frozen=True)
+class VllmOptions(Settings):
+    """Generation with vLLM, as in TRL."""
+
+    use_vllm: bool = option(False, "whether to generate with vLLM (needs a GPU)")
+    vllm_mode: str = option(
+        "colocate",
+        "vLLM in the training process, on the same GPUs, or as a server (`vllm serve`)",
+        choices=("colocate", "server"),
+    )
+    vllm_server_base_url: str | None = option(None, "URL of the server", shown="from host and port", metavar="URL")
+    vllm_server_host: str = option("0.0.0.0", "host of the server")
+    vllm_server_port: int = option(8000, "port of the server", limit=COUNT)
+    vllm_server_timeout: float = option(240.0, "seconds to wait for the server", limit=POSITIVE)
+    vllm_group_port: int = option(51216, "port over which the server gets new weights", limit=COUNT)
+    vllm_gpu_memory_utilization: float = option(0.3, "share of GPU memory for colocated vLLM", limit=SHARE)
+    vllm_tensor_parallel_size: int = option(1, "GPUs per colocated vLLM", limit=COUNT)
+    vllm_max_model_length: int | None = option(
+        None, "maximum length of prompt and completion for colocated vLLM", shown="the model's", limit=COUNT
+    )
+    vllm_enable_sleep_mode: bool = option(False, "whether colocated vLLM leaves the GPU during the update")
+    vllm_importance_sampling_correction: bool = option(
+        True, "whether to correct for the difference between vLLM's log-probabilities and the policy's"
+    )
+    vllm_importance_sampling_mode: str = option(
+        "sequence_mask",
+        "the correction: ratios per token or sequence, truncated or masked",
+        choices=("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_without(self, "use_vllm", VllmOptions)
+
+
+@dataclass(frozen=True)
 class SamplingOptions(Settings):
     """Sampling."""
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
+from trl.import_utils import is_vllm_available
 
 from calibrant.errors import CalibrantError, nearest, reason
 from calibrant.policy.adapters import with_new_adapter
@@ -20,6 +21,7 @@ def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Colle
     `shape` is the model on the meta device, `inputs` are those that the method names.
     """
     _check_optimizer(settings.optim)
+    _check_vllm(settings)
     quantization_config(settings)
     if settings.use_peft:
         shape = with_new_adapter(shape, settings)
@@ -35,6 +37,20 @@ def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Colle
         raise CalibrantError(
             f"the weights of '{settings.model}' would be trained in float16, in which AdamW divides by 0; give --dtype "
             "float32 or bfloat16"
+        )
+
+
+def _check_vllm(settings: TrainSettings) -> None:
+    if not settings.use_vllm:
+        return
+    if not is_vllm_available():
+        raise CalibrantError("option 'use_vllm' needs vLLM, which is not installed; pip install 'trl[vllm]'")
+    if not torch.accelerator.is_available():
+        raise CalibrantError("option 'use_vllm' needs a GPU, on which TRL sends vLLM the new weights; leave it out")
+    by_token = settings.vllm_importance_sampling_mode.startswith("token_")
+    if settings.loss_type == "vespo" and settings.vllm_importance_sampling_correction and not by_token:
+        raise CalibrantError(
+            "the loss 'vespo' corrects per token with vLLM; give --vllm-importance-sampling-mode token_truncate"
         )
 
 

@@ -31,6 +31,7 @@ class TrainSettings(
     options.ModelOptions,
     options.AdapterOptions,
     options.SamplingOptions,
+    options.VllmOptions,
     options.TrainerOptions,
 ):
     """The settings of a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""

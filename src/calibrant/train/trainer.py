@@ -1,7 +1,8 @@
 """The TRL trainer of a run, made from its settings."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, reason
 from calibrant.policy.adapters import is_adapter, lora_config
 from calibrant.policy.models import load_policy, locate
 from calibrant.policy.quantised import quantization_config, weights_dtype
@@ -39,22 +40,34 @@ def build_trainer(
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         return task.reward_batch([task.extract(text) for text in texts], references)
 
-    trainer = CalibratedGRPOTrainer(
-        policy_of(settings),
-        task_reward,
-        training_arguments(run, settings, task),
-        Dataset.from_list(rows),
-        processing_class=tokenizer,
-        extract_answer=task.extract,
-        cluster=task.clusters,
-        judge=task.correct_batch,
-        quantization_config=quantization_config(settings),
-        peft_config=lora_config(settings) if settings.use_peft else None,
-        callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
-    )
+    with vllm_errors():
+        trainer = CalibratedGRPOTrainer(
+            policy_of(settings),
+            task_reward,
+            training_arguments(run, settings, task),
+            Dataset.from_list(rows),
+            processing_class=tokenizer,
+            extract_answer=task.extract,
+            cluster=task.clusters,
+            judge=task.correct_batch,
+            quantization_config=quantization_config(settings),
+            peft_config=lora_config(settings) if settings.use_peft else None,
+            callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress())
     return trainer
+
+
+@contextmanager
+def vllm_errors() -> Iterator[None]:
+    """Context manager: a vLLM server that does not answer is a CalibrantError."""
+    try:
+        yield
+    except OSError as error:  # of requests, which TRL raises
+        if "vLLM server" in str(error):
+            raise CalibrantError(f"{reason(error)} Or give --vllm-server-host and --vllm-server-port.") from None
+        raise
 
 
 def policy_of(settings: TrainSettings) -> str | PreTrainedModel:

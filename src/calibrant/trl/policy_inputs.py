@@ -99,6 +99,8 @@ class PolicyInputs:
     def _of_policy(self, model: nn.Module, output: Batch, states: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and, if they are named, entropies of the policy that sampled, each `[B, T]`."""
         entropies = "token_entropy" in self.named
+        if states is None and not entropies and "old_per_token_logps" in output:
+            return output["old_per_token_logps"], None
         if states is None:
             return self._per_token(model, output, entropies)
         return self._from_states(model, output, states, output["completion_mask"].bool(), entropies)
