@@ -4,6 +4,8 @@ Weights multiply the advantage after it was centred and scaled: either step woul
 Tensors are `[...]`, results detached and in the type of the first argument. A score that is not finite has weight 1.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,3 +83,81 @@ def mean_one(weights: Tensor, where: Tensor | None = None) -> Tensor:
     mean = counted.mean() if counted.numel() else values.new_ones(())
     usable = torch.isfinite(mean) & (mean > 0)
     return like_input(values / torch.where(usable, mean, 1.0), weights)
+
+
+WINDOW = 512
+"""The number of latest signals whose distribution `running_weights` remembers."""
+LARGEST = 4.0
+"""The largest weight of `running_weights`; signals with many ties reach it before the strength that was asked for."""
+RESOLUTION = 1e-6
+"""Signals that differ by less than this share of their median magnitude count as equal: they differ by rounding."""
+STEEPEST = 64.0  # of the exponent of a weight over its rank: beyond it the bound on weights holds for any distribution
+
+
+def running_weights(signals: Tensor, window: Tensor | None, strength: float) -> tuple[Tensor, Tensor]:
+    """Weights of mean 1 and a given coefficient of variation, by the ranks of signals in their running distribution.
+
+    `w = exp(a r) / mean(exp(a r))`, with r in (0, 1) the rank, and a the exponent for which the weights of the
+    distribution have the standard deviation `strength`; a is smaller where the largest weight would exceed `LARGEST`.
+    Ranks do not depend on the scale of a signal. Of K signals, the normal quantiles of their ranks are added, and the
+    sum is ranked, so that each has the same share.
+
+    Args:
+        signals: `[B, K]`, oriented so that larger values get larger weights; rows that are not finite have weight 1
+            and stay out of the distribution. A constant signal gives weight 1.
+        window: the signals of earlier batches, `[M, K]`; None before the first.
+        strength: coefficient of variation, at least 0; 0 gives weights of exactly 1.
+
+    Returns:
+        Weights `[B]` in float64, and the window for the next batch: the latest `WINDOW` signals.
+
+    Certainty: (c) ours.
+
+    >>> running_weights(torch.tensor([[1.0], [2.0], [3.0], [float("nan")]]), None, 0.3)[0]
+    tensor([0.6773, 0.9604, 1.3618, 1.0000], dtype=torch.float64)
+    """
+    check_non_negative("running_weights", strength=strength)
+    check_shapes("running_weights", signals=(signals, "B K"), window=(window, "M K"))
+    signals = signals.detach().double().cpu()
+    finite = signals.isfinite().all(-1)
+    new = signals[finite]
+    window = new if window is None else torch.cat([window.detach().double().cpu(), new])
+    weights = torch.ones(len(signals), dtype=torch.float64)
+    if len(window):
+        weights[finite] = _tilted(_ranks(_quantiles(window).sum(-1)), strength)[len(window) - len(new) :]
+    return weights, window[-WINDOW:].clone()
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    """Normal quantiles `[M, K]` of ranks, per column; 0 for a constant column."""
+    ranks = torch.stack([_ranks(column) for column in values.T], dim=-1)
+    return math.sqrt(2.0) * torch.erfinv(2.0 * ranks - 1.0)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Mid-ranks in (0, 1) `[M]`; values that differ by rounding alone share theirs."""
+    size = values[values != 0].abs()
+    step = RESOLUTION * size.median() if len(size) else values.new_ones(())
+    rounded = (values / step.clamp(min=torch.finfo(values.dtype).tiny)).round()
+    ordered = rounded.sort().values
+    below, through = (torch.searchsorted(ordered, rounded, side=side) for side in ("left", "right"))
+    return (below + through).double() / (2 * len(values))
+
+
+def _tilted(ranks: Tensor, strength: float) -> Tensor:
+    """`exp(a r) / mean(exp(a r))` with the deviation `strength`, or the largest that `LARGEST` allows; a by bisection.
+
+    The deviation and the largest weight grow with a.
+    """
+    low, high = 0.0, STEEPEST
+    for _ in range(60):
+        middle = (low + high) / 2
+        weights = _exponential(ranks, middle)
+        fits = weights.std(correction=0) <= strength and weights.max() <= LARGEST
+        low, high = (middle, high) if fits else (low, middle)
+    return _exponential(ranks, low if ranks.min() < ranks.max() and strength > 0 else 0.0)
+
+
+def _exponential(ranks: Tensor, steepness: float) -> Tensor:
+    weights = (steepness * (ranks - ranks.max())).exp()
+    return weights / weights.mean()
