@@ -410,6 +410,12 @@ class WeightOptions(Settings):
     mean_one: bool = option(
         False, "whether to divide the weights of a batch by their mean, so that the learning rate is unchanged"
     )
+    strength: float | None = option(
+        None,
+        "coefficient of variation of the weights, in the method's order and of mean 1; alpha then has no effect",
+        limit=NOT_NEGATIVE,
+        shown="the paper's weights",
+    )
     method_options: dict[str, Any] | None = option(None, "further hyper-parameters of the method; may be repeated")
     reward_range: tuple[float, float] | None = option(
         None, "lowest and highest task reward, as reward dispersion reads it", shown="the task's, or 0 2 without a task"

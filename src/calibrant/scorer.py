@@ -17,14 +17,19 @@ from calibrant.methods import (
     apply,
     check_hyperparameters,
     hyperparameters,
+    name_of,
     read_inputs,
 )
+from calibrant.methods.inputs import UNWEIGHTED
 from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
 from calibrant.text.inputs import CLUSTERED, FROM_TEXT, Readers, TextGroups, read_input
 
 FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
 """The inputs of methods that are computed by the policy or a reference model, or read from a file."""
+
+ENOUGH = 64  # groups that the spread of weights is judged from
+SMALLEST_SPREAD = 0.01  # coefficient of variation of weights below which they hardly act
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,11 @@ class Scorer:
     """
 
     method: Method  # its parameters name the inputs to compute
-    options: Mapping[str, object] = field(default_factory=dict)  # hyper-parameters of the method
+    options: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters of the method
     readers: Readers = Readers()
     meaning: str = "answer"
     cluster_text: str | None = None  # the text that is clustered and compared; None: `meaning`
+    strength: float | None = None  # coefficient of variation of the weights; None: the method's own weights
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -81,7 +87,8 @@ class Scorer:
         wanted = [name for name in self.named if name in FROM_TEXT and name not in inputs]
         inputs |= self._read(wanted, completions, answers, references, rewards)
         groups = Groups(rewards, inputs)
-        return Scored(groups, apply(self.method, groups, state, bases=bases, **self.options), answers)
+        outcome = apply(self.method, groups, state, bases=bases, strength=self.strength, **self.options)
+        return Scored(groups, outcome, answers)
 
     def _read(
         self,
@@ -109,7 +116,9 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
     return [texts[i : i + size] for i in range(0, len(texts), size)]
 
 
-def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+def dry_run(
+    method: Method, options: Mapping[str, Any], without: Sequence[str] = (), strength: float | None = None
+) -> None:
     """Applies a method to an artificial group of two, so that its errors are raised before sampling starts.
 
     `without` names inputs that are not supplied.
@@ -128,7 +137,8 @@ def dry_run(method: Method, options: Mapping[str, Any], without: Sequence[str] =
     }
     named = [name for name in read_inputs(method, options) if name not in without]
     inputs = {name: artificial[name] for name in named if name in artificial}
-    apply(method, Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs), **options)
+    groups = Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs)
+    apply(method, groups, strength=strength, **options)
 
 
 def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
@@ -174,6 +184,26 @@ def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[
     statistics["batch/unscorable"] = float((~where).sum())
     statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range))
     return statistics
+
+
+def flat_weights(weights: Tensor, method: Method) -> str | None:
+    """The sentence for weights `[B]` that hardly differ from each other; None where they do, or are too few to say.
+
+    >>> from calibrant.methods import METHODS
+    >>> flat_weights(1 + torch.arange(100) / 1e5, METHODS["gcpo_bot"])  # doctest: +ELLIPSIS
+    'the weights of gcpo_bot hardly differ: their coefficient of variation is 0.03% ...
+    """
+    if len(weights) < ENOUGH or name_of(method) in UNWEIGHTED:
+        return None
+    weights = weights.double()
+    spread = (weights.std(correction=0) / weights.mean().clamp(min=1e-12)).item()
+    if spread >= SMALLEST_SPREAD:
+        return None
+    return (
+        f"the weights of {name_of(method)} hardly differ: their coefficient of variation is {100 * spread:.2f}% over "
+        f"{len(weights)} groups, so that this is nearly its base method; --strength 0.3 sets the spread, and "
+        "calibrant analyze shows it for every method"
+    )
 
 
 def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) -> list[dict[str, object]]:

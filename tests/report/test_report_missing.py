@@ -13,7 +13,7 @@ from builders_report import evaluation, make_run, rewrite_rollouts
 
 from calibrant.errors import CalibrantError
 from calibrant.files import write_json, write_yaml
-from calibrant.report import browse, figures, reading, write_picture, write_report
+from calibrant.report import browse, figures, reading, run_page, write_picture, write_report
 
 
 def words(path: Path) -> str:
@@ -194,3 +194,14 @@ def test_the_policy_stops_what_should_not_be_there(run: Path, tmp_path: Path) ->
     dom, console = browse_to((tmp_path / "page.html").as_uri(), tmp_path / "profile")
     assert "data-strange" not in dom
     assert console.count("Content Security Policy") == 2
+
+
+def test_shares_of_the_weights_variance_add_up_where_the_weight_is_the_product_of_its_factors(tmp_path: Path) -> None:
+    run = reading.load_run(make_run(tmp_path / "run", steps=4))
+    rows = run_page.weights(run).table.rows
+    shares = [float(row[3].rstrip("%")) for row in rows if row[0] != "weight"]
+    assert len(shares) == 2 and sum(shares) == pytest.approx(100, abs=1.5)
+    weights = run.groups["weight"]
+    assert rows[0][1:3] == [f"{weights.mean():.4f}", f"{weights.std(ddof=0) / weights.mean():.1%}"]
+    run.groups["weight"] = run.groups["weight"].to_numpy()[::-1]
+    assert all(row[3] == "–" for row in run_page.weights(run).table.rows)

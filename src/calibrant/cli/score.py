@@ -42,16 +42,27 @@ def run(options: argparse.Namespace) -> int:
 
 def print_scored(file: "ScoredFile") -> None:
     """Prints statistics of each method's weights and of each signal, and why methods were not applied."""
+    from calibrant.methods import resolve_method
     from calibrant.score.methods import distinct_scores
-    from calibrant.scorer import batch_statistics
+    from calibrant.scorer import batch_statistics, flat_weights
 
     where = next(iter(file.scored.values())).groups.where
     print(f"{len(where)} groups, {int(where.sum())} scorable rollouts\n")
-    print(f"{'method':<12}{'weight: mean':>14}{'lowest':>10}{'highest':>10}{'uninformative groups':>28}")
+    print(
+        f"{'method':<12}{'weight: mean':>14}{'lowest':>10}{'highest':>10}{'variation':>11}{'uninformative groups':>24}"
+    )
     for name, scored in file.scored.items():
         values = batch_statistics(scored, file.reward_range)
         mean, low, high = (values.get(f"group/weight/{kind}", 1.0) for kind in ("mean", "min", "max"))
-        print(f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{values['group/uninformative']:>28.1%}")
+        variation = values.get("group/weight/std", 0.0) / max(mean, 1e-12)
+        print(
+            f"{name:<12}{mean:>14.4f}{low:>10.4f}{high:>10.4f}{variation:>11.1%}{values['group/uninformative']:>15.1%}"
+        )
+    if len(file.scored) == 1:
+        ((name, scored),) = file.scored.items()
+        weights = scored.outcome.weights[where.sum(-1) >= 2].flatten(1).mean(-1)
+        if sentence := flat_weights(weights, resolve_method(name)):
+            print(f"\n{sentence}")
     print(f"\n{'signal':<44}{'mean':>10}{'lowest':>10}{'highest':>10}")
     for name, score in distinct_scores(file.scored).items():
         kept = score[where] if score.ndim == 2 else score

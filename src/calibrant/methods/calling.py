@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_shapes
+from calibrant.checks import check_non_negative, check_shapes
 from calibrant.errors import CalibrantError, nearest
 from calibrant.groups import Groups
-from calibrant.methods.inputs import READ_WITH, missing_input
-from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages, multiply
+from calibrant.methods.inputs import READ_WITH, UNWEIGHTED, missing_input
+from calibrant.methods.outcome import BASES, Method, Outcome, WeightedAdvantages, multiply, strengthened
 from calibrant.methods.table import METHODS
 from calibrant.user_code import import_object
+
+WINDOW = "strength_window"
+"""The entry of the state that holds the running distribution of signals."""
+RESERVED = {"strength", "bases"}
+"""Arguments of `apply`, which no hyper-parameter may be called."""
 
 
 def resolve_method(method: str | Method) -> Method:
@@ -52,6 +57,8 @@ def _parameters(method: Method) -> dict[str, inspect.Parameter]:
             )
         if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise CalibrantError(f"method '{name_of(method)}': the hyper-parameter '{name}' needs a default")
+        if name in RESERVED:
+            raise CalibrantError(f"method '{name_of(method)}': '{name}' is an argument of apply; rename the parameter")
     return parameters
 
 
@@ -126,12 +133,15 @@ def apply(
     state: Mapping[str, Tensor] | None = None,
     *,
     bases: Mapping[str, Tensor] | None = None,
+    strength: float | None = None,
     **hyper: Any,
 ) -> WeightedAdvantages:
     """Calls a method with the inputs that it names, and multiplies its base advantages by its weights.
 
     `state` is what a method with memory returned at the previous step. `bases` are base advantages by name, `[N, G]`,
-    used instead of those of the groups' rewards (see `scorer.trainer_bases`). For a method that does not name
+    used instead of those of the groups' rewards (see `scorer.trainer_bases`). `strength` replaces the method's weights
+    by weights of mean 1 and that coefficient of variation in the same order (see `weights.running_weights`), whose
+    running distribution is kept in the state. For a method that does not name
     `rewards`, rollouts without a finite reward count too. CalibrantError for an input that the groups lack, an unknown
     hyper-parameter, or a result that is not an outcome of finite numbers.
 
@@ -142,7 +152,8 @@ def apply(
     check_hyperparameters(function, hyper)
     parameters = _parameters(function)
     where = groups.where if "rewards" in parameters else groups.inputs.get("where", torch.ones_like(groups.where))
-    supplied = {**groups.inputs, "rewards": groups.rewards, "where": where, "state": dict(state or {})}
+    own_state = {name: x for name, x in (state or {}).items() if name != WINDOW}
+    supplied = {**groups.inputs, "rewards": groups.rewards, "where": where, "state": own_state}
     lacking = [name for name in required_inputs(function) if name not in supplied]
     if lacking := [name for name in lacking if name in read_inputs(function, hyper)]:
         raise missing_input(f"method '{name_of(function)}'", lacking)
@@ -150,7 +161,31 @@ def apply(
     with torch.no_grad():
         outcome = function(**named, **hyper)
         _check(function, outcome, groups.rewards)
+        if strength is not None:
+            check_strength(function, strength, hyper)
+            outcome = _strengthened(function, outcome, where, strength, state or {})
         return multiply(outcome, groups.rewards, where, bases)
+
+
+def check_strength(method: str | Method, strength: float, hyper: Mapping[str, object]) -> None:
+    """Raises CalibrantError where a strength cannot be had: without weights, or with a rule of their mean."""
+    name = name_of(method)
+    check_non_negative(f"method '{name}'", strength=strength)
+    if METHODS.get(name) is resolve_method(method) and name in UNWEIGHTED:
+        raise CalibrantError(f"method '{name}' has no weights that strength could set; leave it out, or take rd_only")
+    if "ratio_variance" in required_inputs(method):
+        raise CalibrantError(f"method '{name}' weighs anew in every pass over a batch, so its strength cannot be set")
+    if hyper.get("mean_one"):
+        raise CalibrantError("give strength or mean_one, not both: weights of a given strength have mean 1")
+
+
+def _strengthened(
+    method: Method, outcome: Outcome, where: Tensor, strength: float, state: Mapping[str, Tensor]
+) -> Outcome:
+    if outcome.weights.ndim == 3:
+        raise CalibrantError(f"method '{name_of(method)}' has weights per token, whose strength cannot be set")
+    outcome, window = strengthened(outcome, where, strength, state.get(WINDOW))
+    return outcome._replace(state={**(outcome.state or {}), WINDOW: window})
 
 
 def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:

@@ -40,7 +40,7 @@ def rd_only(
     dispersion = reward_dispersion(rewards.double(), reward_range, where)
     weight = boost(dispersion, group_alpha(alpha, where.sum(-1)))
     scores = {"reward_dispersion": dispersion, "reward_weight": weight}
-    return weighed(rewards, where, weight, scores, mean_one=mean_one)
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, signals={"reward_dispersion": 1})
 
 
 def gcpo_cd(
@@ -168,4 +168,5 @@ def _gcpo(
         "geometric_weight": damp(u, strength),
         "reward_weight": boost(dispersion, strength),
     }
-    return weighed(rewards, where, scores["geometric_weight"] * scores["reward_weight"], scores, mean_one=mean_one)
+    weight = scores["geometric_weight"] * scores["reward_weight"]
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, signals={name: -1, "reward_dispersion": 1})

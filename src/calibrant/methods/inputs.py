@@ -38,6 +38,9 @@ READ_WITH: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """Method -> input that it reads only with some values of a hyper-parameter -> that parameter and these values."""
 
+UNWEIGHTED = frozenset({"grpo", "dr_grpo", "rloo", "empo", "grpo_care", "capo"})
+"""Methods whose weights are all 1: their advantages are their own."""
+
 
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:
     """The error, to be raised, of a method or command that lacks inputs: which they are and what supplies them.

@@ -9,6 +9,7 @@ from torch import Tensor
 from calibrant import advantages
 from calibrant.groups import like_input
 from calibrant.weights import mean_one as with_mean_one
+from calibrant.weights import running_weights
 
 BASES: dict[str, Callable[..., Tensor]] = {
     "standardised": advantages.standardised,
@@ -26,6 +27,7 @@ class Outcome(NamedTuple):
     base: str | Tensor = "standardised"  # a name in BASES, or advantages of the method's own, [N, G]
     state: dict[str, Tensor] | None = None  # what a method with memory is given at the next step
     replaced: Tensor | None = None  # [N, G], boolean: where own advantages replace the standardised; None: everywhere
+    signals: Mapping[str, int] | None = None  # scores that the weights follow: 1 if larger ones raise them, else -1
 
 
 class WeightedAdvantages(NamedTuple):
@@ -58,6 +60,25 @@ def multiply(
     return WeightedAdvantages(advantages, weights, outcome.scores, like_input(base, weights), outcome.state)
 
 
+def strengthened(outcome: Outcome, where: Tensor, strength: float, window: Tensor | None) -> tuple[Outcome, Tensor]:
+    """An outcome with weights of mean 1 and the coefficient of variation `strength`, and the next window of signals.
+
+    Signals are the outcome's, per group; where it names none, its weights, per rollout. Groups with fewer than two
+    rollouts that count, and other rollouts that do not, have weight 1. See `weights.running_weights`.
+    """
+    counts = where & (where.sum(-1) >= 2)[:, None]
+    if outcome.signals is None:
+        weights = torch.ones_like(outcome.weights, dtype=torch.float64)
+        new, window = running_weights(outcome.weights[counts][:, None], window, strength)
+        weights[counts] = new.to(weights)
+    else:
+        signals = torch.stack([outcome.scores[name].double() * sign for name, sign in outcome.signals.items()], dim=-1)
+        signals[~counts.any(-1)] = torch.nan
+        new, window = running_weights(signals, window, strength)
+        weights = new.to(outcome.weights.device)[:, None].expand(outcome.weights.shape)
+    return outcome._replace(weights=like_input(weights, outcome.weights).contiguous()), window
+
+
 def _base(outcome: Outcome, rewards: Tensor, where: Tensor | None, bases: Mapping[str, Tensor]) -> Tensor:
     base, mask = outcome.base, outcome.replaced
     if isinstance(base, Tensor) and mask is None:
@@ -75,17 +96,20 @@ def weighed(
     *,
     mean_one: bool = False,
     base: str = "standardised",
+    signals: Mapping[str, int] | None = None,
 ) -> Outcome:
     """An outcome with weights `[N]` or `[N, G]`, which are 1 in groups with fewer than two scorable rollouts.
 
-    `where` already excludes rollouts without a finite reward; `mean_one` divides by the mean over those that count.
+    `where` already excludes rollouts without a finite reward; `mean_one` divides by the mean over those that count;
+    `signals` as in `Outcome`.
     """
     enough = (where.sum(-1) >= 2)[:, None]
     weight = weight[:, None] if weight.ndim == 1 else weight
     weights = torch.where(enough, weight, 1.0).expand(rewards.shape)
     if mean_one:
         weights = torch.where(enough, with_mean_one(weights, where & enough), 1.0)
-    return Outcome(like_input(weights, rewards).contiguous(), in_type_of(rewards, scores), base)
+    weights, scores = like_input(weights, rewards).contiguous(), in_type_of(rewards, scores)
+    return Outcome(weights, scores, base, signals=signals)
 
 
 def replaced(advantages: Tensor, scores: dict[str, Tensor], source: Tensor) -> Outcome:

@@ -72,7 +72,7 @@ def grpo_se(
     entropy, u = _normalised(clusters, log_mass, where, estimator)
     weight = _shaped("grpo_se", shape, u, alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
-    return weighed(rewards, where, weight, scores, mean_one=mean_one)
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, signals={"normalised_entropy": -1})
 
 
 def grpo_kle(
@@ -147,7 +147,8 @@ def grpo_kle(
     graph = _without_empty(entailment)
     u = kernel_language_entropy(graph, kernel, where, t=t, kappa=kappa, nu=nu, rescale=True, **mixture)
     weight = _shaped("grpo_kle", shape, u, alpha, where.sum(-1))
-    return weighed(rewards, where, weight, {"kernel_entropy": u, "entropy_weight": weight}, mean_one=mean_one)
+    scores = {"kernel_entropy": u, "entropy_weight": weight}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, signals={"kernel_entropy": -1})
 
 
 def seed_grpo(
@@ -197,7 +198,8 @@ def seed_grpo(
     entropy, u = _normalised(clusters, log_mass, where, kind)
     weight = _shaped("seed_grpo", form, u, alpha, where.sum(-1))
     scores = {"semantic_entropy": entropy, "normalised_entropy": u, "entropy_weight": weight}
-    return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred")
+    signals = {"normalised_entropy": -1}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, base="centred", signals=signals)
 
 
 def _log_mass(caller: str, mass: str, mean_logprob: Tensor | None) -> Tensor | None:

@@ -55,7 +55,8 @@ def q_hawkeye(
     deviation = std_over(*masked(rewards, where), ddof=0)
     u = (deviation / (0.5 * (high - low))).square().clamp(max=1.0)
     weight = (1.0 - strength * u).clamp(min=0.0) if form == "linear" else torch.exp(-strength * u)
-    return weighed(rewards, where, weight, {"reward_variance": u, "variance_weight": weight}, mean_one=mean_one)
+    scores = {"reward_variance": u, "variance_weight": weight}
+    return weighed(rewards, where, weight, scores, mean_one=mean_one, signals={"reward_variance": -1})
 
 
 def r2vpo(

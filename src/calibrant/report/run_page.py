@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from calibrant.errors import CalibrantError
@@ -12,8 +13,8 @@ from calibrant.report.browse import browser
 from calibrant.report.confidence import calibration_figures, calibration_table
 from calibrant.report.evaluations import WHEN, comparisons
 from calibrant.report.figures import HALF, WIDE
-from calibrant.report.formats import plain, shorten
-from calibrant.report.page import Page, Plot, Section, write_page
+from calibrant.report.formats import DASH, plain, shorten
+from calibrant.report.page import Page, Plot, Section, Table, write_page
 from calibrant.report.reading import RunData, load_run
 
 
@@ -116,7 +117,27 @@ def weights(run: RunData) -> Section:
         _plot("Mean weight", draw, caption="It changes the effective learning rate."),
         *(_bands(run, name, f"Factor of the weight: {shorten(name)}", figures.PURPLE) for name in run.factors),
     ]
-    return Section("weights", "Weights", [*text, _effect(mean)], [plot for plot in plots if plot])
+    return Section("weights", "Weights", [*text, _effect(mean)], [plot for plot in plots if plot], _spread(run))
+
+
+def _spread(run: RunData) -> Table:
+    """Mean and coefficient of variation of the weight and of its factors, per group, and shares of its variance.
+
+    The share of a factor f of the weight w is `cov(ln f, ln w) / var(ln w)`; those of all factors add up to 1. There
+    are none where the weight is not the product of its factors (`strength`, `mean_one`).
+    """
+    columns = run.groups[["weight", *run.factors]].dropna().clip(lower=1e-12)
+    logs = np.log(columns)
+    total = logs["weight"].var()
+    product = bool(run.factors) and np.allclose(logs["weight"], logs[run.factors].sum(axis=1), atol=1e-5)
+    shares = {name: logs[name].cov(logs["weight"]) / total for name in run.factors if product and total > 1e-12}
+    rows = [
+        [shorten(name), f"{x.mean():.4f}", f"{x.std(ddof=0) / x.mean():.1%}", f"{shares.get(name, np.nan):.0%}"]
+        for name, x in columns.items()
+    ]  # fmt: skip
+    rows = [[cell.replace("nan%", DASH) for cell in row] for row in rows]
+    header = ["per group", "mean", "coefficient of variation", "share of its variance"]
+    return Table(header, rows if len(columns) else [])
 
 
 def _effect(mean: pd.Series) -> str:

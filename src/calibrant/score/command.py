@@ -31,8 +31,11 @@ def check_options(settings: ScoreSettings) -> None:
     out = Path(settings.out or ".parquet")
     if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
         raise CalibrantError(f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl")
-    if settings.method is None and (settings.alpha is not None or settings.mean_one or settings.method_options):
-        raise CalibrantError("--alpha, --mean-one and --method-options belong to one method; name it with --method")
+    one = settings.mean_one or any(x is not None for x in (settings.alpha, settings.strength, settings.method_options))
+    if settings.method is None and one:
+        raise CalibrantError(
+            "--alpha, --strength, --mean-one and --method-options belong to one method; name it with --method"
+        )
 
 
 def score_file(settings: ScoreSettings) -> ScoredFile:

@@ -22,15 +22,16 @@ def score(
     meaning: str = "answer",
     given: Mapping[str, Tensor] | None = None,
     cluster_text: str | None = None,
+    strength: float | None = None,
 ) -> Scored:
     """Applies a method, with its hyper-parameters `options`, to rollouts of a file.
 
     `readers` compute inputs from texts where neither `given` (`groups.given()` if None) nor a column holds them;
     `meaning` is the text that is embedded and, unless `cluster_text` names another, clustered: "answer" or
-    "completion". Raises CalibrantError if an
-    input that the method needs is in no column and cannot be computed from text.
+    "completion"; `strength` as in `methods.apply`. Raises CalibrantError if an input that the method needs is in no
+    column and cannot be computed from text.
     """
-    scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning=meaning, cluster_text=cluster_text)
+    scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning, cluster_text, strength)
     given = groups.given() if given is None else given
     return scorer(
         groups.completions, groups.rewards, answers=groups.answers, references=groups.references(), given=given
@@ -48,7 +49,9 @@ def score_all(
         own = settings.cluster_text or str(recommended_values(method).get("cluster_text", meaning))
         given = clustered[own] | common
         try:
-            scored[name] = score(groups, method, options_of(method, settings), readers, meaning, given, own)
+            scored[name] = score(
+                groups, method, options_of(method, settings), readers, meaning, given, own, settings.strength
+            )
         except CalibrantError as error:
             refused[name] = str(error)
         else:

@@ -36,7 +36,7 @@ def prepare(settings: TrainSettings) -> Prepared:
     task = chosen_task(settings)
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
-    dry_run(method, hyper)
+    dry_run(method, hyper, strength=settings.strength)
     inputs = set(read_inputs(method, hyper))
     shape, tokenizer = check_model(settings.model, settings)
     check_options(settings, shape, inputs)

@@ -44,6 +44,7 @@ class CalibratedGRPOConfig(GRPOConfig):
     alpha: float | None = _option("alpha")
     reward_range: list[float] = _option("reward_range", [0.0, 2.0])
     mean_one: bool = _option("mean_one")
+    strength: float | None = _option("strength")
     method_options: dict[str, Any] | str | None = _option("method_options")
     meaning: str = _option("meaning", "answer")
     cluster_text: str | None = _option("cluster_text")

@@ -1,10 +1,14 @@
-"""Notices about clusters that are not those of the paper."""
+"""Notices about clusters that are not those of the paper, and about weights that hardly differ."""
 
 import logging
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from calibrant.methods import Method
+from calibrant.scorer import ENOUGH as ENOUGH_GROUPS
+from calibrant.scorer import Scored, flat_weights
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,26 @@ class ClusterNotices:
                 *(self.method, step, 100 * self.singles / self.clusters, self.clusters, PAPER_MODEL),
             )
             self.singles = -1  # said
+
+
+class WeightNotice:
+    """Says once if the weights of the first groups with an advantage hardly differ."""
+
+    def __init__(self, method: Method):
+        self.method = method
+        self.weights: list[Tensor] | None = []  # mean weight per group; None once judged
+
+    def see(self, scored: Scored) -> None:
+        """Adds a batch of groups."""
+        if self.weights is None:
+            return
+        outcome, where = scored.outcome, scored.groups.where
+        counts = (where.sum(-1) >= 2) & (outcome.base != 0).any(-1)
+        self.weights.append(outcome.weights[counts].flatten(1).mean(-1).cpu())
+        if sum(map(len, self.weights)) >= ENOUGH_GROUPS:
+            sentence, self.weights = flat_weights(torch.cat(self.weights), self.method), None
+            if sentence:
+                log.warning("%s", sentence)
 
 
 def cluster_sizes(clusters: Tensor, where: Tensor) -> Tensor:

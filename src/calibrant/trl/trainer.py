@@ -28,7 +28,7 @@ from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctne
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
 from calibrant.trl.model_card import policy_name, with_method
-from calibrant.trl.notices import ClusterNotices
+from calibrant.trl.notices import ClusterNotices, WeightNotice
 from calibrant.trl.passes import (
     MULTIMODAL,
     Batch,
@@ -96,9 +96,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         options = options_of(self.method, args)
         self._named = read_inputs(self.method, options)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
-        dry_run(self.method, options, without=() if self._judge else ("correct",))
+        dry_run(self.method, options, () if self._judge else ("correct",), args.strength)
         readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
-        self._scorer = Scorer(self.method, options, readers, meaning=args.meaning, cluster_text=args.cluster_text)
+        self._scorer = Scorer(
+            *(self.method, options, readers),
+            meaning=args.meaning, cluster_text=args.cluster_text, strength=args.strength,
+        )  # fmt: skip
         self._memory: dict[str, Tensor] = {}
         self._warned_of_range = False
         self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
@@ -124,6 +127,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._notices = None
         if self.accelerator.is_main_process:
             self._notices = ClusterNotices(name_of(self.method), args.entailment_model)
+            self._weight_notice = WeightNotice(self.method)
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
 
@@ -167,6 +171,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._memory = dict(scored.outcome.state or self._memory)
             if self._notices is not None:
                 self._notices.see(scored.groups.inputs, scored.groups.where, self.state.global_step + 1)
+                self._weight_notice.see(scored)
             if "ratio_variance" in self._named:
                 numbers = torch.arange(advantages.numel(), device=advantages.device)
                 output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
