@@ -34,7 +34,7 @@ CASES = [
     (kind, attention, route)
     for kind in CONFIGS
     for attention in (("eager",) if kind == "gemma2" else ("eager", "sdpa"))
-    for route in (("cached",) if kind == "gpt2" else ("cached", "packed"))
+    for route in (("cached",) if kind == "gpt2" else ("cached", "packed", *(["flat"] if attention == "sdpa" else [])))
 ]
 
 

@@ -22,11 +22,11 @@ def test_check_of_a_sound_model(dtype, kind):
     next(model.parameters()).grad = marker = torch.ones_like(next(model.parameters()))
     result = check_prefix(model, seed=1, temperature=0.7)
     assert result.equal and result.dtype == dtype
-    assert [route.route for route in result.routes] == ["cached", "packed", "generation"]
+    assert [route.route for route in result.routes] == ["flat", "cached", "packed", "generation"]
     assert model.training and next(model.parameters()).grad is marker
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 @pytest.mark.parametrize("what", ["value", "gradient"])
 def test_check_of_a_model_that_goes_wrong(route, what, monkeypatch):
     """Keys of the prompt lose their gradient, or are off by a little: both have to be seen."""
@@ -73,7 +73,7 @@ def test_check_of_architectures(kind, tmp_path, policy, capsys):
     AutoTokenizer.from_pretrained(policy).save_pretrained(tmp_path)
     assert command(str(tmp_path)) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:5]]
-    assert [row[0] for row in rows] == ["cached", "packed", "generation"]
+    assert [row[0] for row in rows] == ["flat", "cached", "packed", "generation"]
     shares = kind in ("gemma3_text", "mixtral")
     assert all(row[3] == "equal" if shares else row[3:5] == ["not", "possible:"] for row in rows)
 

@@ -63,7 +63,7 @@ def test_shared_is_plain_in_float32(kind, attention, route):
     assert relative(gradient(model, loss_of(shared)), gradient(model, loss_of(plain))) <= 1e-5
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_half_precision_is_near_float32_and_returned_in_float32(route):
     exact, batch = build("qwen2", dtype=torch.float32), random_batch()
     model = copy.deepcopy(exact).to(torch.bfloat16)
@@ -76,7 +76,7 @@ def test_half_precision_is_near_float32_and_returned_in_float32(route):
     assert relative(gradient(model, shared).float(), gradient(exact, expected)) <= 0.1
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_autocast_reaches_the_head_and_its_backward(route, monkeypatch):
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 50)
     model, batch = build(dtype=torch.float32), random_batch()
@@ -102,7 +102,7 @@ shapes = st.integers(1, 4).flatmap(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(shapes, st.sampled_from(["mistral", "gemma3", "qwen2"]), st.sampled_from(["cached", "packed"]))
+@given(shapes, st.sampled_from(["mistral", "gemma3", "qwen2"]), st.sampled_from(["cached", "packed", "flat"]))
 def test_shared_is_plain_for_any_shape(shape, kind, route):
     which, lengths, (long, ends) = shape
     batch = random_batch(which, lengths, ends[: len(which)], (8, long), seed=len(which))
@@ -114,7 +114,7 @@ def test_shared_is_plain_for_any_shape(shape, kind, route):
     assert (found - expected).norm() <= 1e-10 * expected.norm().clamp(min=1e-6)
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_edges(route):
     model = build("qwen2")
     cases = {
@@ -135,7 +135,7 @@ def test_edges(route):
     assert shared_prefix_logps(model, *none, route=route).logps.shape == (2, 0)
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_a_token_that_is_masked_inside_a_completion_is_not_seen(route):
     model, batch = build("mistral"), random_batch()
     batch.completion_mask[0, 2] = 0

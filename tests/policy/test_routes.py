@@ -13,7 +13,7 @@ from calibrant.policy.packed import pack
 from calibrant.policy.prompts import Tokens, distinct_prompts
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_each_distinct_prompt_is_computed_once(route, monkeypatch):
     model, batch, seen = build(), random_batch(), []
     model.model.register_forward_pre_hook(
@@ -68,7 +68,7 @@ def test_gradient_checkpointing_takes_the_packed_route():
     assert obstacles(model)["cached"] is None
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_data_parallel_reduces_once(route, tmp_path):
     model, batch = build(dtype=torch.float32), random_batch()
     expected = gradient(model, loss_of(plain_logps(model, *batch)))
@@ -88,7 +88,7 @@ def test_data_parallel_reduces_once(route, tmp_path):
     assert relative(found, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("route", ["cached", "packed"])
+@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_lora(route):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")

@@ -54,11 +54,12 @@ def packed_refusal(model: nn.Module) -> str | None:
         return "has no rotary positions, so that packed rows may not have the numbers of plain rows"
     if config._attn_implementation not in ("eager", "sdpa"):
         return f"runs {config._attn_implementation}, which does not accept custom attention masks (eager and sdpa do)"
-    unknown = _layer_types(config) - {"full_attention", "sliding_attention"}
+    unknown = layer_types(config) - {"full_attention", "sliding_attention"}
     return f"has layers of {', '.join(sorted(unknown))}, which packed rows do not know" if unknown else None
 
 
-def _layer_types(config: PreTrainedConfig) -> set[str]:
+def layer_types(config: PreTrainedConfig) -> set[str]:
+    """The types of attention that the layers of a model have."""
     known = getattr(config, "layer_types", None)
     return set(known or ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"])
 
@@ -107,7 +108,7 @@ def _masks(model: nn.Module, packed: Packed) -> Tensor | dict[str, Tensor]:
     seen = packed.where[:, None, :] & (own | (packed.segments[:, None, :] == PROMPT)) & (distance >= 0)
     itself = torch.eye(packed.ids.shape[1], dtype=torch.bool, device=packed.ids.device)
     masks = {}
-    for name in _layer_types(config):
+    for name in layer_types(config):
         near = seen & (distance < config.sliding_window) if name == "sliding_attention" else seen
         masks[name] = _for_attention(model, (near | itself & ~near.any(-1, keepdim=True))[:, None])
     return masks if len(masks) > 1 else next(iter(masks.values()))

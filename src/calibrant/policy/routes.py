@@ -6,19 +6,21 @@ with D the width of the model: a layer of a transformer multiplies `24 D^2` numb
 benchmarks/prefix.py.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from torch import nn
 
 from calibrant.errors import CalibrantError
-from calibrant.policy import cached, packed
+from calibrant.policy import cached, flat, packed
 from calibrant.policy.head import Head, Recorded, model_name, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
 
-Route = Literal["auto", "cached", "packed"]
+Route = Literal["auto", "flat", "cached", "packed"]
 
 STATES: Mapping[str, Callable[[nn.Module, Head, Tokens, Prompts], Recorded]] = {
+    "flat": flat.flat_states,
     "cached": cached.cached_states,
     "packed": packed.packed_states,
 }
@@ -32,11 +34,12 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     """Why a model cannot take each route, as far as can be told before a forward pass.
 
     Returns:
-        `{"cached": reason, "packed": reason}`; a reason continues a sentence about the model, as in "has virtual tokens
+        `{"flat": reason, "cached": reason, "packed": reason}`; a reason continues a sentence about the model, as in "has virtual tokens
         before its prompts"; None: the route can be taken.
     """
     both = refusal(model)
-    return {"cached": both or cached.cached_refusal(model), "packed": both or packed.packed_refusal(model)}
+    own = {"flat": flat.flat_refusal, "cached": cached.cached_refusal, "packed": packed.packed_refusal}
+    return {name: both or reason(model) for name, reason in own.items()}
 
 
 def refusal(model: nn.Module) -> str | None:
@@ -74,6 +77,7 @@ def cheapest(model: nn.Module, batch: Tokens, prompts: Prompts, routes: Iterable
     width, distinct, rows = text_config(model).hidden_size, len(prompts.first), len(prompts.which)
     prompt, completion = batch.prompt_ids.shape[1], batch.completion_ids.shape[1]
     costs = {
+        "flat": flat_cost(batch, prompts, width),
         "cached": cached_cost(prompt, distinct, rows, completion, width),
         "packed": packed_cost(prompt, distinct, packed.longest_suffix(batch, prompts), width),
     }
@@ -99,5 +103,19 @@ def packed_cost(prompt: int, distinct: int, longest_suffix: int, width: int) -> 
     return PASS_TOKENS + distinct * _cost(prompt + longest_suffix, prompt + longest_suffix, width)
 
 
-def _cost(tokens: int, columns: int, width: int) -> float:
+def flat_cost(batch: Tokens, prompts: Prompts, width: int) -> float:
+    """Real tokens once, p of a prompt and s of a completion: `64 + sum c(p, p / 2) + sum c(s, p + s)`.
+
+    Infinite where padding is in unusual places, and on devices other than a CPU: its blocks are many small operations
+    there, and have not been measured.
+    """
+    if batch.prompt_ids.device.type != "cpu" or not flat.is_flat(batch):
+        return math.inf
+    lengths, suffixes = flat.lengths_of(batch, prompts)
+    once = sum(_cost(length, length / 2, width) for length in lengths)
+    rows = zip(prompts.which.tolist(), suffixes, strict=True)
+    return PASS_TOKENS + once + sum(_cost(suffix, lengths[prompt] + suffix, width) for prompt, suffix in rows)
+
+
+def _cost(tokens: float, columns: float, width: int) -> float:
     return tokens * (1.0 + columns / (6.0 * width))
