@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import CASES, CONFIGS, InDouble, build, gradient, loss_of, random_batch, relative
 
+from calibrant.errors import CalibrantError
 from calibrant.policy import head, plain_logps, shared_prefix_logps
 
 
@@ -79,6 +80,7 @@ def test_half_precision_is_near_float32_and_returned_in_float32(route):
 @pytest.mark.parametrize("route", ["cached", "packed", "flat"])
 def test_autocast_reaches_the_head_and_its_backward(route, monkeypatch):
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr(head, "KEPT_BYTES", 0)
     model, batch = build(dtype=torch.float32), random_batch()
     with torch.autocast("cpu", torch.bfloat16):
         plain = plain_logps(model, *batch)
@@ -135,7 +137,7 @@ def test_edges(route):
     assert shared_prefix_logps(model, *none, route=route).logps.shape == (2, 0)
 
 
-@pytest.mark.parametrize("route", ["cached", "packed", "flat"])
+@pytest.mark.parametrize("route", ["cached", "packed", "auto"])
 def test_a_token_that_is_masked_inside_a_completion_is_not_seen(route):
     model, batch = build("mistral"), random_batch()
     batch.completion_mask[0, 2] = 0
@@ -143,6 +145,8 @@ def test_a_token_that_is_masked_inside_a_completion_is_not_seen(route):
         plain, shared = plain_logps(model, *batch), shared_prefix_logps(model, *batch, route=route)
     assert (shared.logps - plain.logps).abs().max() <= 1e-10
     assert plain.logps[0, 2] == 0 and plain.logps[0, 3] != 0
+    with pytest.raises(CalibrantError, match="padding elsewhere"):
+        shared_prefix_logps(model, *batch, route="flat")
 
 
 def test_trl_gives_the_same():

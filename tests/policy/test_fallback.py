@@ -39,7 +39,7 @@ def test_evaluate_and_check_prefix(folder, tmp_path, capsys):
     capsys.readouterr()
     assert main(["check-prefix", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert said.count("not possible") == 3 and "This model cannot share prompts" in said
+    assert said.count("not possible") == 4 and "This model cannot share prompts" in said
 
 
 @pytest.mark.parametrize("folder", KINDS, indirect=True)
@@ -88,7 +88,8 @@ def spoiled(model, what):
 @pytest.mark.parametrize("what", ["values", "gradient"])
 def test_a_route_that_differs_is_not_taken(what, monkeypatch):
     model, batch = spoiled(build("qwen2", dtype=torch.float32), what), random_batch(*LONG)
-    monkeypatch.setattr("calibrant.policy.packed.packed_refusal", lambda _: "is not packed here")
+    for name in ("packed.packed_refusal", "flat.flat_refusal"):
+        monkeypatch.setattr(f"calibrant.policy.{name}", lambda _: "is not packed here")
     expected = plain_logps(model, *batch).logps
     with pytest.warns(UserWarning, match="Qwen2ForCausalLM does not share prompts.*differ from those of the plain"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=4).logps
@@ -113,7 +114,7 @@ def test_any_failure_falls_back(failure, monkeypatch):
         raise failure("no")
 
     model, batch = build(dtype=torch.float32), random_batch(*LONG)
-    for name in ("cached", "packed"):
+    for name in ("cached", "packed", "flat"):
         monkeypatch.setitem(logps_in_chunks.__globals__["STATES"], name, raises)
     with pytest.warns(UserWarning, match=f"does not share prompts.*{failure.__name__}: no"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=4).logps

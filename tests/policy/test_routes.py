@@ -1,4 +1,4 @@
-"""The two routes: what each computes once, which models can take them, adapters and data parallelism."""
+"""The routes: what each computes once, which models can take them, adapters and data parallelism."""
 
 import pytest
 import torch
@@ -20,11 +20,11 @@ def test_each_distinct_prompt_is_computed_once(route, monkeypatch):
         lambda _, args, given: seen.append(given["input_ids"].shape), with_kwargs=True
     )
     shared_prefix_logps(model, *batch, route=route)
-    # three prompts of 9 columns; completions of up to 6 tokens, of which the last is not needed
-    assert seen[0][0] == 3 and (seen == [(3, 9), (7, 5)] if route == "cached" else len(seen) == 1)
+    # three prompts of 9, 4 and 1 tokens; completions of up to 6 tokens, 17 of which are followed by another
+    assert seen == {"cached": [(3, 9), (7, 5)], "packed": [(3, 22)], "flat": [(1, 9 + 4 + 1 + 17)]}[route]
     seen.clear()
     shared_prefix_logps(model, *batch, route=route, prefix_index=torch.arange(7))
-    assert seen[0][0] == 7
+    assert seen[0] == {"cached": (7, 9), "packed": (7, 14), "flat": (1, 4 * 9 + 2 * 4 + 1 + 17)}[route]
 
 
 def test_packed_rows_by_hand():
@@ -47,6 +47,7 @@ def test_chunks_of_logits_change_nothing(monkeypatch, entropies):
     whole = shared_prefix_logps(model, *batch, entropies=entropies)
     expected = gradient(model, loss_of(whole))
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 23 * 4)
+    monkeypatch.setattr(head, "KEPT_BYTES", 0)
     sizes = []
     hook = model.lm_head.register_forward_hook(lambda *call: sizes.append(call[2].numel()))
     cut = shared_prefix_logps(model, *batch, entropies=entropies)
@@ -56,12 +57,20 @@ def test_chunks_of_logits_change_nothing(monkeypatch, entropies):
     assert (cut.logps - whole.logps).abs().max() <= 1e-12
 
 
-def test_gradient_checkpointing_takes_the_packed_route():
-    model, batch = build(dtype=torch.float32), random_batch()
+@pytest.mark.parametrize("route", ["packed", "flat", "auto"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_shares_without_a_cache(route, reentrant):
+    model, batch = build("gemma3", dtype=torch.float32), random_batch()
     expected = gradient(model, loss_of(plain_logps(model, *batch)))
-    model.train().gradient_checkpointing_enable()
-    assert "gradient checkpointing" in obstacles(model)["cached"] and obstacles(model)["packed"] is None
-    assert relative(gradient(model, loss_of(shared_prefix_logps(model, *batch))), expected) <= 1e-5
+    model.train().gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    assert "gradient checkpointing" in obstacles(model)["cached"]
+    assert obstacles(model)["packed"] is obstacles(model)["flat"] is None
+    layers, hook = [], lambda *_: layers.append(1)
+    model.model.layers[0].mlp.register_forward_pre_hook(hook)
+    loss_of(shared_prefix_logps(model, *batch, route=route)).backward()
+    assert len(layers) == 1 + 1  # computed again in the backward pass
+    assert relative(torch.cat([weight.grad.flatten() for weight in model.parameters()]), expected) <= 1e-5
     with pytest.raises(CalibrantError, match=r"route cached.*gradient checkpointing"):
         shared_prefix_logps(model, *batch, route="cached")
     model.eval()
@@ -111,7 +120,7 @@ def test_virtual_tokens_are_refused(kind):
 
 
 def test_the_cheaper_route_is_taken():
-    model, passes = build(), []
+    model, passes = build(attention="eager"), []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
     shared_prefix_logps(model, *random_batch((0,) * 8, (60,), (3,) * 8, (60, 3)))
     assert len(passes) == 1  # packed: short completions
@@ -136,6 +145,8 @@ def test_models_that_cannot():
     assert "no rotary positions" in obstacles(AutoModelForCausalLM.from_config(falcon))["packed"]
     with pytest.raises(CalibrantError, match="no causal language model"):
         shared_prefix_logps(build().model, *batch)
+    with pytest.raises(CalibrantError, match="runs eager, not sdpa"):
+        shared_prefix_logps(build(attention="eager"), *batch, route="flat")
     with pytest.raises(CalibrantError, match="flex_attention"):
         model = build()
         model.config._attn_implementation = "flex_attention"

@@ -4,6 +4,7 @@ No padding is computed, except in attention between completions of different len
 with gradient checkpointing.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -102,9 +103,7 @@ def _tiles(start: int, end: int, device: torch.device) -> list[Block]:
     """Tiles of nearly equal sizes of a prompt."""
     size = -(-(end - start) // -(-(end - start) // TILE))
     cuts = [*range(start, end, size), end]
-    return [
-        Block(start, a, torch.arange(a, b, device=device)[None], None) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    return [Block(start, a, torch.arange(a, b, device=device)[None], None) for a, b in pairwise(cuts)]
 
 
 def _completions(start: int, end: int, rows: list[tuple[int, int]], device: torch.device) -> list[Block]:

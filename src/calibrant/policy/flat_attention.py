@@ -8,8 +8,8 @@ again in the backward pass, one block at a time, so that none are kept. Softmax 
 Letters: M tokens, H heads of queries, K heads of keys and values (each for H / K of queries), D their width; a block
 has R rows of t tokens and a prefix of P.
 
-It takes the place of transformers' attention "sdpa" for passes that are given `prompt_blocks`, and leaves others as they are:
-so it is found again when gradient checkpointing runs a layer once more in the backward pass.
+It takes the place of transformers' attention "sdpa" for passes that are given `prompt_blocks`, and leaves others as
+they are: so it is found again when gradient checkpointing runs a layer once more in the backward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
     start: int
     end: int
-    index: Tensor  # [R, t], where the tokens of each row stand; a row is filled up with its first token
+    tokens: Tensor  # [R, t], where the tokens of each row stand; a row is filled up with its first token
     where: Tensor | None  # [R, t], which are not filling; None: all
 
 
@@ -49,7 +49,7 @@ class _Attention(torch.autograd.Function):
     """Outputs `[M, H, D]` of queries `[M, H, D]`, keys and values `[M, K, D]`."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, given: PromptBlocks, scaling: float, window: int | None
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
@@ -62,7 +62,7 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (query, key, value), given, scaling = ctx.saved_tensors, ctx.given, ctx.scaling
         wide = torch.promote_types(key.dtype, torch.float32)
         of_query, of_key, of_value = torch.empty_like(query), *(torch.zeros_like(x, dtype=wide) for x in (key, value))
@@ -90,11 +90,11 @@ def _parts(given: PromptBlocks, query: Tensor, key: Tensor, value: Tensor) -> It
 
 
 def _own(x: Tensor, block: Block) -> Tensor:
-    return x[block.index].permute(2, 0, 1, 3).flatten(0, 1)
+    return x[block.tokens].permute(2, 0, 1, 3).flatten(0, 1)
 
 
 def _rows(x: Tensor, block: Block, heads: int) -> Tensor:
-    return x[block.index].unflatten(2, (heads, -1)).permute(2, 0, 1, 3, 4).contiguous()
+    return x[block.tokens].unflatten(2, (heads, -1)).permute(2, 0, 1, 3, 4).contiguous()
 
 
 def _scores(queries: Tensor, keys: tuple[Tensor, Tensor]) -> Tensor:
@@ -107,13 +107,14 @@ def _scores(queries: Tensor, keys: tuple[Tensor, Tensor]) -> Tensor:
     return scores
 
 
-def _weights(given: PromptBlocks, block: Block, queries: Tensor, keys: tuple[Tensor, Tensor], window: int | None) -> Tensor:
+def _weights(
+    given: PromptBlocks, block: Block, queries: Tensor, keys: tuple[Tensor, Tensor], window: int | None
+) -> Tensor:
     """Softmax of the scores of what each token sees."""
-    scores, length = _scores(queries, keys), block.index.shape[1]
-    later = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
-    scores[..., -length:].masked_fill_(later[:, None], -torch.inf)
+    scores, length = _scores(queries, keys), block.tokens.shape[1]
+    scores[..., -length:] += scores.new_full((length, length), -torch.inf).triu(1)[:, None]
     if window is not None:
-        own, before = given.positions[block.index], given.positions[block.start : block.end]
+        own, before = given.positions[block.tokens], given.positions[block.start : block.end]
         columns = torch.cat([before.expand(len(own), -1), own], dim=1)
         far = own[:, :, None] - columns[:, None] >= window
         scores.masked_fill_(far[:, :, None], -torch.inf)
@@ -135,16 +136,16 @@ def _add(total: Tensor, block: Block, weights: Tensor, rows: Tensor) -> None:
         total[block.start : block.end] += (weights[..., :columns].flatten(1, 3).mT @ rows.flatten(1, 3)).transpose(0, 1)
     own = weights[..., columns:].flatten(2, 3).flatten(0, 1).mT @ rows.flatten(2, 3).flatten(0, 1)
     own = own.unflatten(0, (total.shape[1], -1)).permute(1, 2, 0, 3)
-    total.index_add_(0, block.index.flatten(), own.flatten(0, 1).to(total.dtype))
+    total.index_add_(0, block.tokens.flatten(), own.flatten(0, 1).to(total.dtype))
 
 
 def _write(output: Tensor, block: Block, values: Tensor) -> None:
     """Puts `[K, R, t, H / K, D]` where the tokens of a block stand in `[M, H, D]`."""
     values = values.permute(1, 2, 0, 3, 4).flatten(2, 3)
     if block.where is None:
-        output[block.index.flatten()] = values.flatten(0, 1)
+        output[block.tokens.flatten()] = values.flatten(0, 1)
     else:
-        output[block.index[block.where]] = values[block.where]
+        output[block.tokens[block.where]] = values[block.where]
 
 
 def attend(

@@ -18,12 +18,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput
 
 from calibrant.errors import CalibrantError
+from calibrant.policy.logits import logps_of_logits
 
 CACHE = "cache" if "cache" in {f.name for f in fields(BaseModelOutputWithPast)} else "past_key_values"
 """Name of the cache among the arguments and outputs of models; `cache` from transformers 5.24 on."""
 
 CHUNK_ELEMENTS = 2**25
 """Logits that are held at a time: 128 MB in float32."""
+
+KEPT_BYTES = 2**28
+"""Logits that are kept for the backward pass; where there are more, all are computed once more in it."""
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -153,10 +157,11 @@ def autocast_of(recorded: Recorded) -> AbstractContextManager[None]:
 
 
 def _logits(head: Head, states: Tensor) -> Tensor:
-    """Logits in at least float32."""
+    """Logits; in at least float32 where they are scaled or capped."""
     values: Tensor = head.module(states)
-    values = values.float() if values.dtype in HALF else values
-    values = values * head.scale if head.scale != 1.0 else values
+    if head.scale == 1.0 and head.softcap is None:
+        return values
+    values = (values.float() if values.dtype in HALF else values) * head.scale
     return values if head.softcap is None else head.softcap * torch.tanh(values / head.softcap)
 
 
@@ -172,8 +177,11 @@ def token_logps(
     def chunk(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         return logps_of_logits(_logits(head, states), tokens, temperature, entropies)
 
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     size = max(1, CHUNK_ELEMENTS // head.vocabulary)
-    if len(tokens) <= size:
+    kept = torch.is_grad_enabled() and len(tokens) * head.vocabulary * dtype.itemsize <= KEPT_BYTES
+    if len(tokens) <= size or kept:
         return chunk(states, tokens)
     parts = [
         checkpoint(chunk, *pair, use_reentrant=False, preserve_rng_state=False)
@@ -198,19 +206,8 @@ def gradients_at_states(head: Head, states: Tensor, tokens: Tensor, *, temperatu
     with torch.no_grad():
         parts = []
         for chunk, ids in zip(states.split(size), tokens.split(size), strict=True):
-            residual = (_logits(head, chunk) / temperature).softmax(-1).neg_()
+            logits = _logits(head, chunk)
+            residual = ((logits.float() if logits.dtype in HALF else logits) / temperature).softmax(-1).neg_()
             residual.scatter_add_(1, ids[:, None], torch.ones_like(residual[:, :1]))
             parts.append(torch.mm(residual.to(module.weight.dtype), module.weight))
         return (torch.cat(parts) * (head.scale / temperature)).to(states.dtype)
-
-
-def logps_of_logits(
-    values: Tensor, tokens: Tensor, temperature: float, entropies: bool
-) -> tuple[Tensor, Tensor | None]:
-    """As `token_logps`, from logits `[n, V]` in at least float32."""
-    values = values / temperature if temperature != 1.0 else values
-    total = values.logsumexp(-1)
-    logps = values.gather(-1, tokens[:, None])[:, 0] - total
-    if not entropies:
-        return logps, None
-    return logps, total - ((values - total[:, None]).exp() * values).sum(-1)

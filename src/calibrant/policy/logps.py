@@ -9,18 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import (
-    HALF,
-    Head,
-    Recorded,
-    autocast_of,
-    find_head,
-    has_head,
-    logps_of_logits,
-    run,
-    token_logps,
-    unwrapped,
-)
+from calibrant.policy.head import Head, Recorded, autocast_of, find_head, has_head, run, token_logps, unwrapped
+from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
 from calibrant.policy.verify import assert_close, reason_of, record_of, short_prompts, warn_once
@@ -89,7 +79,7 @@ def shared_prefix_logps(
 ) -> SharedPrefix:
     """Log-probabilities as of `plain_logps`, with each distinct prompt computed once for all rows that have it.
 
-    Two routes give the same values and gradients up to rounding; "auto" takes the one that is expected to be faster:
+    Three routes give the same values and gradients up to rounding; "auto" takes the one that is expected to be fastest:
 
     * `cached`: one forward pass over the prompts fills a cache of keys and values, through which gradients flow; a
       second one over the completions reads it. For any attention with keys and values. Not with gradient
@@ -97,6 +87,9 @@ def shared_prefix_logps(
     * `packed`: one forward pass over sequences of a prompt and all of its completions, which the attention mask keeps
       apart. For rotary positions and eager or SDPA attention, with gradient checkpointing too. It skips the padding of
       completions, and costs more when completions are long, as attention is computed between all of them.
+    * `flat`: one forward pass over one sequence of real tokens, with each prompt once and attention that is computed
+      prompt by prompt. For rotary positions and SDPA attention, with gradient checkpointing too. "auto" takes it on a
+      CPU alone.
 
     Rows may be in any order, and prompts may have any number of rows. In training mode with dropout, the rows of a
     prompt share the dropout mask of its tokens.
@@ -255,8 +248,7 @@ def logps_of_whole_logits(model: nn.Module, batch: Tokens, request: LogprobReque
     ids, mask = batch.whole()
     where = batch.completion_mask != 0
     logits = model(input_ids=ids, attention_mask=mask).logits[:, batch.prompt_ids.shape[1] - 1 : -1][where]
-    values = logits.float() if logits.dtype in HALF else logits
-    logps, entropies = logps_of_logits(values, batch.completion_ids[where], request.temperature, request.entropies)
+    logps, entropies = logps_of_logits(logits, batch.completion_ids[where], request.temperature, request.entropies)
     return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
 
 

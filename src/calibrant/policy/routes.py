@@ -17,12 +17,12 @@ from calibrant.policy import cached, flat, packed
 from calibrant.policy.head import Head, Recorded, model_name, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
 
-Route = Literal["auto", "flat", "cached", "packed"]
+Route = Literal["auto", "cached", "packed", "flat"]
 
 STATES: Mapping[str, Callable[[nn.Module, Head, Tokens, Prompts], Recorded]] = {
-    "flat": flat.flat_states,
     "cached": cached.cached_states,
     "packed": packed.packed_states,
+    "flat": flat.flat_states,
 }
 
 PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens
@@ -34,11 +34,11 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     """Why a model cannot take each route, as far as can be told before a forward pass.
 
     Returns:
-        `{"flat": reason, "cached": reason, "packed": reason}`; a reason continues a sentence about the model, as in "has virtual tokens
-        before its prompts"; None: the route can be taken.
+        `{"cached": reason, "packed": reason, "flat": reason}`; a reason continues a sentence about the model, as in
+        "has virtual tokens before its prompts"; None: the route can be taken.
     """
     both = refusal(model)
-    own = {"flat": flat.flat_refusal, "cached": cached.cached_refusal, "packed": packed.packed_refusal}
+    own = {"cached": cached.cached_refusal, "packed": packed.packed_refusal, "flat": flat.flat_refusal}
     return {name: both or reason(model) for name, reason in own.items()}
 
 
@@ -77,9 +77,9 @@ def cheapest(model: nn.Module, batch: Tokens, prompts: Prompts, routes: Iterable
     width, distinct, rows = text_config(model).hidden_size, len(prompts.first), len(prompts.which)
     prompt, completion = batch.prompt_ids.shape[1], batch.completion_ids.shape[1]
     costs = {
-        "flat": flat_cost(batch, prompts, width),
         "cached": cached_cost(prompt, distinct, rows, completion, width),
         "packed": packed_cost(prompt, distinct, packed.longest_suffix(batch, prompts), width),
+        "flat": flat_cost(batch, prompts, width),
     }
     best = min(routes, key=costs.__getitem__)
     return best, distinct < rows and costs[best] < MARGIN * plain_cost(prompt, rows, completion, width)
