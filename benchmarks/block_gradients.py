@@ -31,7 +31,7 @@ from calibrant.demo import embedded_policy
 from calibrant.files import append_json_lines, keep_lines, read_json_lines
 from calibrant.gradients import block_gram, gradient_variance
 from calibrant.groups import has_spread, valid
-from calibrant.policy import logps_in_chunks
+from calibrant.policy import SharedPrefix, logps_in_chunks
 from calibrant.policy.head import find_head
 from calibrant.policy.models import load_model
 from calibrant.policy.prompts import Tokens
@@ -40,7 +40,7 @@ from calibrant.statistics import paired_bootstrap
 from calibrant.tasks import resolve
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.maths import maths_row
-from calibrant.tasks.prompts import truncate_for_policy
+from calibrant.tasks.prompts import prompt_tokens, truncate_for_policy
 from calibrant.tasks.reading import reading_row
 from calibrant.tasks.sources import Item
 from calibrant.text.embed import Embedder
@@ -49,8 +49,8 @@ from calibrant.text.metrics import token_f1
 INSTRUCTION = "Read the text and answer the question in a few words."
 
 
-def rows_of(options: argparse.Namespace, task: Task) -> tuple[list[Row], dict[str, str]]:
-    """The questions, and by prompt id the solutions that there are."""
+def rows_of(options: argparse.Namespace, task: Task, tokenizer: Any) -> tuple[list[Row], dict[str, str]]:
+    """The questions, those of `--data` with short prompts, and by prompt id the solutions that there are."""
     if options.data is None:
         rows = task.load(task.splits[0], options.groups, options.seed)[: options.groups]
         return rows, {}
@@ -58,40 +58,37 @@ def rows_of(options: argparse.Namespace, task: Task) -> tuple[list[Row], dict[st
         records = [json.loads(line) for line in file]
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(options.seed)).tolist()
     rows, solutions = [], {}
-    for record in (records[i] for i in order[: options.groups]):
+    for record in (records[i] for i in order):
         item = Item(record["id"], record["question"], record["answers"], context=record.get("context", ""))
-        rows.append(maths_row(item) if task.kind == "maths" else reading_row(item, INSTRUCTION))
+        row = maths_row(item) if task.kind == "maths" else reading_row(item, INSTRUCTION)
+        if len(rows) == options.groups or prompt_tokens(row, tokenizer) > options.max_prompt:
+            continue
+        rows.append(row)
         solutions |= {item.id: record["solution"]} if "solution" in record else {}
     return rows, solutions
 
 
-def grams(model: Any, tokens: Tokens, temperature: float) -> dict[str, list[list[float]]]:
+def grams(model: Any, tokens: Tokens, states: Tensor, temperature: float) -> dict[str, list[list[float]]]:
     """Inner products of the rollouts' gradients, by part: "all", "block", "head"."""
     head, batch = find_head(model), {name: x[None] for name, x in tokens._asdict().items()}
     ones = torch.ones(1, len(tokens.completion_ids), dtype=torch.float64)
     whole = gradient_variance(model, batch, ones, parameters="all", gram=True, temperature=temperature).gram
     assert whole is not None
     found = {"all": whole[0].tolist(), "block": block_gram(model, batch, temperature=temperature)[0].tolist()}
-    with torch.no_grad():
-        states = logps_in_chunks(model, *tokens, rows_per_chunk=len(ones[0]), hidden_states=True).hidden_states
-        assert states is not None
-        weight, bias = head.module.weight, head.module.bias
-        rows = (x[None] for x in (tokens.completion_ids, tokens.completion_mask))
-        found["head"] = signals.head_gram_from_weight(
-            states[None], weight, *rows, bias=bias, temperature=temperature / head.scale
-        )[0].tolist()
+    weight, bias = head.module.weight, head.module.bias
+    rows = (x[None] for x in (tokens.completion_ids, tokens.completion_mask))
+    found["head"] = signals.head_gram_from_weight(
+        states[None], weight, *rows, bias=bias, temperature=temperature / head.scale
+    )[0].tolist()
     return found
 
 
-def other_signals(model: Any, tokens: Tokens, texts: list[str], task: Task, embed: Embedder) -> dict[str, float]:
+def other_signals(read: SharedPrefix, mask: Tensor, texts: list[str], task: Task, embed: Embedder) -> dict[str, float]:
     """Signals from likelihoods and from texts."""
-    with torch.no_grad():
-        read = logps_in_chunks(model, *tokens, rows_per_chunk=len(texts), entropies=True)
-    mask = tokens.completion_mask.bool()[None]
     embeddings, clusters = embed(texts)[None].double(), task.clusters([texts])
     assert read.entropies is not None
     return {
-        "token_entropy": signals.group_token_entropy(read.entropies.double()[None], mask).item(),
+        "token_entropy": signals.group_token_entropy(read.entropies.double()[None], mask.bool()[None]).item(),
         "predictive_entropy": signals.predictive_entropy(read.logps.double().sum(-1)[None]).item(),
         "semantic_entropy": float(signals.semantic_entropy(clusters)),
         "cosine_dispersion": signals.cosine_dispersion(embeddings).item(),
@@ -105,7 +102,7 @@ def measure(options: argparse.Namespace, done: int) -> None:
     model, tokenizer = load_model(options.model or embedded_policy(options.task))
     model.eval()
     length = options.max_new or task.max_completion_length
-    rows, solutions = rows_of(options, task)
+    rows, solutions = rows_of(options, task, tokenizer)
     rows, embed = truncate_for_policy(rows, tokenizer, options.max_prompt, length), Embedder()
     for index in range(done, len(rows)):
         if time.monotonic() - began > 60 * options.minutes:
@@ -115,6 +112,15 @@ def measure(options: argparse.Namespace, done: int) -> None:
         group = sampled_group(model, tokenizer, task, rows[index], **sampling)
         completions = [str(row["completion"]) for row in group.rows]
         texts = [task.extract(text) for text in completions] if task.meaning == "answer" else completions
+        with torch.no_grad():
+            options_of_pass = {
+                "rows_per_chunk": options.rollouts,
+                "entropies": True,
+                "hidden_states": True,
+                "temperature": options.temperature,
+            }
+            read = logps_in_chunks(model, *group.tokens, **options_of_pass)
+        assert read.hidden_states is not None
         solution = solutions.get(rows[index]["prompt_id"])
         line = {
             "index": index,
@@ -123,8 +129,8 @@ def measure(options: argparse.Namespace, done: int) -> None:
             "tokens": group.tokens.completion_mask.sum(-1).tolist(),
             "rewards": [row["reward"] for row in group.rows],
             "overlap": None if solution is None else [token_f1(text, [solution]) for text in completions],
-            "grams": grams(model, group.tokens, options.temperature),
-            "signals": other_signals(model, group.tokens, texts, task, embed),
+            "grams": grams(model, group.tokens, read.hidden_states, options.temperature),
+            "signals": other_signals(read, group.tokens.completion_mask, texts, task, embed),
             "completion": completions[0],
         }
         append_json_lines(options.out, [line | {"seconds": time.monotonic() - start}])
@@ -183,7 +189,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=64)
     parser.add_argument("--rollouts", type=int, default=16)
     parser.add_argument("--max-new", type=int, help="tokens (default: the task's)")
-    parser.add_argument("--max-prompt", type=int, default=768, help="tokens")
+    parser.add_argument("--max-prompt", type=int, default=768, help="tokens; longer ones are left out")
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")

@@ -45,6 +45,7 @@ def random_groups(n=25, size=6, dtype=torch.float64, seed=0, nan=0.2, binary=Fal
     }
     gradients = uniform(4, low=-0.5).double()  # not centred, so that the mean of a group is not all noise
     inputs["head_gram"] = (gradients @ gradients.mT).to(dtype)
+    inputs["block_gram"] = inputs["head_gram"].clone()
     return Groups(rewards, inputs)
 
 

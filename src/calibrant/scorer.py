@@ -25,7 +25,10 @@ from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
 from calibrant.text.inputs import CLUSTERED, FROM_TEXT, Readers, TextGroups, read_input
 
-FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", "head_gram")
+GRAMS = ("head_gram", "block_gram")
+"""The inputs that have a matrix per group."""
+
+FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", *GRAMS)
 """The inputs of methods that are computed by the policy or a reference model, or read from a file."""
 
 ENOUGH = 64  # groups that the spread of weights is judged from
@@ -133,7 +136,7 @@ def dry_run(
         "correct": torch.tensor([[0.0, 1.0]]),
         "total_rewards": torch.tensor([[low, high]]),
         **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
-        "head_gram": torch.eye(2)[None],
+        **dict.fromkeys(GRAMS, torch.eye(2)[None]),
     }
     named = [name for name in read_inputs(method, options) if name not in without]
     inputs = {name: artificial[name] for name in named if name in artificial}

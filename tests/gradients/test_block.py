@@ -11,8 +11,7 @@ from torch import nn
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import block, block_gram
-from calibrant.gradients.block import BlockInputs
-from calibrant.policy.block import find_blocks, recording_inputs
+from calibrant.policy.block import BlockInputs, find_blocks, recording_inputs
 
 TINY = SMALL | dict(head_dim=8, num_hidden_layers=3, pad_token_id=0)
 
@@ -72,14 +71,18 @@ def test_short_prompts_empty_completions_and_tokens_of_tools(qwen2):
 
 def test_what_was_recorded_is_not_computed_again(qwen2, monkeypatch):
     batch = grouped(make_batch(groups=2, rollouts=3), 2)
-    expected, before = block_gram(qwen2, batch), []
-    inputs = []
-    for n in range(2):
-        group = block._groups(batch)[n]
-        inputs.append(block._recorded(block._last_block(qwen2, group), group))
-    padded = [BlockInputs(x.prompt, torch.cat([x.rollouts, x.rollouts[:, :1]], dim=1)) for x in inputs]
+    expected, before, reads = block_gram(qwen2, batch), [], []
+    for group in block._groups(batch):
+        reads.append(block._recorded(block._last_block(qwen2, group.prompt), group))
+    longest = max(len(read.prompt) for read in reads)
+    where = torch.stack([torch.arange(longest) < len(read.prompt) for read in reads])
+    prompts, rollouts = (torch.zeros(*shape, 16).double() for shape in ((2, longest), (6, 8)))
+    for n, read in enumerate(reads):
+        prompts[n, : len(read.prompt)] = read.prompt
+        rollouts[3 * n : 3 * n + 3, : read.rollouts.shape[1]] = read.rollouts
+    inputs = BlockInputs(prompts, where, torch.tensor([0, 0, 0, 1, 1, 1]), rollouts)
     handle = find_blocks(qwen2)[0].mlp.register_forward_hook(lambda *_: before.append(1))
-    found = block_gram(qwen2, batch, inputs=padded)
+    found = block_gram(qwen2, batch, inputs=inputs)
     handle.remove()
     assert torch.equal(found, expected)
     assert len(before) == 1  # of the probe that finds the layers: no other pass goes through earlier blocks

@@ -8,10 +8,12 @@ from made_up import DTYPES, INF, NAN, called, lists, random_groups, row, weighs
 
 from calibrant.advantages import standardised
 from calibrant.errors import CalibrantError
+from calibrant.groups import Groups
 from calibrant.methods import (
     apply,
     gcpo_grad,
     gradient_snr,
+    read_inputs,
 )
 
 
@@ -85,6 +87,24 @@ def test_a_rollout_without_a_finite_gradient_is_left_out_of_the_weight_alone():
     ]
     assert found.weights[:, 0].tolist() == pytest.approx(expected, abs=1e-9)
     torch.testing.assert_close(found.advantages, base * found.weights)
+
+
+@pytest.mark.parametrize("name", ["gcpo_grad", "gradient_snr"])
+def test_the_last_block_in_place_of_the_head(name):
+    groups = random_groups()
+    gram = groups.inputs["head_gram"]
+    without = {key: x for key, x in groups.inputs.items() if key not in ("head_gram", "block_gram")}
+    groups = Groups(groups.rewards, without | {"head_gram": gram})
+    other = Groups(groups.rewards, without | {"block_gram": gram})
+    head, block = apply(name, groups), apply(name, other, depth="block")
+    assert torch.equal(head.weights, block.weights) and head.weights.std() > 0
+    assert [score.replace("head_", "block_") for score in head.scores] == list(block.scores)
+    assert set(read_inputs(name)) - set(read_inputs(name, {"depth": "block"})) == {"head_gram"}
+    assert set(read_inputs(name, {"depth": "block"})) - set(read_inputs(name)) == {"block_gram"}
+    with pytest.raises(CalibrantError, match=f"{name} needs the input 'block_gram' .*last block"):
+        apply(name, groups, depth="block")
+    with pytest.raises(CalibrantError, match="depth has to be"):
+        apply(name, groups, depth="neck")
 
 
 @pytest.mark.parametrize("options", [{"alpha": -1.0}, {"alpha": INF}, {"reward_alpha": -0.1}, {"reward_alpha": NAN}])

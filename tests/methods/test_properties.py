@@ -31,7 +31,8 @@ def chosen(groups, keep):
     """Groups of some of the rollouts, in some order."""
     inputs = {name: x[:, keep] for name, x in groups.inputs.items()}
     inputs["entailment"] = inputs["entailment"][:, :, keep]
-    inputs["head_gram"] = inputs["head_gram"][:, :, keep]
+    for name in ("head_gram", "block_gram"):
+        inputs[name] = inputs[name][:, :, keep]
     return Groups(groups.rewards[:, keep], inputs)
 
 

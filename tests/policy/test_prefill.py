@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from calibrant.policy import decode as decode_module
+from calibrant.policy.block import find_blocks, recording_inputs
 from calibrant.policy.decode import plain_sampling
 from calibrant.policy.head import find_head, recording
 from calibrant.policy.prefill import shared_prefill
@@ -135,6 +136,32 @@ def test_states_that_were_read_while_decoding(build):
     torch.testing.assert_close(found[kept], expected[kept])
     cut = decoded.states_of(own[:, :2], kept[:, :2])
     assert torch.equal(cut, found[:, :2])
+
+
+@pytest.mark.parametrize("build", [gpt2, llama])
+def test_what_the_last_block_read_while_decoding(build):
+    torch.manual_seed(0)
+    model = build().double().eval()
+    ids, mask = (x[ROWS].repeat(4, 1) for x in (PROMPTS, MASK))
+    with shared_prefill(model, states=True, block=True) as decoded:
+        written = sampled(model, ids, mask)
+    own = written[:, ids.shape[1] :]
+    kept = (own == 1).long().cumsum(1).roll(1, 1)
+    kept[:, 0] = 0
+    kept = kept == 0
+    found = decoded.block_inputs_of(own, kept)
+    whole = torch.cat([mask, torch.ones_like(own)], dim=1)
+    with recording_inputs(find_blocks(model)[-1]) as calls, torch.no_grad():
+        model(input_ids=written, attention_mask=whole, position_ids=(whole.cumsum(-1) - 1).clamp(min=0))
+    before = ids.shape[1] - 1
+    torch.testing.assert_close(found.rollouts[kept], calls[0][:, before:-1][kept])
+    assert len(found.prompts) == 3 and not torch.equal(found.rollouts[0], found.rollouts[1])
+    for row in range(8):
+        torch.testing.assert_close(found.of_prompt(row), calls[0][row, :before][mask[row, :-1].bool()])
+    assert decoded.block_inputs_of(own + 1, kept) is None
+    with shared_prefill(model, states=True) as decoded:
+        sampled(model, ids, mask)
+    assert decoded.block_inputs_of(own, kept) is None  # not asked for
 
 
 def test_states_of_other_completions_are_not_given():

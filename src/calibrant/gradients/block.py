@@ -19,7 +19,7 @@ from calibrant.errors import CalibrantError, reason
 from calibrant.gradients.layers import Layer, layer_gram
 from calibrant.gradients.model import Rows, differentiating
 from calibrant.gradients.plan import first_input, make_plan
-from calibrant.policy.block import cache_of_last, find_blocks, last_alone, recording_inputs
+from calibrant.policy.block import BlockInputs, cache_of_last, find_blocks, last_alone, recording_inputs
 from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.head import CACHE, Head, find_head, gradients_at_states, model_name, recording, run, unwrapped
 from calibrant.policy.verify import assert_close, evaluating, record_of
@@ -28,13 +28,11 @@ CALLER = "block_gram"
 Seen = dict[nn.Module, tuple[Tensor, Tensor]]  # layer -> its input and its output in one pass
 
 
-class BlockInputs(NamedTuple):
-    """What the last block read in a group."""
+class _Read(NamedTuple):
+    """What the last block read in a group, as in `BlockInputs`."""
 
-    prompt: Tensor  # [P - 1, D], at all tokens of the prompt but the last
-    rollouts: (
-        Tensor  # [G, T, D], at the token before each completion token; the last one of the prompt before the first
-    )
+    prompt: Tensor  # [P - 1, D]
+    rollouts: Tensor  # [G, T, D]
 
 
 class _Group(NamedTuple):
@@ -63,7 +61,7 @@ def block_gram(
     model: nn.Module,
     batch: Mapping[str, Tensor],
     *,
-    inputs: list[BlockInputs] | None = None,
+    inputs: BlockInputs | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
     """Inner products `<g_i, g_j>` of the rollouts' gradients of the last block, `[N, G, G]`, float64.
@@ -77,7 +75,7 @@ def block_gram(
         batch: tensors of integers with TRL's names, `[N, G, ...]`: `prompt_ids` and `prompt_mask` (padding anywhere),
             `completion_ids` and `completion_mask` (padded on the right), and `tool_mask` if some tokens of completions
             are not the model's own. The rollouts of a group have one prompt.
-        inputs: what the block read, for each group; None: one more forward pass records it.
+        inputs: what the block read in the N * G rows, in group order; None: one more forward pass records it.
         temperature: divides the logits.
 
     Raises:
@@ -89,13 +87,22 @@ def block_gram(
     groups = _groups(batch)
     model = unwrapped(model)
     with evaluating(model):
-        last = _last_block(model, groups[0])
+        last = _last_block(model, groups[0].prompt)
         _verify(last, groups)
         grams = []
         for n, group in enumerate(groups):
-            read = _recorded(last, group) if inputs is None else _cut(inputs[n], group)
+            read = _recorded(last, group) if inputs is None else _read(inputs, n, group)
             grams.append(_group_gram(last, group, read, temperature))
     return torch.stack(grams)
+
+
+def check_block(model: nn.Module) -> None:
+    """Raises a CalibrantError for a model whose last block `block_gram` cannot serve, as far as a tiny pass shows."""
+    model = unwrapped(model)
+    cache_of_last(model)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        _last_block(model, torch.zeros(1, dtype=torch.long, device=device))
 
 
 def _groups(batch: Mapping[str, Tensor]) -> list[_Group]:
@@ -116,7 +123,7 @@ def _groups(batch: Mapping[str, Tensor]) -> list[_Group]:
     return groups
 
 
-def _last_block(model: nn.Module, group: _Group) -> _LastBlock:
+def _last_block(model: nn.Module, ids: Tensor) -> _LastBlock:
     """Finds the last block, and sorts its trained parameters into layers with a rule; raises if one has none."""
     blocks = find_blocks(model)
     trained = {f"{n}": p for n, p in blocks[-1].named_parameters() if p.requires_grad}
@@ -124,9 +131,9 @@ def _last_block(model: nn.Module, group: _Group) -> _LastBlock:
         raise CalibrantError(f"{CALLER}: no parameter of the last block of {model_name(model)} is trained")
     results: list[object] = []
     handle = blocks[-1].register_forward_hook(lambda _module, _args, output: results.append(output))
-    ids = group.prompt[None]
+    every = torch.ones_like(ids[None], dtype=torch.bool)
     try:
-        plan = make_plan(model, trained, Rows(ids, ids == ids, ids == ids))
+        plan = make_plan(model, trained, Rows(ids[None], every, every))
     finally:
         handle.remove()
     if plan.fallback:
@@ -163,7 +170,7 @@ def _verify(last: _LastBlock, groups: list[_Group]) -> None:
 
 
 @torch.no_grad()
-def _recorded(last: _LastBlock, group: _Group) -> BlockInputs:
+def _recorded(last: _LastBlock, group: _Group) -> _Read:
     """What the last block reads, from a forward pass of the whole model: the prompt once, the completions after it."""
     options: dict[str, object] = {"use_cache": True}
     ids, before = group.read(), len(group.prompt) - 1
@@ -175,11 +182,13 @@ def _recorded(last: _LastBlock, group: _Group) -> BlockInputs:
             options[CACHE] = cache
         run(last.model, last.head, 0, input_ids=ids, attention_mask=_attended(before, ids), **options)
     *prompts, rollouts = calls
-    return BlockInputs(prompts[0][0] if prompts else rollouts[0, :0], rollouts)
+    return _Read(prompts[0][0] if prompts else rollouts[0, :0], rollouts)
 
 
-def _cut(inputs: BlockInputs, group: _Group) -> BlockInputs:
-    return BlockInputs(inputs.prompt[: len(group.prompt) - 1], inputs.rollouts[:, : group.tokens.shape[1]])
+def _read(inputs: BlockInputs, n: int, group: _Group) -> _Read:
+    """The rows of group n, as far as its tokens reach."""
+    count, width = group.tokens.shape
+    return _Read(inputs.of_prompt(n * count), inputs.rollouts[n * count : (n + 1) * count, :width])
 
 
 def _attended(before: int, ids: Tensor) -> Tensor:
@@ -204,7 +213,7 @@ def _watching(layers: Mapping[nn.Module, Layer]) -> Iterator[Seen]:
             handle.remove()
 
 
-def _prompt_pass(last: _LastBlock, group: _Group, read: BlockInputs) -> tuple[Cache, Seen]:
+def _prompt_pass(last: _LastBlock, group: _Group, read: _Read) -> tuple[Cache, Seen]:
     """The cache of the last block after all prompt tokens but the last, `[1, ...]`."""
     cache = cache_of_last(last.model)
     with _watching(last.layers) as seen:
@@ -213,7 +222,7 @@ def _prompt_pass(last: _LastBlock, group: _Group, read: BlockInputs) -> tuple[Ca
     return cache, seen
 
 
-def _states(last: _LastBlock, group: _Group, read: BlockInputs, cache: Cache) -> Tensor:
+def _states(last: _LastBlock, group: _Group, read: _Read, cache: Cache) -> Tensor:
     """What the head reads to predict each completion token, `[G, T, D]`."""
     return _alone(last, read.rollouts, group.read(), cache)
 
@@ -230,7 +239,7 @@ def _alone(last: _LastBlock, inputs: Tensor, ids: Tensor, cache: Cache) -> Tenso
     return calls[0][0]
 
 
-def _group_gram(last: _LastBlock, group: _Group, read: BlockInputs, temperature: float) -> Tensor:
+def _group_gram(last: _LastBlock, group: _Group, read: _Read, temperature: float) -> Tensor:
     count, where = len(group.tokens), group.counted
     gram = torch.zeros(count, count, dtype=torch.float64, device=where.device)
     if not bool(where.any()):

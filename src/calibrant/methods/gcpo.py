@@ -6,6 +6,7 @@ from torch import Tensor
 
 from calibrant.checks import check_shapes
 from calibrant.groups import valid
+from calibrant.methods.inputs import gram_at
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import barycentric_transport, cosine_dispersion, head_gradient_dispersion, reward_dispersion
 from calibrant.weights import boost, damp, group_alpha
@@ -120,9 +121,11 @@ def gcpo_bot(
 
 def gcpo_grad(
     rewards: Tensor,
-    head_gram: Tensor,
+    head_gram: Tensor | None,
     where: Tensor | None,
+    block_gram: Tensor | None = None,
     *,
+    depth: str = "head",
     alpha: float = 0.6,
     reward_range: Sequence[float] = (0.0, 2.0),
     mean_one: bool = False,
@@ -130,11 +133,14 @@ def gcpo_grad(
     """GCPO with the dispersion of the policy's own gradients: damps groups whose gradients disagree.
 
     `A~_i = A_i * clip(1 - alpha_G GD^2, 0, 1) * (1 + alpha_G RD)`, `alpha_G = alpha / ln n`,
-    `GD = 1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)` of the gradients of the output head. Derived in docs/theory.md.
+    `GD = 1 - |1/n sum_i g_i|^2 / (1/n sum_i |g_i|^2)` of the gradients of the output head, or of the last block.
+    Derived in docs/theory.md.
 
     Args:
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
-            norm is not finite are left out of the dispersion.
+            norm is not finite are left out of the dispersion. Read with `depth="head"` only.
+        block_gram: the same of the last block. Read with `depth="block"` only.
+        depth: "head", or "block", whose gradients follow those of the whole model more closely and cost more.
 
     Scores: gradient_dispersion, reward_dispersion, geometric_weight (in [0.78, 1] for G = 16 and alpha = 0.6),
         reward_weight (in [1, 1.22])
@@ -150,9 +156,10 @@ def gcpo_grad(
     >>> gcpo_grad(torch.tensor([[2.0, 0.0, 0.0, 1.0]]), gram, None).scores["geometric_weight"]  # 1 - 0.4328 * 0.75^2
     tensor([0.7565])
     """
-    check_shapes("gcpo_grad", rewards=(rewards, "N G"), head_gram=(head_gram, "N G G"), where=(where, "N G"))
+    gram = gram_at("gcpo_grad", depth, head_gram, block_gram)
+    check_shapes("gcpo_grad", rewards=(rewards, "N G"), **{f"{depth}_gram": (gram, "N G G")}, where=(where, "N G"))
     where = valid(rewards, where)
-    uncertainty = head_gradient_dispersion(head_gram, where).double()
+    uncertainty = head_gradient_dispersion(gram, where).double()
     return _gcpo("gradient_dispersion", uncertainty, rewards, where, alpha, reward_range, mean_one)
 
 

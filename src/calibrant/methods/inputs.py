@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
+from calibrant.checks import check_option
 from calibrant.errors import CalibrantError, nearest
 
 SOURCES = {
@@ -19,6 +22,7 @@ SOURCES = {
     "answer_confidence": "likelihoods of the answer's tokens under a moving average of the policy; in training only",
     "ratio_variance": "importance ratios of the current policy to the one that sampled; in training only",
     "head_gram": "inner products of the gradients of the policy's output head; in training only",
+    "block_gram": "inner products of the gradients of the policy's last block; in training only",
     "state": "what the method returned at the previous step, empty at first",
 }
 """Input -> what supplies it."""
@@ -31,10 +35,14 @@ HYPERPARAMETERS = {
 """Hyper-parameter that several methods share -> its description, unless a docstring has its own."""
 
 
+DEPTHS = ("head", "block")
+"""Parts of a policy whose gradients methods read: the output head, or the last block."""
+
 READ_WITH: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "seed_grpo": {"mean_logprob": ("estimator", ("rao", "mc"))},
     "grpo_se": {"mean_logprob": ("mass", ("likelihood",))},
     "grpo_care": {"answer_confidence": ("form", ("likelihood",)), "clusters": ("form", ("agreement",))},
+    **{name: {f"{part}_gram": ("depth", (part,)) for part in DEPTHS} for name in ("gcpo_grad", "gradient_snr")},
 }
 """Method -> input that it reads only with some values of a hyper-parameter -> that parameter and these values."""
 
@@ -59,3 +67,12 @@ def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> Calib
         )
     wanted = " and ".join(f"'{name}' ({SOURCES[name]})" for name in names)
     return CalibrantError(f"{caller} needs the input {wanted}{purpose}")
+
+
+def gram_at(caller: str, depth: str, head_gram: Tensor | None, block_gram: Tensor | None) -> Tensor:
+    """Inner products of the rollouts' gradients, `[N, G, G]`, of the output head or of the last block."""
+    check_option(caller, DEPTHS, depth=depth)
+    gram = head_gram if depth == "head" else block_gram
+    if gram is None:
+        raise missing_input(caller, [f"{depth}_gram"])
+    return gram

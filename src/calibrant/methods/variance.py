@@ -8,6 +8,7 @@ from torch import Tensor
 from calibrant.advantages import standardised
 from calibrant.checks import check_grouped, check_non_negative, check_option, check_reward_range, check_shapes
 from calibrant.groups import masked, std_over, valid
+from calibrant.methods.inputs import gram_at
 from calibrant.methods.outcome import Outcome, weighed
 from calibrant.signals import gradient_snr_weight, head_gradient_variance, reward_dispersion
 from calibrant.weights import boost, group_alpha
@@ -95,9 +96,11 @@ def r2vpo(
 
 def gradient_snr(
     rewards: Tensor,
-    head_gram: Tensor,
+    head_gram: Tensor | None,
     where: Tensor | None,
+    block_gram: Tensor | None = None,
     *,
+    depth: str = "head",
     alpha: float = 1.0,
     reward_alpha: float = 0.0,
     reward_range: Sequence[float] = (0.0, 2.0),
@@ -106,22 +109,26 @@ def gradient_snr(
     """Scales the update of each group by its estimated share of signal in the squared norm of its mean gradient.
 
     `A~_i = A_i w`, `w = max(0, 1 - alpha (S^2 / n) / |mean a|^2)` with `a_i = A_i g_i`, the gradients of the output
-    head times their advantages, and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. At alpha = 1 the second term of w is the
-    estimated share of noise in the squared norm of the group's mean gradient, and w the factor of least expected
-    squared error. With `reward_alpha`, w is multiplied by `1 + reward_alpha RD / ln n`. Derived in docs/theory.md.
+    head (or of the last block) times their advantages, and `S^2 = sum_i |a_i - mean a|^2 / (n - 1)`. At alpha = 1 the
+    second term of w is the estimated share of noise in the squared norm of the group's mean gradient, and w the factor
+    of least expected squared error. With `reward_alpha`, w is multiplied by `1 + reward_alpha RD / ln n`. Derived in
+    docs/theory.md.
 
     Args:
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
-            norm is not finite are left out of the weight.
+            norm is not finite are left out of the weight. Read with `depth="head"` only.
+        block_gram: the same of the last block. Read with `depth="block"` only.
+        depth: "head", or "block", whose gradients follow those of the whole model more closely and cost more.
         alpha: strength, at least 0: 1 takes the noise as it is estimated; at 0 every weight is exactly 1.
         reward_alpha: strength of the boost by reward dispersion, at least 0 (GCPO has 0.6); 0: none.
 
-    Scores: signal_share (in [0, 1], w at alpha = 1; 1 without spread of rewards), head_variance (of the `a_i`, in
-        squared units of a gradient); with reward_alpha also reward_dispersion, reward_weight
+    Scores: signal_share (in [0, 1], w at alpha = 1; 1 without spread of rewards), head_variance or block_variance (of
+        the `a_i`, in squared units of a gradient); with reward_alpha also reward_dispersion, reward_weight
     Paper: none, ours; the factor is that of Stein and James 1961, its positive part
     Per: prompt
     Effect: x [0, 1]
-    Certainty: (c) ours; the advantages of a group are taken as independent, the head's gradient as a proxy of all
+    Certainty: (c) ours; the advantages of a group are taken as independent, the gradient of the head or of the block as
+        a proxy of all
     When: groups are small relative to the noise of their gradients. Where noise dominates most groups, all updates
         become small: see the mean weight, and mean_one, which keeps the size of the step.
 
@@ -129,15 +136,16 @@ def gradient_snr(
     >>> gradient_snr(torch.tensor([[2.0, 0.0]]), gram, None).weights
     tensor([[0.8889, 0.8889]])
     """
-    check_shapes("gradient_snr", rewards=(rewards, "N G"), head_gram=(head_gram, "N G G"), where=(where, "N G"))
+    gram = gram_at("gradient_snr", depth, head_gram, block_gram)
+    check_shapes("gradient_snr", rewards=(rewards, "N G"), **{f"{depth}_gram": (gram, "N G G")}, where=(where, "N G"))
     check_non_negative("gradient_snr", alpha=alpha, reward_alpha=reward_alpha)
     where = valid(rewards, where)
     advantages = standardised(rewards.double(), where)
     scores = {
-        "signal_share": gradient_snr_weight(head_gram, advantages, where),
-        "head_variance": head_gradient_variance(head_gram, advantages, where),
+        "signal_share": gradient_snr_weight(gram, advantages, where),
+        f"{depth}_variance": head_gradient_variance(gram, advantages, where),
     }
-    weight = gradient_snr_weight(head_gram, advantages, where, strength=alpha)
+    weight = gradient_snr_weight(gram, advantages, where, strength=alpha)
     if reward_alpha:
         dispersion = reward_dispersion(rewards.double(), reward_range, where)
         gain = boost(dispersion, group_alpha(reward_alpha, where.sum(-1)))

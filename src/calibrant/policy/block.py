@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
@@ -10,6 +10,20 @@ from transformers.cache_utils import Cache, DynamicCache
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import REPEATABLE
 from calibrant.policy.head import model_name, text_config, unwrapped
+
+
+class BlockInputs(NamedTuple):
+    """What the last block read in B rows of n distinct prompts."""
+
+    prompts: Tensor  # [n, L, D], at all tokens of the prompts but the last
+    where: Tensor  # [n, L], boolean; False on padding
+    which: Tensor  # [B], the prompt of each row
+    rollouts: Tensor  # [B, T, D], at the token before each completion token
+
+    def of_prompt(self, row: int) -> Tensor:
+        """What it read at the prompt of a row, without padding."""
+        prompt = self.which[row]
+        return self.prompts[prompt][self.where[prompt]]
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

@@ -11,8 +11,10 @@ from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from calibrant.errors import CalibrantError
+from calibrant.policy.block import BlockInputs
 from calibrant.policy.group_attention import GroupCache, group_attention
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
+from calibrant.policy.prompts import Prompts
 
 Options = dict[str, Any]  # arguments of `generate`, by name
 
@@ -22,11 +24,14 @@ DROPPED = 0.125
 
 @dataclass
 class Decoded:
-    """Rows that were decoded, and the states that the output head read to predict each of their tokens."""
+    """Rows that were decoded, and what the output head and the last block read to predict each of their tokens."""
 
     ids: Tensor | None = None  # [B, P + T]
     rows: list[Tensor] = field(default_factory=list)  # for each token, the rows that got a pass
     states: list[Tensor] = field(default_factory=list)  # of those, [b, D]
+    read: list[Tensor] = field(default_factory=list)  # by the last block: the prompts [n, P - 1, D], then [b, 1, D]
+    prompts: Prompts | None = None  # those that were read
+    where: Tensor | None = None  # [n, P - 1], boolean; False on padding of the prompts
 
     def states_of(self, completion_ids: Tensor, mask: Tensor) -> Tensor | None:
         """The states that predict each token of these completions, `[B, T, D]`; None if others were decoded.
@@ -39,9 +44,22 @@ class Decoded:
         tokens = self.ids[:, -len(self.states) :][:, :width].to(completion_ids)
         if bool(((tokens != completion_ids) & mask.bool()).any()):
             return None
-        placed = self.states[0].new_zeros(count, width, self.states[0].shape[-1])
-        for column, (rows, states) in enumerate(zip(self.rows[:width], self.states, strict=False)):
-            placed[rows, column] = states
+        return self._placed(self.states, count, width)
+
+    def block_inputs_of(self, completion_ids: Tensor, mask: Tensor) -> BlockInputs | None:
+        """What the last block read in these completions and their prompts, as `states_of`."""
+        if self.states_of(completion_ids, mask) is None or self.prompts is None or self.where is None:
+            return None
+        count, width = completion_ids.shape
+        first, *others = self.read
+        rollouts = self._placed([read[:, -1] for read in others], count, width)
+        return BlockInputs(first, self.where, self.prompts.which, rollouts)
+
+    def _placed(self, values: list[Tensor], count: int, width: int) -> Tensor:
+        """Values of each token, of the rows that got a pass, as `[B, T, D]`."""
+        placed = values[0].new_zeros(count, width, values[0].shape[-1])
+        for column, (rows, found) in enumerate(zip(self.rows[:width], values, strict=False)):
+            placed[rows, column] = found
         return placed
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from calibrant.errors import CalibrantError
+from calibrant.policy.block import find_blocks, recording_inputs
 from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
@@ -27,7 +28,7 @@ Generate = Callable[..., Any]
 
 
 @contextmanager
-def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decoded]:
+def shared_prefill(model: nn.Module, *, states: bool = False, block: bool = False) -> Iterator[Decoded]:
     """Within it, `model.generate` reads each distinct prompt once and drops rows once they are finished.
 
     The samples are those of `generate`, up to rounding of the logits. Generation is left as it is where no prompt is
@@ -36,8 +37,8 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     that failed or differed when its first two tokens were compared with those of `generate` at the first use. A model
     whose attention cannot read a prompt that is held once decodes on a cache repeated for its rows, with one warning.
 
-    Yields, with `states`, what the last call of `generate` decoded and its output head read; empty where generation is
-    left as it is, and for a model without a head.
+    Yields, with `states`, what the last call of `generate` decoded and its output head read, with `block` its last
+    block too; empty where generation is left as it is, and for a model without a head.
     """
     decoded, records = Decoded(), states and has_head(model)
     if not _is_own_generate(model):
@@ -53,7 +54,7 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
 
         def by(way: str) -> Any:
             _verify(model, original, ids, mask, config, way)
-            with casting(model, way):
+            with casting(model, way), _block_recorded(model, decoded if records and block else None, ids, mask):
                 prompts, into = prefilled(model, ids, mask, way), decoded if records else None
                 return original(**options, custom_generate=partial(decode, prompts=prompts, decoded=into))
 
@@ -65,6 +66,21 @@ def shared_prefill(model: nn.Module, *, states: bool = False) -> Iterator[Decode
     finally:
         if vars(model).get("generate") is generate:
             del vars(model)["generate"]
+
+
+@contextmanager
+def _block_recorded(model: nn.Module, decoded: Decoded | None, ids: Tensor, mask: Tensor) -> Iterator[None]:
+    """Adds to what is decoded within it what the last block read, if each pass called it once."""
+    if decoded is None:
+        yield
+        return
+    with recording_inputs(find_blocks(model)[-1]) as calls:
+        yield
+    decoded.prompts = decoded.where = None
+    passes = [(len(rows), 1) for rows in decoded.rows]
+    if [tuple(read.shape[:2]) for read in calls[1:]] == passes:
+        decoded.read, decoded.prompts = calls, distinct_rows(ids, mask)
+        decoded.where = mask[decoded.prompts.first, :-1].bool()
 
 
 def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None], plain: Callable[[], Any]) -> Any:

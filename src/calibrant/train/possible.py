@@ -10,6 +10,7 @@ from trl.import_utils import is_vllm_available
 
 from calibrant.errors import CalibrantError, nearest, reason
 from calibrant.policy.adapters import with_new_adapter
+from calibrant.policy.block import find_blocks
 from calibrant.policy.quantised import quantization_config
 from calibrant.train.settings import TrainSettings
 from calibrant.trl.head_gradients import readable_head
@@ -27,6 +28,8 @@ def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Colle
         shape = with_new_adapter(shape, settings)
     if "head_gram" in inputs:
         readable_head(shape)
+    if "block_gram" in inputs:
+        find_blocks(shape)
     if hasattr(shape, "disable_adapter"):
         return
     if settings.merge:

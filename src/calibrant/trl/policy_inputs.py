@@ -13,12 +13,13 @@ from calibrant.policy.head import find_head, token_logps
 from calibrant.policy.likelihoods import answer_likelihood, row_mean
 from calibrant.policy.references import InitialReference, SlowReference
 from calibrant.text.masks import answer_masks
+from calibrant.trl.block_gradients import BlockGradients
 from calibrant.trl.config import CalibratedGRPOConfig
 from calibrant.trl.head_gradients import HeadGradients
 from calibrant.trl.passes import Batch, completion_mask, model_inputs
 
-FROM_STATES = ("mean_logprob", "token_entropy", "head_gram")
-"""The inputs that follow from the states that the output head of the sampling policy reads."""
+FROM_STATES = ("mean_logprob", "token_entropy", "head_gram", "block_gram")
+"""The inputs that follow from what the output head or the last block of the sampling policy reads."""
 
 
 class PolicyInputs:
@@ -53,9 +54,10 @@ class PolicyInputs:
         slow = "answer_confidence" in named
         self.slow = SlowReference(policy, args.ema_decay, args.ema_every) if slow else None
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
+        self.block = BlockGradients(policy, args, accelerator) if "block_gram" in named else None
 
     def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
-        """The inputs of a local batch, each `[B]`; `head_gram` is `[B, G]`, one row of the group's matrix per rollout.
+        """The inputs of a local batch, each `[B]`; `head_gram` and `block_gram` are `[B, G]`, rows of the matrices.
 
         `output` is what TRL's `_generate_and_score_completions` returns on this process; `size` is G.
         """
@@ -79,6 +81,9 @@ class PolicyInputs:
             found["ratio_variance"] = torch.zeros(len(mask), device=mask.device)  # the policy has not moved yet
         if self.head is not None:
             found["head_gram"] = self.head(model, output, mask, size, states)
+        if self.block is not None:
+            inputs = self.decoded.block_inputs_of(output["completion_ids"], output["completion_mask"])
+            found["block_gram"] = self.block(model, output, mask, size, inputs)
         return found
 
     def constant_entropies(self, model: nn.Module, output: Batch) -> dict[str, Tensor]:

@@ -135,7 +135,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if self.use_vllm or not self._sharing:
             return super()._generate_single_turn(*arguments, **keywords)
         policy, inputs = self.accelerator.unwrap_model(self.model_wrapped), self._policy_inputs
-        with self.accelerator.autocast(), shared_prefill(policy, states=inputs.reads_states) as inputs.decoded:
+        records = {"states": inputs.reads_states, "block": inputs.block is not None}
+        with self.accelerator.autocast(), shared_prefill(policy, **records) as inputs.decoded:
             return super()._generate_single_turn(*arguments, **keywords)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
