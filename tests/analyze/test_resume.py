@@ -61,6 +61,16 @@ def test_a_finished_analysis_measures_nothing_again(whole, tmp_path, monkeypatch
         assert (path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_an_analysis_from_before_an_option_had_its_default(whole, tmp_path, capsys):
+    path = shutil.copytree(whole, tmp_path / "analysis")
+    kept = (path / "config.yaml").read_text()
+    assert "\n  use_peft: false\n" in kept
+    (path / "config.yaml").write_text(kept.replace("\n  use_peft: false\n", "\n"))
+    assert main([*SMALL, "--out", str(path)]) == 0
+    assert main([*SMALL, "--out", str(path), "--use-peft"]) == 2
+    assert "an analysis with use_peft = False, not True" in capsys.readouterr().err
+
+
 def test_more_queries_go_on_where_fewer_ended(whole, tmp_path):
     path = tmp_path / "analysis"
     assert main(["analyze", "--queries", "2", "--rollouts", "4", "--out", str(path)]) == 0

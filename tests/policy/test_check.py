@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from architectures import tiny
+from peft import LoraConfig, get_peft_model
 from small_models import build, watch
 from transformers import AutoTokenizer
 
@@ -24,6 +25,14 @@ def test_check_of_a_sound_model(dtype, kind):
     assert result.equal and result.dtype == dtype
     assert [route.route for route in result.routes] == ["cached", "packed", "flat", "generation"]
     assert model.training and next(model.parameters()).grad is marker
+
+
+def test_an_adapter_in_float32_on_a_base_in_half_precision_is_held_to_what_the_base_can():
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(build("qwen2", dtype=torch.bfloat16), config)
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
+    result = check_prefix(model, seed=1)
+    assert result.dtype == torch.bfloat16 and result.equal
 
 
 @pytest.mark.parametrize("route", ["cached", "packed", "flat"])

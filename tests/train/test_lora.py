@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from calibrant.cli.main import main
+from calibrant.errors import CalibrantError
 from calibrant.policy.models import load_model, load_policy
 from calibrant.train.checkpoints import last_checkpoint
 from calibrant.train.runs import Run
@@ -187,6 +188,15 @@ def test_what_does_not_go_together_is_said_before_anything_is_written(capsys, mo
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, "train", *SMALL, *options)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_on_the_hub_is_refused(monkeypatch, adapter):
+    """As transformers loads it: its base, with the adapter put into it."""
+    for name in ("adapters.is_adapter", "models.is_adapter"):
+        monkeypatch.setattr(f"calibrant.policy.{name}", lambda path: False)
+    monkeypatch.setattr("calibrant.policy.models.locate", lambda model: model)
+    with pytest.raises(CalibrantError, match="is an adapter on the hub"):
+        load_policy(str(adapter))
 
 
 def test_an_adapter_gets_no_second_one(capsys, monkeypatch, adapter):

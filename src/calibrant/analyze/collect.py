@@ -15,7 +15,7 @@ from calibrant.analyze.store import begin, check_path, repair, weights_fingerpri
 from calibrant.errors import CalibrantError
 from calibrant.files import locked, sha256
 from calibrant.gradients.model import select
-from calibrant.policy.adapters import with_new_adapter
+from calibrant.policy.adapters import check_trainable, with_new_adapter
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import chosen_task, training_task
@@ -43,6 +43,8 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     model, tokenizer = load_model(settings.model, settings)
     if settings.use_peft:
         model = with_new_adapter(model, settings, settings.seed)
+    if settings.parameters is None:
+        check_trainable(settings, model)
     model.eval()
     select(model, settings.parameters)
     source, ids = _source(settings, task, model, tokenizer, frames, rows)

@@ -6,16 +6,8 @@ from dataclasses import dataclass, fields
 from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
-from calibrant.options import (
-    COUNT,
-    AdapterOptions,
-    DataOptions,
-    ModelOptions,
-    SamplingOptions,
-    TextOptions,
-    option,
-    read,
-)
+from calibrant.model_options import AdapterOptions, ModelOptions
+from calibrant.options import COUNT, DataOptions, SamplingOptions, TextOptions, option, read
 
 QUERIES = 200  # default number of groups to sample
 

@@ -35,10 +35,11 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
     if not path.is_dir():
         raise CalibrantError(f"'{path}' is a file; give --out a directory")
     kept = Analysis(path).options()["settings"]
+    kept = _plain(type(settings)()) | kept  # options that are newer than the analysis had their defaults
     for name, value in _plain(settings).items():
-        if name not in MAY_CHANGE and kept.get(name) != value:
+        if name not in MAY_CHANGE and kept[name] != value:
             raise CalibrantError(
-                f"'{path}' holds an analysis with {name} = {kept.get(name)}, not {value}; give another --out"
+                f"'{path}' holds an analysis with {name} = {kept[name]}, not {value}; give another --out"
             )
 
 

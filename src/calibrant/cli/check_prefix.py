@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from calibrant import options as declared
-from calibrant.options import POSITIVE, ModelOptions, add_arguments, option, read
+from calibrant.model_options import ModelOptions
+from calibrant.options import POSITIVE, add_arguments, option, read
 
 if TYPE_CHECKING:
     from calibrant.policy import RouteCheck

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from calibrant import options
 from calibrant.errors import CalibrantError
-from calibrant.options import COUNT, DataOptions, ModelOptions, SamplingOptions, option
+from calibrant.model_options import ModelOptions
+from calibrant.options import COUNT, DataOptions, SamplingOptions, option
 
 
 @dataclass(frozen=True)

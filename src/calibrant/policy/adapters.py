@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
-from calibrant.options import AdapterOptions
+from calibrant.model_options import AdapterOptions, ModelOptions
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -58,9 +58,20 @@ def lora_config(options: AdapterOptions) -> Any:
     )
 
 
+def check_trainable(options: ModelOptions, model: PreTrainedModel) -> None:
+    """Raises a CalibrantError for weights in 4 bits without an adapter: they have no gradients."""
+    if options.load_in_4bit and not has_adapter(model):
+        raise CalibrantError("weights in 4 bits have no gradients and cannot be trained; give --use-peft too")
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Whether a model has an adapter."""
+    return hasattr(model, "disable_adapter")
+
+
 def with_new_adapter(model: PreTrainedModel, options: AdapterOptions, seed: int = 0) -> PreTrainedModel:
     """The model with a new LoRA adapter, which alone is trained; it changes nothing yet."""
-    if hasattr(model, "disable_adapter"):
+    if has_adapter(model):
         raise CalibrantError(
             "the model is an adapter, and 'use_peft' adds one to a whole model; leave out --use-peft to go on with it"
         )

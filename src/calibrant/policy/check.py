@@ -47,7 +47,7 @@ class PrefixCheck(NamedTuple):
 
     equal: bool  # whether something is possible, and all that is possible is equal
     tolerances: tuple[float, float]  # of log-probabilities, in nats, and of gradients, relative
-    dtype: torch.dtype  # of the parameters, which decides the tolerances
+    dtype: torch.dtype  # of the parameters, the least precise of them, which decides the tolerances
     routes: tuple[RouteCheck, ...]  # each route, then generation
 
 
@@ -74,7 +74,9 @@ def check_prefix(
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if not weights:
         raise CalibrantError("check_prefix: no parameter of the model requires a gradient; unfreeze what is trained")
-    tolerances, batch = TOLERANCES[weights[0].dtype], _random_batch(model, tokenizer, seed)
+    dtypes = {weight.dtype for weight in model.parameters() if weight.dtype in TOLERANCES}
+    dtype = max(dtypes, key=TOLERANCES.__getitem__)  # an adapter may be wider than its base
+    tolerances, batch = TOLERANCES[dtype], _random_batch(model, tokenizer, seed)
     ways: dict[str, Callable[[], Difference]] = {
         name: partial(_route, model, batch, weights, cast(Route, name), temperature) for name in STATES
     }
@@ -83,7 +85,7 @@ def check_prefix(
         torch.manual_seed(seed)
         rows = tuple(_row(name, way, tolerances) for name, way in ways.items())
     tried = [row.equal for row in rows if row.obstacle is None]
-    return PrefixCheck(bool(tried) and all(tried), tolerances, weights[0].dtype, rows)
+    return PrefixCheck(bool(tried) and all(tried), tolerances, dtype, rows)
 
 
 def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, float]) -> RouteCheck:

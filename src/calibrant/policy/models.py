@@ -14,7 +14,7 @@ from calibrant import hub
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError, reason, shortened
 from calibrant.files import json_object
-from calibrant.options import ModelOptions
+from calibrant.model_options import ModelOptions
 from calibrant.policy.adapters import base_of, is_adapter, with_saved_adapter
 from calibrant.policy.gguf import SMOLLM2, converted, gguf_file, smollm2_file
 from calibrant.policy.quantised import quantization_config, weights_dtype
@@ -168,6 +168,8 @@ def _whole(model: str, options: ModelOptions, **how: object) -> PreTrainedModel:
         attn_implementation=options.attn_implementation,
         **how,
     )
+    if getattr(policy, "_hf_peft_config_loaded", False):
+        raise CalibrantError(f"'{model}' is an adapter on the hub; download it, and give its folder")
     lost = [*sorted(report["missing_keys"]), *sorted(name for name, *_ in report["mismatched_keys"])]
     if lost:
         raise CalibrantError(

@@ -6,7 +6,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from calibrant.errors import CalibrantError
-from calibrant.options import ModelOptions
+from calibrant.model_options import ModelOptions
 
 
 def quantization_config(options: ModelOptions) -> BitsAndBytesConfig | None:

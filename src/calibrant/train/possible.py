@@ -9,7 +9,7 @@ from transformers.training_args import OptimizerNames
 from trl.import_utils import is_vllm_available
 
 from calibrant.errors import CalibrantError, nearest, reason
-from calibrant.policy.adapters import with_new_adapter
+from calibrant.policy.adapters import check_trainable, has_adapter, with_new_adapter
 from calibrant.policy.block import find_blocks
 from calibrant.policy.quantised import quantization_config
 from calibrant.train.settings import TrainSettings
@@ -30,12 +30,11 @@ def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Colle
         readable_head(shape)
     if "block_gram" in inputs:
         find_blocks(shape)
-    if hasattr(shape, "disable_adapter"):
+    check_trainable(settings, shape)
+    if has_adapter(shape):
         return
     if settings.merge:
         raise CalibrantError("option 'merge' does nothing without an adapter; give --use-peft too")
-    if settings.load_in_4bit:
-        raise CalibrantError("weights in 4 bits cannot be trained themselves; give --use-peft too")
     if shape.dtype == torch.float16:
         raise CalibrantError(
             f"the weights of '{settings.model}' would be trained in float16, in which AdamW divides by 0; give --dtype "

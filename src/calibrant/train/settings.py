@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from calibrant import options
+from calibrant import model_options, options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
 from calibrant.methods.recommended import recommended_values
@@ -28,10 +28,10 @@ POLICY_DEFAULTS: dict[str, dict[str, float | bool | str]] = {
 @dataclass(frozen=True)
 class TrainSettings(
     options.DataOptions,
-    options.ModelOptions,
-    options.AdapterOptions,
+    model_options.ModelOptions,
+    model_options.AdapterOptions,
     options.SamplingOptions,
-    options.VllmOptions,
+    model_options.VllmOptions,
     options.TrainerOptions,
 ):
     """The settings of a training run. Defaults are the paper's (GCPO, appendix E.3) where it states one."""

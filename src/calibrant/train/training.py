@@ -4,6 +4,7 @@ After Ctrl-C, training raises `Stopped` once a checkpoint is written.
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from calibrant.errors import CalibrantError, Stopped
@@ -99,8 +100,10 @@ def evaluate_into(run: Run, when: str, model: str, prepared: Prepared) -> None:
     settings, task = prepared.settings, prepared.task
     if not settings.evaluation or when in run.evaluations():
         return
+    merged = settings.merge and when == "after"  # is not quantised
+    options = replace(settings, load_in_4bit=settings.load_in_4bit and not merged)
     results, rows = evaluate(
-        load_policy(model, settings), prepared.tokenizer, task,
+        load_policy(model, options), prepared.tokenizer, task,
         prepared.evaluation, samples=settings.eval_samples, temperature=settings.temperature,
         max_completion_length=settings.max_completion_length,
     )  # fmt: skip
