@@ -27,7 +27,7 @@ from memory import resident_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calibrant.demo import POLICIES
-from calibrant.policy.generation import encoded
+from calibrant.policy.generation import left_padded, prompt_ids
 from calibrant.policy.prefill import shared_prefill
 from calibrant.policy.verify import record_of
 from calibrant.tasks.places import TASK
@@ -124,7 +124,8 @@ def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) 
     }
     script = str(Path(__file__).with_name("generation_vllm.py"))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment  # GiB
     done = subprocess.run(
         [options.vllm_python, script], input=json.dumps(asked), capture_output=True, text=True, env=environment
     )
@@ -158,7 +159,7 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=dtype).to(options.device).eval()
     model.generation_config.eos_token_id = None  # so that no answer ends early
-    ids, mask = encoded(tokenizer, prompts_of(options), options.device)
+    ids, mask = left_padded(tokenizer, prompt_ids(tokenizer, prompts_of(options)), options.device)
     shape = (int(mask.sum()), options.prompts * options.rollouts, options.new_tokens)
     times = timed(ways(model, ids, mask, options), options.new_tokens, options.repeats)
     results: dict[str, Any] = {name: summary(rounds, *shape) for name, rounds in times.items()}

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from small_models import SIZE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GptOssConfig, GptOssForCausalLM, cache_utils
 
+from calibrant.policy import prompt_attention
 from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.group_attention import NAME
 from calibrant.policy.prefill import GROUPED, REPEATED, prefilled, shared_prefill
@@ -79,7 +80,8 @@ def test_the_samples_of_generate(kind, which):
 
 
 def test_the_embedded_policy(policy, questions):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
     texts = [x["prompt"] for x in questions.select(range(4)) for _ in range(4)]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     options = {"eos_token_id": tokenizer.eos_token_id, "max_new_tokens": 24}
@@ -89,6 +91,21 @@ def test_the_embedded_policy(policy, questions):
     with shared_prefill(model):
         assert torch.equal(model.generate(**inputs, do_sample=True, **options), plain)
     assert not record_of(model).failed
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text", "gemma2"])
+def test_prompts_longer_than_a_block(kind, monkeypatch):
+    monkeypatch.setattr(prompt_attention, "BLOCK", 7)
+    plain, shared = both(model := model_of(kind), *prompts())
+    assert torch.equal(plain, shared) and not record_of(model).failed
+
+
+def test_padding_that_is_not_on_the_left_is_left_to_the_models_own_attention():
+    ids, mask = prompts()
+    mask[:, 12:14] = 0
+    model = model_of("qwen3")
+    plain, shared = both(model, ids * mask, mask)
+    assert torch.equal(plain, shared) and not record_of(model).failed
 
 
 def test_more_own_tokens_than_room_and_window():

@@ -10,9 +10,11 @@ from transformers import Cache, LogitsProcessorList, PreTrainedModel, StoppingCr
 from transformers.generation import GenerationConfig, GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
-from calibrant.errors import CalibrantError
+from calibrant.policy import group_attention
+from calibrant.policy.attention import attention_named
 from calibrant.policy.block import BlockInputs
-from calibrant.policy.group_attention import GroupCache, group_attention
+from calibrant.policy.draws import sampled
+from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
 from calibrant.policy.prompts import Prompts
 
@@ -94,7 +96,7 @@ RowCache = GroupCache | RepeatedCache
 
 def decoding(model: nn.Module, cache: RowCache) -> AbstractContextManager[None]:
     """What a model has to run in on a cache."""
-    return group_attention(model) if isinstance(cache, GroupCache) else nullcontext()
+    return attention_named(model, group_attention.NAME) if isinstance(cache, GroupCache) else nullcontext()
 
 
 PLAIN: dict[str, tuple[object, ...]] = {
@@ -181,7 +183,7 @@ def _decode(
             logits, first = new.new_zeros(len(ids), new.shape[1]), new[:1].clone()
         logits[rows] = new
         scores = logits_processor(ids, logits.clone())
-        tokens = _sampled(scores) if config.do_sample else scores.argmax(-1)
+        tokens = sampled(scores) if config.do_sample else scores.argmax(-1)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         unfinished &= ~stopping_criteria(ids, None)
@@ -190,16 +192,6 @@ def _decode(
             return ids, passed, first
         if kept.float().mean() <= 1 - DROPPED:
             cache.keep(kept.nonzero()[:, 0])
-
-
-def _sampled(scores: Tensor) -> Tensor:
-    probabilities = scores.softmax(-1)
-    if probabilities[:, 0].isnan().any():  # a row is NaN as a whole
-        raise CalibrantError(
-            "the model's logits are not finite, so nothing can be sampled: its weights are damaged, or training has "
-            "diverged; take an earlier checkpoint, or a lower learning rate"
-        )
-    return torch.multinomial(probabilities, 1)[:, 0]
 
 
 def _padding(config: GenerationConfig) -> int:

@@ -10,8 +10,6 @@ Letters: N prompts, B rows, G rows per prompt at most, K heads of keys and value
 width, P columns of prompts (those of sliding attention hold the last ones alone), t tokens that a row has of its own.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -19,15 +17,12 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from calibrant.policy.attention import check_inputs, in_computed_type, scaled
 from calibrant.policy.verify import NotShared
 
 NAME = "calibrant_group"
-ATTENTION = "_attn_implementation_internal"
-"""Of configurations: the name of their attention; the public setter would set that of their parts too."""
 ROOM = 64
 """Own tokens for which room is made at a time."""
-KNOWN = {"position_ids", "cache_position"}
-"""Tensors that models give their attention beside those that `attend` names, and that do not change it."""
 
 
 @dataclass
@@ -102,7 +97,7 @@ class GroupCache:
         self._arrange()
 
     def next_logits(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-        """`[b, V]` after the last token of each row of ids and mask `[b, P + t]`; within `group_attention`."""
+        """`[b, V]` after the last token of each row of ids and mask `[b, P + t]`; where attention is named NAME."""
         output = model(
             input_ids=ids[:, -1:], position_ids=mask.sum(-1, keepdim=True) - 1, use_cache=False, group_cache=self,
             logits_to_keep=1,
@@ -112,15 +107,15 @@ class GroupCache:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def attend(self, layer: Layer, query: Tensor, scaling: float, softcap: float | None, dropout: float) -> Tensor:
+    def attend(
+        self, layer: Layer, query: Tensor, scaling: float | None, softcap: float | None, dropout: float
+    ) -> Tensor:
         """`[B, H, D]` of queries `[B, H, 1, D]` at the last own token."""
         (keys, values), (own_keys, own_values) = layer.visible()
         query = query.reshape(len(query), keys.shape[1], -1, query.shape[3])
         heads, columns = query.shape[2], keys.shape[2]
-        prompt_scores, wide = self._by_prompt(query) @ keys.mT, torch.promote_types(query.dtype, torch.float32)
-        scores = torch.cat([prompt_scores, self._by_prompt(query @ own_keys.mT)], dim=-1).to(wide) * scaling
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+        products = [self._by_prompt(query) @ keys.mT, self._by_prompt(query @ own_keys.mT)]
+        scores = scaled(torch.cat(products, dim=-1), scaling, query.shape[3], softcap)
         if self._padding is not None and columns:
             scores[..., :columns] += self._padding[..., -columns:]
         weights = nn.functional.dropout(scores.softmax(-1).to(values.dtype), dropout)
@@ -145,39 +140,19 @@ def attend(
     group_cache: GroupCache, scaling: float | None = None, dropout: float = 0.0, sliding_window: int | None = None,
     softcap: float | None = None, **others: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention of one new token per row, `[B, 1, H, D]`; called by the layers of a model within `group_attention`.
+    """Attention of one new token per row, `[B, 1, H, D]`.
 
     Raises NotShared for attention that needs more than these arguments.
     """
-    unknown = [name for name, x in others.items() if isinstance(x, Tensor) and name not in KNOWN]
-    if unknown or attention_mask is not None or query.shape[2] != 1:
-        what = f"the tensors {', '.join(unknown)}" if unknown else "a mask, or several positions"
-        raise NotShared(f"its attention is given {what}, which attention to shared prompts does not know")
+    check_inputs(attention_mask, others)
     layer = group_cache.layers[int(module.layer_idx)]  # type: ignore[arg-type]
     if layer.window != sliding_window:
         raise NotShared(f"its attention has a window of {sliding_window} columns, and its cache one of {layer.window}")
-    if layer.prompts[0].shape[1:4:2] != key.shape[1:4:2]:
+    if layer.prompts[0].shape[1:4:2] != key.shape[1:4:2] or query.shape[2] != 1:
         raise NotShared("its cache does not hold the keys that its attention is given")
-    device = query.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    layer.append((key.to(dtype), value.to(dtype)))
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return group_cache.attend(layer, query.to(dtype), scaling, softcap, dropout)[:, None], None
+    query, key, value = in_computed_type(query, key, value)
+    layer.append((key, value))
+    return group_cache.attend(layer, query, scaling, softcap, dropout)[:, None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
-
-
-@contextmanager
-def group_attention(model: nn.Module) -> Iterator[None]:
-    """Within it, all attention of the model is `attend`; what it was before is restored on exit."""
-    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
-    switched = [config for config in configs.values() if hasattr(config, ATTENTION)]
-    before = [getattr(config, ATTENTION) for config in switched]
-    try:
-        for config in switched:
-            setattr(config, ATTENTION, NAME)
-        yield
-    finally:
-        for config, implementation in zip(switched, before, strict=True):
-            setattr(config, ATTENTION, implementation)

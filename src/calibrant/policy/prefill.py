@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from calibrant.errors import CalibrantError
+from calibrant.policy import prompt_attention
+from calibrant.policy.attention import attention_named
 from calibrant.policy.block import find_blocks, recording_inputs
 from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
 from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import has_head
+from calibrant.policy.prompt_attention import left_padded_lengths
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
@@ -211,7 +214,12 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, way: 
     """
     prompts = distinct_rows(input_ids, attention_mask)
     ids, mask = (x[prompts.first, :-1] for x in (input_ids, attention_mask))
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    lengths = left_padded_lengths(mask) if way == GROUPED and ids.device.type == "cpu" else None
+    if lengths is None:
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+    else:
+        with attention_named(model, prompt_attention.NAME):
+            output = model(**inputs, use_cache=True, logits_to_keep=1, prompt_lengths=lengths)
     cache = repeatable_cache(model, output)
     return GroupCache(cache, mask, prompts.which) if way == GROUPED else RepeatedCache(cache, prompts.which)
