@@ -268,7 +268,33 @@ def from_rollouts() -> str | None:
 
 
 @dataclass(frozen=True)
-class DataOptions(Settings):
+class RewardOptions(Settings):
+    """Rewards."""
+
+    reward_funcs: tuple[str, ...] | None = option(
+        None,
+        "reward functions as in `trl grpo`: accuracy_reward, reasoning_accuracy_reward, think_format_reward, "
+        "get_soft_overlong_punishment, dotted paths of your own, and task_reward for the task's own",
+        shown="the task's own",
+        metavar="NAME",
+    )
+    reward_weights: tuple[float, ...] | None = option(None, "weights of the reward functions", shown="1 for each")
+
+
+@dataclass(frozen=True)
+class RangeOptions(Settings):
+    """Range of rewards."""
+
+    reward_range: tuple[float, float] | None = option(
+        None,
+        "lowest and highest reward, as reward dispersion reads it; of several reward functions that of the task's own, "
+        "else of the first",
+        shown="the task's or the reward function's, or 0 2 without a task",
+    )
+
+
+@dataclass(frozen=True)
+class DataOptions(RewardOptions):
     """Data."""
 
     task: str = option("places", "task: name in `calibrant tasks`, or dotted path of a Task object", metavar="NAME")
@@ -321,7 +347,7 @@ class SamplingOptions(Settings):
 
 
 @dataclass(frozen=True)
-class WeightOptions(Settings):
+class WeightOptions(RangeOptions):
     """Weights."""
 
     alpha: float | None = option(None, "strength of the weights (GCPO: 0.6)", shown="the method's")
@@ -335,9 +361,6 @@ class WeightOptions(Settings):
         shown="the paper's weights",
     )
     method_options: dict[str, Any] | None = option(None, "further hyper-parameters of the method; may be repeated")
-    reward_range: tuple[float, float] | None = option(
-        None, "lowest and highest task reward, as reward dispersion reads it", shown="the task's, or 0 2 without a task"
-    )
     meaning: str | None = option(
         None,
         "text that is embedded and clustered: extracted answer (QA) or whole completion (mathematics)",

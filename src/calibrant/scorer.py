@@ -1,6 +1,7 @@
 """Scores groups of completions: computes the inputs that a method names, and applies it."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,7 +186,8 @@ def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[
     statistics = {f"{name}/{k}": v for name, x in values.items() for k, v in _describe(x).items()}
     statistics["group/uninformative"] = (outcome.advantages == 0).all(dim=1).double().mean().item()
     statistics["batch/unscorable"] = float((~where).sum())
-    statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range))
+    known = all(map(math.isfinite, reward_range))
+    statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range) if known else 0)
     return statistics
 
 

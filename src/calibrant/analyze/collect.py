@@ -21,6 +21,7 @@ from calibrant.report.analysis_files import Analysis
 from calibrant.tasks import chosen_task, training_task
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
+from calibrant.tasks.rewards import require_range, require_reward
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Readers
@@ -38,6 +39,9 @@ def collect(settings: AnalyzeSettings, path: Path, *, progress: bool = True) -> 
     quiet_loading()
     check_path(path, settings)
     task = chosen_task(settings)
+    if not settings.from_rollouts:
+        require_reward(task)
+        require_range(task, "analyze")
     frames = groups_of_file(settings.from_rollouts) if settings.from_rollouts else None
     rows = [] if frames is not None else _rows(settings, task)
     model, tokenizer = load_model(settings.model, settings)

@@ -56,7 +56,7 @@ def sampled_group(
         model, tokenizer, prompt, samples=samples, temperature=temperature, max_new_tokens=length, seed=seed
     )
     answers = completions(tokenizer, group)
-    rows = judged_rows(task, [row], [answers])
+    rows = judged_rows(task, [row], [answers], tokenizer)
     for record, answer in zip(rows, answers, strict=True):
         record["completion_ids"] = answer.ids
     if "messages" in row:

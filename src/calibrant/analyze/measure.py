@@ -54,7 +54,7 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
     forward = _forward(context, group.tokens) if group.read is None else group.read
     texts = _from_texts(groups, context)
     correct = torch.where(where, texts["correct"], torch.nan)
-    advantages = torch.where(where, standardised(rewards), torch.nan)
+    advantages = torch.where(where, standardised(_trained_on(frame, rewards)), torch.nan)
     reward_range = context.task.reward_range if "reward" in frame else (0.0, 1.0)
     scores = {
         **_likelihood_signals(forward, group.tokens, texts["clusters"], where),
@@ -77,6 +77,13 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
         "answers": list(frequent_answers(frame.assign(answer=groups.answers, reward=rewards[0]).to_dict("records"))),
     }
     return line, _rows(group, forward, texts)
+
+
+def _trained_on(frame: pd.DataFrame, rewards: Tensor) -> Tensor:
+    """The rewards `[1, G]` that advantages are made of: the weighted sum, where there are several reward functions."""
+    if "total_reward" not in frame:
+        return rewards
+    return torch.tensor(frame["total_reward"].tolist())[None].to(rewards)
 
 
 def finite_or_none(value: Tensor | float | None) -> float | None:

@@ -7,13 +7,13 @@ from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
 from calibrant.model_options import AdapterOptions, ModelOptions
-from calibrant.options import COUNT, DataOptions, SamplingOptions, TextOptions, option, read
+from calibrant.options import COUNT, DataOptions, RangeOptions, SamplingOptions, TextOptions, option, read
 
 QUERIES = 200  # default number of groups to sample
 
 
 @dataclass(frozen=True)
-class AnalyzeSettings(DataOptions, ModelOptions, AdapterOptions, SamplingOptions, TextOptions):
+class AnalyzeSettings(DataOptions, ModelOptions, AdapterOptions, SamplingOptions, TextOptions, RangeOptions):
     """Everything that decides what is measured."""
 
     recipe: str | None = options.recipe()

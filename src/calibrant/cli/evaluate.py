@@ -63,10 +63,15 @@ def print_table(evaluations: Mapping[str, JsonObject]) -> None:
         f"\n{first['task']}, {first['split']} split: {first['prompts']} prompts, {' and '.join(decodings)}, "
         f"{first['samples']} samples{at}"
     )
-    print(f"{'':<{width}}  {'':<8}" + "".join(f"{name:>22}" for name in first["sampled"]))
+    widths = [
+        max(22, *(len(_cell(e[d][name])) + 2 for e in evaluations.values() for d in decodings), len(name) + 2)
+        for name in first["sampled"]
+    ]
+    print(f"{'':<{width}}  {'':<8}" + "".join(f"{n:>{w}}" for n, w in zip(first["sampled"], widths, strict=True)))
     for name, evaluation in evaluations.items():
         for decoding in decodings:
-            cells = "".join(f"{_cell(x):>22}" for x in evaluation[decoding].values())
+            values = zip(evaluation[decoding].values(), widths, strict=True)
+            cells = "".join(f"{_cell(x):>{w}}" for x, w in values)
             print(f"{name:<{width}}  {decoding:<8}{cells}")
     print()
 

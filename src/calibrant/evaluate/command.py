@@ -13,6 +13,7 @@ from calibrant.rollouts import read_rollouts, write_rollouts
 from calibrant.tasks import chosen_task
 from calibrant.tasks.files import Record
 from calibrant.tasks.prompts import truncate_for_policy
+from calibrant.tasks.rewards import require_reward
 
 
 class Evaluation(NamedTuple):
@@ -33,6 +34,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     if file := settings.from_rollouts:
         frame = read_rollouts(file, ("references", "correct"))
         return {file: Evaluation(*evaluate_rollouts(frame, task, seed=settings.seed, path=file))}
+    require_reward(task)
     quiet_loading()
     folder = Path(settings.data_dir) if settings.data_dir else None
     rows = task.load(task.splits[-1], settings.prompts, 0, data_dir=folder)

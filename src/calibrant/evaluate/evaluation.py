@@ -43,15 +43,20 @@ def evaluate(
     """
     sampling = Sampling(samples, temperature, max_completion_length or task.max_completion_length, seed, greedy=True)
     prompts = [prompt_for(row, tokenizer) for row in rows]
-    return evaluate_answers(task, rows, generate(model, tokenizer, prompts, sampling, progress=progress), sampling)
+    answers = generate(model, tokenizer, prompts, sampling, progress=progress)
+    return evaluate_answers(task, rows, answers, sampling, tokenizer)
 
 
 def evaluate_answers(
-    task: Task, rows: Sequence[Row], answers: Sequence[Answers], sampling: Sampling
+    task: Task,
+    rows: Sequence[Row],
+    answers: Sequence[Answers],
+    sampling: Sampling,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[JsonObject, list[Record]]:
-    """As `evaluate`, from the answers to each row of the task."""
-    greedy = judged_rows(task, rows, [group.greedy for group in answers])
-    sampled = judged_rows(task, rows, [group.sampled for group in answers])
+    """As `evaluate`, from the answers to each row of the task; reward functions see them as the tokenizer's turns."""
+    greedy = judged_rows(task, rows, [group.greedy for group in answers], tokenizer)
+    sampled = judged_rows(task, rows, [group.sampled for group in answers], tokenizer)
     about = {"task": task.name, "prompts": len(rows), "samples": sampling.samples}
     about |= {"temperature": sampling.temperature, "seed": sampling.seed}
     tables = {"greedy": table(task, greedy, seed=sampling.seed), "sampled": table(task, sampled, seed=sampling.seed)}
@@ -69,10 +74,16 @@ def table(task: Task, answers: Sequence[Record], *, seed: int = 0) -> Table:
 
 
 def by_prompt(task: Task, answers: Sequence[Record]) -> pd.DataFrame:
-    """The mean of each metric, and the accuracy, of the answers to each prompt; one row per prompt."""
+    """The mean of each metric, the accuracy and the rewards of the answers to each prompt; one row per prompt."""
     columns = {name: _measured(metric, answers) for name, metric in task.metrics.items()}
-    columns["accuracy"] = [np.nan if row["correct"] is None else float(row["correct"]) for row in answers]
+    if task.kind != "chat":
+        columns["accuracy"] = _numbers("correct", answers)
+    columns |= {name: _numbers(name, answers) for name in answers[0] if name.startswith("rewards/")}
     return pd.DataFrame(columns).groupby([row["prompt_id"] for row in answers], sort=False).mean()
+
+
+def _numbers(column: str, answers: Sequence[Record]) -> list[object]:
+    return [np.nan if row[column] is None else float(row[column]) for row in answers]
 
 
 def differences(task: Task, before: Sequence[Record], after: Sequence[Record], *, seed: int = 0) -> Table:

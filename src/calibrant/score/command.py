@@ -45,7 +45,7 @@ def score_file(settings: ScoreSettings) -> ScoredFile:
     methods = {settings.method: resolve_method(settings.method)} if settings.method else METHODS
     task = resolve_task(settings.task) if settings.task else None
     meaning = settings.meaning or (task.meaning if task else "answer")
-    reward_range = settings.reward_range or (task.reward_range if task else (0.0, 2.0))
+    reward_range = settings.reward_range or (task.reward_range if task and task.kind != "chat" else (0.0, 2.0))
     groups = RolloutGroups(read_rollouts(settings.file), task.extract if task else str.strip, settings.file)
     if not groups.rewards.isfinite().any():
         raise CalibrantError(f"'{settings.file}' has no finite value in reward or correct; fill one of them in")

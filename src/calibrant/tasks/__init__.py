@@ -1,5 +1,7 @@
 """Tasks by name."""
 
+from dataclasses import replace
+
 from calibrant.errors import CalibrantError, nearest
 from calibrant.options import DataOptions
 from calibrant.tasks import arithmetic, contests, gsm8k, hotpotqa, math500, narrativeqa, olympiadbench, places, qasper
@@ -7,6 +9,7 @@ from calibrant.tasks.base import Row, Task
 from calibrant.tasks.generic import GENERIC
 from calibrant.tasks.levels import read_levels, with_levels
 from calibrant.tasks.own_data import OwnData, on_own_data
+from calibrant.tasks.rewards import reward_set, with_rewards
 from calibrant.user_code import import_object
 
 __all__ = ["GENERIC", "TASKS", "Row", "Task", "chosen_task", "resolve", "training_task"]
@@ -52,8 +55,19 @@ def training_task(task: Task) -> Task:
 
 
 def chosen_task(options: DataOptions) -> Task:
-    """The task that the options of a command name, on the user's own data if they name some."""
-    task = resolve(options.task)
+    """The task that the options of a command name, on the user's data and with the user's rewards if they name some."""
+    if getattr(options, "from_rollouts", None) and (options.data or options.reward_funcs):
+        raise CalibrantError("--data and --reward-funcs are for sampled answers; leave them out with --from-rollouts")
+    task = _on_data(resolve(options.task), options)
+    if options.reward_funcs is not None:
+        task = with_rewards(task, reward_set(task, options.reward_funcs, options.reward_weights))
+    elif options.reward_weights is not None:
+        raise CalibrantError("--reward-weights goes with --reward-funcs; name the functions too")
+    given = getattr(options, "reward_range", None)
+    return replace(task, reward_range=given) if given else task
+
+
+def _on_data(task: Task, options: DataOptions) -> Task:
     keep = read_levels(options.levels) if options.levels else None
     if options.data is None:
         for name in ("columns", "prompt_template", "test_share"):

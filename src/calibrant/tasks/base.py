@@ -17,6 +17,7 @@ from calibrant.text.inputs import VerdictFunction, by_key
 from calibrant.text.metrics import answer_pairs
 
 if TYPE_CHECKING:
+    from calibrant.tasks.rewards import RewardSet
     from calibrant.tasks.schema import Schema
 
 
@@ -78,6 +79,7 @@ class Task:
     cluster: Callable[[Sequence[Sequence[str]]], Tensor] | None = None  # N groups of texts -> `[N, G]`; by key if None
     pooled: Mapping[str, Pooled] = field(default_factory=dict)  # name -> corpus metric, such as corpus BLEU
     schema: "Schema | None" = None  # the columns of the user's own data; None for a benchmark
+    rewards: "RewardSet | None" = None  # reward functions in place of `reward`
     completion_of: Callable[[str], str] = str  # reference -> a completion that gives it, as an example
 
     def clusters(self, groups: Sequence[Sequence[str]]) -> Tensor:

@@ -7,12 +7,13 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
-from calibrant.methods import read_inputs, resolve_method
+from calibrant.methods import hyperparameters, name_of, read_inputs, resolve_method
 from calibrant.policy.models import check_model, check_weights, quiet_loading
 from calibrant.scorer import dry_run, options_of
 from calibrant.tasks import chosen_task, training_task
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
+from calibrant.tasks.rewards import require_range, require_reward
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.train.possible import check_options
@@ -36,6 +37,10 @@ def prepare(settings: TrainSettings) -> Prepared:
     task = chosen_task(settings)
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
+    if settings.evaluation or "rewards" in read_inputs(method, hyper):
+        require_reward(task)
+    if "reward_range" in hyperparameters(method) and "reward_range" not in hyper:
+        require_range(task, f"the method '{name_of(method)}'")
     dry_run(method, hyper, strength=settings.strength)
     inputs = set(read_inputs(method, hyper))
     shape, tokenizer = check_model(settings.model, settings)

@@ -18,6 +18,7 @@ from calibrant.policy.models import load_policy, locate
 from calibrant.policy.quantised import quantization_config, weights_dtype
 from calibrant.tasks.base import Task
 from calibrant.tasks.prompts import prompt_for
+from calibrant.tasks.rewards import trained_rewards
 from calibrant.train.callbacks import CheckpointMarker, MetricsWriter, Progress
 from calibrant.train.prepare import Prepared
 from calibrant.train.processes import processes
@@ -32,18 +33,13 @@ def build_trainer(
     """The trainer of a run, with its data, rewards and callbacks."""
     settings, task, tokenizer = prepared.settings, prepared.task, prepared.tokenizer
     rows = [
-        {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"]}
+        {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"] or None}
         for row in prepared.training
     ]
-
-    def task_reward(completions: list[Any], references: list[list[str]], **_: object) -> list[float | None]:
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        return task.reward_batch([task.extract(text) for text in texts], references)
-
     with vllm_errors():
         trainer = CalibratedGRPOTrainer(
             policy_of(settings),
-            task_reward,
+            trained_rewards(task, prepared.training),
             training_arguments(run, settings, task),
             Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -86,7 +82,9 @@ def training_arguments(run: Run, settings: TrainSettings, task: Task) -> Calibra
     resolved: dict[str, Any] = {name: getattr(settings, name) for name in same_name} | {
         "max_completion_length": settings.max_completion_length or task.max_completion_length,
         "meaning": settings.meaning or task.meaning,
-        "reward_range": list(settings.reward_range or task.reward_range),
+        "reward_range": list(task.reward_range),
+        "reward_weights": list(task.rewards.weights) if task.rewards else None,
+        "task_reward": task.rewards.read.name if task.rewards else None,
     }
     return CalibratedGRPOConfig(
         output_dir=str(run.checkpoints),
