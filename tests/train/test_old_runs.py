@@ -22,7 +22,8 @@ def test_options_evaluations_and_report_of_an_old_run_are_read(tmp_path):
 
 def test_the_options_of_an_old_run_are_those_of_today():
     kept = yaml.safe_load((FIXTURE / "config.yaml").read_text())["settings"]
-    assert config_of(Run(FIXTURE).settings())["settings"] == kept
+    today = config_of(Run(FIXTURE).settings())["settings"]
+    assert {name: today[name] for name in kept} == kept  # later versions have more options
 
 
 def test_old_rollout_files_are_read():
