@@ -28,7 +28,7 @@ def test_check_of_a_sound_model(dtype, kind):
 
 
 def test_an_adapter_in_float32_on_a_base_in_half_precision_is_held_to_what_the_base_can():
-    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(build("qwen2", dtype=torch.bfloat16), config)
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
     result = check_prefix(model, seed=1)
