@@ -418,6 +418,12 @@ class TrainerOptions(WeightOptions, TextOptions):
         limit=NOT_NEGATIVE,
         shown="all for a vocabulary of up to 32,768, else 64",
     )
+    resample_uninformative: int = option(
+        0,
+        "prompts to draw in place of those without reward spread, at most this many times the prompts of a step "
+        "(DAPO's dynamic sampling); 0: none",
+        limit=NOT_NEGATIVE,
+    )
     share_prefix: bool = option(
         True, "whether to compute each prompt once for all of its rollouts; if not, TRL's computation, bit for bit"
     )

@@ -58,6 +58,7 @@ class CalibratedGRPOConfig(GRPOConfig):
     ema_decay: float = _option("ema_decay")
     ema_every: int = _option("ema_every")
     head_gram_top: int | None = _option("head_gram_top")
+    resample_uninformative: int = _option("resample_uninformative")
     share_prefix: bool = _option("share_prefix")
     task_reward: str | None = _own(None, "name of the reward function that signals read; None: the first one")
     rollouts_dir: str | None = _own(

@@ -41,6 +41,7 @@ from calibrant.trl.passes import (
     with_variance,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
+from calibrant.trl.resampling import Draw, check_resampling, resampled
 from calibrant.trl.rewards import Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
 from calibrant.trl.rollout_files import RolloutFiles, model_columns
 
@@ -112,6 +113,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         rewards = unrewarded if self._label_free else reward_funcs
         super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
         check_data(self.train_dataset)
+        check_resampling(self.args, name_of(self.method), self.train_dataset)
         check_data(self.eval_dataset)
         self._task_reward = task_reward_index(self.args.task_reward, self.reward_func_names)
         self._taken = set(self.reward_func_names)  # names that reward functions log under
@@ -141,18 +143,21 @@ class CalibratedGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         rows = read_rows(inputs)
-        with recorded_rewards(self) as sampled:
-            output: Batch = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         size = self.num_generations if mode == "train" else self.num_generations_eval
-        columns, rewards = self._gather_columns(rows, sampled[-1], mode), sampled[-1].rewards
+        draw = self._draw(inputs)
+        if mode == "train" and self.args.resample_uninformative:
+            draw = self._resampled(draw)
+            rows = read_rows(draw.inputs)
+        output, sampled = draw.output, draw.sampled
+        columns, rewards = self._gather_columns(rows, sampled, mode), sampled.rewards
         assert_integrity(columns.pop("key"), size)
         answers = local_rows(columns["answer"], len(rows), self.accelerator)
         read = self._policy_inputs(self.model, output, answers, size)
         read = {name: self.accelerator.gather(x) for name, x in read.items()} | correctness(columns, rewards.device)
         given = {name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()}
         per_function = rewards.view(-1, size, rewards.shape[1])
-        total = total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
+        total = self._total(per_function)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         bases = trainer_bases(standardised, total)
         scored = self._scorer(
@@ -184,6 +189,24 @@ class CalibratedGRPOTrainer(GRPOTrainer):
                 columns |= {"reward": [None] * advantages.numel()} if self._label_free else {}
                 self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
         return output
+
+    def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
+        with recorded_rewards(self) as sampled:
+            output: Batch = super()._generate_and_score_completions(inputs)
+        return Draw(inputs, output, sampled[-1])
+
+    def _resampled(self, first: Draw) -> Draw:
+        """The draw of a step with groups without reward spread replaced by others, which are counted."""
+        step, pad = self.state.global_step, self._tokenizer.pad_token_id
+        found, drawn = resampled(
+            *(first, self._draw, self._total, self.train_dataset, self.args, step, self.accelerator, pad)
+        )
+        self._metrics["train"][self._free("batch/resampled")].append(float(drawn))
+        return found
+
+    def _total(self, per_function: Tensor) -> Tensor:
+        """The reward that is optimised `[N, G]`, of those of each function."""
+        return total_rewards(per_function, self.reward_weights, self.multi_objective_aggregation)
 
     def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> RolloutColumns:
         """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
