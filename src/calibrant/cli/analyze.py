@@ -10,11 +10,12 @@ the same --out.
 import argparse
 from pathlib import Path
 
+from calibrant.analyze.selection import SelectionOptions, write_selection
 from calibrant.analyze.settings import AnalyzeSettings, resolve_settings
 from calibrant.cli.recipes import print_recipe
 from calibrant.errors import Stopped
 from calibrant.files import JsonObject
-from calibrant.options import add_arguments
+from calibrant.options import add_arguments, declared, read
 
 EXAMPLES = """examples:
   calibrant analyze
@@ -22,6 +23,7 @@ EXAMPLES = """examples:
   calibrant analyze --model Qwen/Qwen2.5-1.5B-Instruct --task narrativeqa --queries 1000
   calibrant analyze --model runs/places-gcpo_bot-seed0 --from-rollouts judged/rollouts.parquet
   calibrant analyze --model my_model --task qasper --parameters 'model.layers.2?.*' --out runs/late_layers
+  calibrant analyze --write-selection teaching.jsonl --success-between 0.1 0.9   # then train --selection teaching.jsonl
   calibrant analyze --entailment-model roberta-large-mnli --entailment-dtype bfloat16
 """
 
@@ -30,11 +32,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("--out", metavar="DIR", help="directory (default: runs/analyze-TASK-MODEL-seedN, or -FILE)")
     add_arguments(parser, AnalyzeSettings)
+    add_arguments(parser, SelectionOptions)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures, and prints tables and the recommendation."""
     given = {name: value for name, value in vars(options).items() if name != "out"}
+    selection = read(SelectionOptions, {name: given.pop(name) for name in declared(SelectionOptions) if name in given})
     settings = resolve_settings(given)
     if settings.recipe:
         print_recipe(settings.recipe, settings)
@@ -49,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         raise Stopped(f"stopped; continue with the same command and --out {path}") from None
     print_results(write_results(analysis))
+    if selection.write_selection:
+        print(f"{write_selection(analysis, selection)} prompts selected: {selection.write_selection}")
     print(f"directory: {path}\nreport:    {write_analysis_report(path)}")
     return 0
 

@@ -14,6 +14,7 @@ from calibrant.tasks import chosen_task, training_task
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.prompts import truncate_for_policy
 from calibrant.tasks.rewards import require_range, require_reward
+from calibrant.tasks.selection import selected
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
 from calibrant.train.possible import check_options
@@ -71,4 +72,6 @@ def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBas
     unseen = task.load(task.splits[-1], count, 0, data_dir=folder) if settings.evaluation else []
     evaluation = truncate_for_policy(unseen, tokenizer, settings.max_prompt_length, length) if unseen else []
     rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
+    if settings.selection:
+        rows = selected(rows, settings.selection)
     return evaluation, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)

@@ -68,6 +68,9 @@ class TrainSettings(
     bf16: bool = option(False, "whether to compute in bfloat16 mixed precision; the weights stay what --dtype says")
     merge: bool = option(False, "whether to save a trained adapter merged into its base, as a whole model")
     train_rows: int | None = option(None, "number of training prompts", shown="the task's", limit=COUNT)
+    selection: str | None = option(
+        None, "file of the prompts to train on, from calibrant analyze --write-selection", metavar="FILE"
+    )
     evaluation: bool = option(True, "whether to evaluate on the unseen split before and after training")
     eval_prompts: int = option(200, "number of prompts of the evaluation; 0 for the whole split", limit=NOT_NEGATIVE)
     eval_samples: int = option(16, "number of answers sampled per prompt in the evaluation", limit=COUNT)
