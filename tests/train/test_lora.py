@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
+from calibrant.model_options import AdapterOptions
+from calibrant.policy.adapters import with_new_adapter
 from calibrant.policy.models import load_model, load_policy
 from calibrant.train.checkpoints import last_checkpoint
 from calibrant.train.runs import Run
@@ -22,6 +24,9 @@ SMALL = [
     "--prompts-per-step", "2", "--rollouts", "4", "--no-evaluation", "--max-completion-length", "8",
     "--save-every", "1",
 ]  # fmt: skip
+
+
+DEPTH = ["--method-options", "depth=block"]
 
 
 def train(out: Path, *options: str) -> Path:
@@ -53,6 +58,22 @@ def test_the_adapter_alone_is_saved_and_it_was_trained(run):
     trained = weights(run / "model")
     assert all(bool(value.any()) for name, value in trained.items() if "lora_B" in name)
     assert all(("q_proj" in name or "down_proj" in name) and value.numel() < 4000 for name, value in trained.items())
+
+
+@pytest.mark.parametrize(
+    ("names", "adapted"),
+    [
+        (None, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (("q_proj",), {"q_proj"}),
+        (("q_proj", "mlp.up_proj"), {"q_proj", "up_proj"}),
+        ((r".*layers\.[01]\..*_proj",), {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+    ],
+)
+def test_layers_are_named_or_matched(names, adapted):
+    policy = with_new_adapter(load_policy("demo"), AdapterOptions(use_peft=True, lora_target_modules=names))
+    trained = [name.split(".") for name, p in policy.named_parameters() if p.requires_grad]
+    assert {name[-4] for name in trained} == adapted
+    assert len({name[name.index("layers") + 1] for name in trained}) == (2 if names and "*" in names[0] else 5)
 
 
 def test_an_adapter_is_loaded_on_its_base_and_changes_it(run):
@@ -181,6 +202,10 @@ def test_an_adapter_without_a_tokenizer_has_that_of_its_base(adapter):
         (["--merge"], "option 'merge' does nothing without an adapter"),
         (["--use-peft", "--lora-target-modules", "q_porj"], "option 'lora_target_modules' does not fit the model"),
         (["--use-peft", "--lora-target-modules", "lm_head", "--method", "gcpo_grad"], "read from the output head"),
+        (
+            ["--use-peft", "--lora-target-modules", "embed_tokens", "--method", "gcpo_grad", *DEPTH],
+            "what is trained of the last block, which is nothing",
+        ),
         (["--load-in-4bit", "--use-peft"], "'load_in_4bit' needs a package that is not installed; pip install"),
     ],
 )

@@ -1,5 +1,6 @@
 """Adapters: new ones on a base model, and folders of saved ones. The package `peft` is needed for them alone."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,13 @@ def lora_config(options: AdapterOptions) -> Any:
     from peft import LoraConfig
 
     modules = options.lora_target_modules or ("all-linear",)
+    pattern = len(modules) == 1 and not re.fullmatch(r"[\w.]+", modules[0])  # which peft takes as one text
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=modules[0] if len(modules) == 1 else list(modules),  # one may be a pattern
+        target_modules=modules[0] if pattern else list(modules),
     )
 
 

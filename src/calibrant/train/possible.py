@@ -28,8 +28,11 @@ def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Colle
         shape = with_new_adapter(shape, settings)
     if "head_gram" in inputs:
         readable_head(shape)
-    if "block_gram" in inputs:
-        find_blocks(shape)
+    if "block_gram" in inputs and not any(p.requires_grad for p in find_blocks(shape)[-1].parameters()):
+        raise CalibrantError(
+            "the input 'block_gram' is read from what is trained of the last block, which is nothing; give "
+            "--lora-target-modules that are in it"
+        )
     check_trainable(settings, shape)
     if has_adapter(shape):
         return
