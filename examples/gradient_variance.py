@@ -13,7 +13,7 @@ import torch
 
 from calibrant.advantages import standardised
 from calibrant.gradients import gradient_variance
-from calibrant.policy.generation import sample_group
+from calibrant.policy.generation import Sampling, sample_group
 from calibrant.policy.models import load_policy, load_tokenizer
 from calibrant.tasks.places import TASK
 from calibrant.text.inputs import by_key
@@ -26,7 +26,7 @@ options = parser.parse_args()
 # %% Sample a group of answers to one question
 policy, tokenizer = load_policy("demo").eval(), load_tokenizer("demo")
 row = TASK.load("test", options.question + 1, 0)[options.question]
-group = sample_group(policy, tokenizer, row["prompt"], samples=16, temperature=0.9, max_new_tokens=24, seed=0)
+group = sample_group(policy, tokenizer, row["prompt"], Sampling(samples=16, temperature=0.9, max_new_tokens=24))
 tokens = group.tokens
 answers = [TASK.extract(text) for text in tokenizer.batch_decode(tokens.completion_ids, skip_special_tokens=True)]
 rewards = torch.tensor([[TASK.reward(answer, row["references"]) for answer in answers]])

@@ -4,4 +4,5 @@ import sys
 
 from calibrant.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that are spawned (by vLLM) import this module
+    sys.exit(main())

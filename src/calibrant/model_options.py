@@ -51,6 +51,11 @@ class AdapterOptions(Settings):
         refuse_without(self, "use_peft", AdapterOptions)
 
 
+def vllm_memory() -> float:
+    """Memory of vLLM."""
+    return option(0.3, "share of GPU memory for vLLM, where it is not a server", limit=SHARE)
+
+
 @dataclass(frozen=True)
 class VllmOptions(Settings):
     """Generation with vLLM, as in TRL."""
@@ -66,7 +71,7 @@ class VllmOptions(Settings):
     vllm_server_port: int = option(8000, "port of the server", limit=COUNT)
     vllm_server_timeout: float = option(240.0, "seconds to wait for the server", limit=POSITIVE)
     vllm_group_port: int = option(51216, "port over which the server gets new weights", limit=COUNT)
-    vllm_gpu_memory_utilization: float = option(0.3, "share of GPU memory for colocated vLLM", limit=SHARE)
+    vllm_gpu_memory_utilization: float = vllm_memory()
     vllm_tensor_parallel_size: int = option(1, "GPUs per colocated vLLM", limit=COUNT)
     vllm_max_model_length: int | None = option(
         None, "maximum length of prompt and completion for colocated vLLM", shown="the model's", limit=COUNT
@@ -84,3 +89,13 @@ class VllmOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_without(self, "use_vllm", VllmOptions)
+
+
+@dataclass(frozen=True)
+class EngineOptions(Settings):
+    """Engine."""
+
+    engine: str = option(
+        "transformers", "what samples answers; vllm has to be installed", choices=("transformers", "vllm")
+    )
+    vllm_gpu_memory_utilization: float = vllm_memory()

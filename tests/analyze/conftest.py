@@ -7,6 +7,7 @@ import pytest
 from builders_analyze import SMALL
 
 from calibrant.analyze.collect import measure_context
+from calibrant.analyze.parameters import measured_parameters
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.cli.main import main
 from calibrant.policy.models import load_policy, load_tokenizer
@@ -32,7 +33,8 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tools(one_thread):
-    return measure_context(AnalyzeSettings(), TASK, load_policy("demo"))
+    model = load_policy("demo")
+    return measure_context(AnalyzeSettings(), TASK, model, measured_parameters(model, None))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from calibrant.analyze.groups import given_group, group_seed, groups_of_file, sa
 from calibrant.analyze.measure import measure_group
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
+from calibrant.policy.generation import Sampling
 from calibrant.policy.models import load_tokenizer
 from calibrant.rollouts import write_rollouts
 from calibrant.tasks.places import TASK
@@ -84,13 +85,13 @@ def test_more_queries_go_on_where_fewer_ended(whole, tmp_path):
 
 def test_a_group_depends_on_its_number_alone(tools, tokenizer):
     row = TASK.load("train", 3, 0)[2]
-    sample = {"samples": 4, "temperature": 0.9, "length": 32}
-    first = sampled_group(tools.model, tokenizer, TASK, row, **sample, seed=group_seed(0, 2))
+    sample = Sampling(samples=4, temperature=0.9, max_new_tokens=32)
+    first = sampled_group(tools.model, tokenizer, TASK, row, sample._replace(seed=group_seed(0, 2)))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    again = sampled_group(tools.model, tokenizer, TASK, row, **sample, seed=group_seed(0, 2))
+    again = sampled_group(tools.model, tokenizer, TASK, row, sample._replace(seed=group_seed(0, 2)))
     assert torch.equal(before, torch.get_rng_state())
-    other = sampled_group(tools.model, tokenizer, TASK, row, **sample, seed=group_seed(0, 3))
+    other = sampled_group(tools.model, tokenizer, TASK, row, sample._replace(seed=group_seed(0, 3)))
     assert first.rows == again.rows != other.rows
     assert measure_group(2, first, tools) == measure_group(2, again, tools)
 
@@ -138,7 +139,7 @@ def test_a_conversation_comes_back_from_a_file(tmp_path, tools, tokenizer, endin
     chat.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}Answer:"
     turns = [{"role": "system", "content": "Be brief, don't guess"}, {"role": "user", "content": "Where?"}]
     row = {"prompt_id": "a", "prompt": "Where?", "references": ["Rome"], "messages": turns}
-    first = sampled_group(tools.model, chat, TASK, row, samples=3, temperature=0.9, length=8, seed=1)
+    first = sampled_group(tools.model, chat, TASK, row, Sampling(3, 0.9, 8, seed=1))
     lines = measure_group(0, first._replace(read=None), tools)
     (frame,) = groups_of_file(str(write_rollouts(tmp_path / f"r.{ending}", lines[1])))
     again = given_group(frame, chat, 100, torch.device("cpu"))

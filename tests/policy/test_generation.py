@@ -8,7 +8,7 @@ from small_models import build
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import generation, plain_logps
-from calibrant.policy.generation import Sampling, generate, left_padded, prompt_ids, rows_that_fit, sample_group
+from calibrant.policy.generation import Sampling, encoded, generate, rows_that_fit, sample_group
 from calibrant.policy.models import load_policy, load_tokenizer
 from calibrant.policy.prompts import Tokens
 from calibrant.policy.sampling import GREEDY, Sampler, uniform_numbers
@@ -49,7 +49,7 @@ def test_values_are_those_of_a_second_pass_over_what_was_sampled(model, tokenize
     if way == "plain":
         record_of(model).failed["generation"] = "as a model without a cache"
     group = generate(model, tokenizer, PROMPTS[:1], SAMPLING)[0]
-    prompt, mask = left_padded(tokenizer, prompt_ids(tokenizer, PROMPTS[:1]), "cpu")
+    prompt, mask = encoded(tokenizer, PROMPTS[:1], "cpu")
     for answer in group.sampled:
         completion = torch.tensor([answer.ids])
         batch = Tokens(prompt, mask, completion, torch.ones_like(completion))
@@ -60,7 +60,7 @@ def test_values_are_those_of_a_second_pass_over_what_was_sampled(model, tokenize
 
 
 def test_the_greedy_answer_is_that_of_generate(model, tokenizer):
-    prompt, mask = left_padded(tokenizer, prompt_ids(tokenizer, PROMPTS), "cpu")
+    prompt, mask = encoded(tokenizer, PROMPTS, "cpu")
     plain = model.generate(input_ids=prompt, attention_mask=mask, do_sample=False, max_new_tokens=12)
     texts = tokenizer.batch_decode(plain[:, prompt.shape[1] :], skip_special_tokens=True)
     assert [group.greedy[0].text for group in generate(model, tokenizer, PROMPTS, SAMPLING)] == texts
@@ -84,7 +84,7 @@ def test_the_models_own_settings_of_generation_do_not_apply(model, tokenizer, re
 
 
 def test_a_group_has_the_states_that_predict_its_tokens(model, tokenizer):
-    group = sample_group(model.eval(), tokenizer, PROMPTS[0], samples=4, temperature=0.9, max_new_tokens=12, seed=0)
+    group = sample_group(model.eval(), tokenizer, PROMPTS[0], SAMPLING._replace(samples=4))
     expected = plain_logps(model, *group.tokens, temperature=0.9, entropies=True, hidden_states=True)
     where = group.tokens.completion_mask.bool()
     torch.testing.assert_close(group.states[where], expected.hidden_states[where].to(group.states))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject
 from calibrant.policy import SharedPrefix
-from calibrant.policy.generation import completions, left_padded, prompt_ids, sample_group
+from calibrant.policy.generation import Completion, Sampling, completions, encoded, sample_group
 from calibrant.policy.prompts import Tokens
 from calibrant.rollouts import group_keys, read_rollouts
 from calibrant.tasks.base import Row, Task
@@ -44,25 +44,35 @@ def sampled_group(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     row: Row,
-    *,
-    samples: int,
-    temperature: float,
-    length: int,
-    seed: int,
+    sampling: Sampling,
 ) -> Group:
-    """Samples `samples` answers of at most `length` tokens to one question, with rewards and verdicts of the task."""
-    prompt = prompt_for(row, tokenizer)
-    group = sample_group(
-        model, tokenizer, prompt, samples=samples, temperature=temperature, max_new_tokens=length, seed=seed
-    )
-    answers = completions(tokenizer, group)
+    """Samples a group of answers to one question, with rewards and verdicts of the task."""
+    group = sample_group(model, tokenizer, prompt_for(row, tokenizer), sampling)
+    rows = _group_rows(tokenizer, task, row, completions(tokenizer, group))
+    read = None if group.states is None else SharedPrefix(group.logps, group.entropies, group.states)
+    return Group(rows, group.tokens, read)
+
+
+def written_group(
+    tokenizer: PreTrainedTokenizerBase, task: Task, row: Row, answers: Sequence[Completion], device: torch.device
+) -> Group:
+    """A group of answers that another engine sampled, with rewards and verdicts of the task."""
+    prompt, mask = encoded(tokenizer, [prompt_for(row, tokenizer)], device)
+    ids = padded([answer.ids for answer in answers], tokenizer.pad_token_id or 0, device)
+    tokens = Tokens(prompt.expand(len(answers), -1), mask.expand(len(answers), -1), *ids)
+    return Group(_group_rows(tokenizer, task, row, answers), tokens)
+
+
+def _group_rows(
+    tokenizer: PreTrainedTokenizerBase, task: Task, row: Row, answers: Sequence[Completion]
+) -> list[JsonObject]:
+    """Rows of a rollout file: judged answers with their token ids."""
     rows = judged_rows(task, [row], [answers], tokenizer)
     for record, answer in zip(rows, answers, strict=True):
         record["completion_ids"] = answer.ids
     if "messages" in row:
         rows[0]["messages"] = json.dumps(row["messages"], ensure_ascii=False)  # for the chat template; once per group
-    read = None if group.states is None else SharedPrefix(group.logps, group.entropies, group.states)
-    return Group(rows, group.tokens, read)
+    return rows
 
 
 def groups_of_file(path: str) -> list[pd.DataFrame]:
@@ -90,7 +100,7 @@ def given_group(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, limit: 
         raise CalibrantError(
             f"the prompt '{question['prompt_id']}' takes {length} tokens, more than {limit}; raise --max-prompt-length"
         )
-    prompt, mask = left_padded(tokenizer, prompt_ids(tokenizer, [prompt_for(question, tokenizer)]), device)
+    prompt, mask = encoded(tokenizer, [prompt_for(question, tokenizer)], device)
     ids = [_completion_ids(row, tokenizer) for row in rows]
     completion, completion_mask = padded(ids, tokenizer.pad_token_id or 0, device)
     return Group(rows, Tokens(prompt.expand(len(ids), -1), mask.expand(len(ids), -1), completion, completion_mask))

@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from calibrant import signals
 from calibrant.advantages import standardised
 from calibrant.analyze.groups import Group, frequent_answers
+from calibrant.analyze.parameters import Measured
 from calibrant.analyze.settings import AnalyzeSettings
+from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject
-from calibrant.gradients import gradient_variance
+from calibrant.gradients import block_gram, gradient_variance
 from calibrant.gradients.variance import weighted_variance
 from calibrant.groups import group_mean, has_spread, valid
 from calibrant.policy import SharedPrefix, logps_in_chunks
@@ -41,6 +43,7 @@ class MeasureContext:
     readers: Readers  # compute embeddings, clusters and verdicts from texts
     entailment: EntailmentJudge | None  # None: clusters are equal normalised answers
     settings: AnalyzeSettings
+    measured: Measured  # the parameters that V(q) is of
 
 
 def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[JsonObject, list[JsonObject]]:
@@ -218,16 +221,33 @@ def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
     _, which = completions.unique(dim=0, return_inverse=True)
     first = torch.stack([(which == i).nonzero()[0, 0] for i in range(int(which.max()) + 1)])
     batch = {name: x[first.to(x.device)] for name, x in tokens._asdict().items()}
+    gram, where = _block_products(batch, context) if context.measured.block else _products(batch, context)
+    return gram[:, which][:, :, which], where[:, which]
+
+
+def _products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Tensor, Tensor]:
+    """Inner products of the gradients of distinct completions, and which are finite."""
     products = gradient_variance(
         context.model,
         batch,
-        torch.ones(1, len(first), dtype=torch.float64),
-        parameters=context.settings.parameters,
+        torch.ones(1, len(batch["prompt_ids"]), dtype=torch.float64),
+        parameters=context.measured.patterns,
         gram=True,
         temperature=context.settings.temperature,
     )
     assert products.gram is not None
-    return products.gram[:, which][:, :, which], products.where[:, which]
+    return products.gram, products.where
+
+
+def _block_products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Tensor, Tensor]:
+    """As `_products`, for the cost of the last block where it can be run alone."""
+    one_group = {name: x[None] for name, x in batch.items()}
+    try:
+        gram = block_gram(context.model, one_group, temperature=context.settings.temperature).cpu()
+    except CalibrantError:
+        return _products(batch, context)
+    where = gram.diagonal(dim1=-2, dim2=-1).isfinite()
+    return moments.kept(gram, where), where
 
 
 def _outcome(rewards: Tensor, correct: Tensor) -> str:

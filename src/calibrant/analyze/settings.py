@@ -6,14 +6,16 @@ from dataclasses import dataclass, fields
 from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
-from calibrant.model_options import AdapterOptions, ModelOptions
+from calibrant.model_options import AdapterOptions, EngineOptions, ModelOptions
 from calibrant.options import COUNT, DataOptions, RangeOptions, SamplingOptions, TextOptions, option, read
 
 QUERIES = 200  # default number of groups to sample
 
 
 @dataclass(frozen=True)
-class AnalyzeSettings(DataOptions, ModelOptions, AdapterOptions, SamplingOptions, TextOptions, RangeOptions):
+class AnalyzeSettings(
+    DataOptions, ModelOptions, AdapterOptions, EngineOptions, SamplingOptions, TextOptions, RangeOptions
+):
     """Everything that decides what is measured."""
 
     recipe: str | None = options.recipe()
@@ -26,7 +28,10 @@ class AnalyzeSettings(DataOptions, ModelOptions, AdapterOptions, SamplingOptions
         None, "number of prompts, N; a larger one continues an analysis", shown="200, or all of the file", limit=COUNT
     )
     parameters: tuple[str, ...] | None = option(
-        None, "name patterns of the parameters that V(q) is of", shown="all trainable", metavar="PATTERN"
+        None,
+        "name patterns of the parameters that V(q) is of",
+        shown="all trainable; of more than 100 million, those of the last block",
+        metavar="PATTERN",
     )
 
 

@@ -46,7 +46,8 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
 def begin(path: Path, settings: AnalyzeSettings, identity: dict[str, str]) -> Analysis:
     """Creates the directory of an analysis, or resumes the one that it holds.
 
-    `identity` has fingerprints of the model and the rollouts, which may not have changed.
+    `identity` has fingerprints of the model and the rollouts, and the parameters that V(q) is of; none of these may
+    have changed.
     """
     check_path(path, settings)
     analysis = Analysis(path)

@@ -36,7 +36,8 @@ class Columns(NamedTuple):
 
 def write_results(analysis: Analysis) -> JsonObject:
     """Computes every table and the recommendation, writes them to `analysis.json` and returns them."""
-    settings = analysis.options()["settings"]
+    options = analysis.options()
+    settings = options["settings"]
     queries = settings["queries"]
     columns = read_columns(analysis.lines(queries))
     if not columns.outcomes:
@@ -48,6 +49,7 @@ def write_results(analysis: Analysis) -> JsonObject:
         "task": settings["task"],
         "model": settings["model"],
         "rollouts": rollouts,
+        "parameters": (options.get("identity") or {}).get("parameters"),
         "counts": counts,
         "outliers": outliers(int(subsets(columns)["all"].sum())),
         "between_clusters": between_shares(analysis.lines(queries)),

@@ -66,6 +66,8 @@ def print_results(results: JsonObject) -> None:
         f"\n{results['task']}, {results['model']}: {counts['groups']} groups of {results['rollouts']} answers, "
         f"{counts['informative']} with reward spread"
     )
+    if results["parameters"]:
+        print(f"V(q) is the variance of the gradient of {results['parameters']}")
     variance, success = tables["gradient_variance"], tables.get("success_rate", {})
     columns = {
         "V(q), all": variance.get("all"),

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from calibrant import options
 from calibrant.errors import CalibrantError
-from calibrant.model_options import ModelOptions
+from calibrant.model_options import EngineOptions, ModelOptions
 from calibrant.options import COUNT, DataOptions, SamplingOptions, option
 
 
 @dataclass(frozen=True)
-class EvaluateSettings(DataOptions, ModelOptions, SamplingOptions):
+class EvaluateSettings(DataOptions, ModelOptions, EngineOptions, SamplingOptions):
     """The settings of an evaluation."""
 
     models: tuple[str, ...] = ()

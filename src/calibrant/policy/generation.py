@@ -111,20 +111,15 @@ def sample_group(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
-    *,
-    samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
+    sampling: Sampling,
 ) -> Sampled:
-    """A group of `samples` answers to one prompt, on the device of the model; the global random state is untouched.
+    """The sampled answers to one prompt, on the device of the model; the global random state is untouched.
 
     The model has to be in evaluation mode. The group depends on the seed and nothing else that was sampled. What the
     head read is kept, where it can be recorded.
     """
-    rows = [(0, sample) for sample in range(samples)]
-    sampling = Sampling(samples, temperature, max_new_tokens, seed)
-    return _sample(model, tokenizer, prompt_ids(tokenizer, [prompt]) * samples, rows, sampling, states=True)
+    rows, prompts = [(0, sample) for sample in range(sampling.samples)], prompt_ids(tokenizer, [prompt])
+    return _sample(model, tokenizer, prompts * sampling.samples, rows, sampling, states=True)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -138,10 +133,17 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) ->
     return ids
 
 
+def encoded(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask of prompts, `[N, P]` each, padded on the left."""
+    return left_padded(tokenizer, prompt_ids(tokenizer, prompts), device)
+
+
 def left_padded(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask of prompts, `[N, P]` each, padded on the left."""
+    """Ids of prompts as `[N, P]`, padded on the left, and their mask."""
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left").to(device)
     return inputs["input_ids"], inputs["attention_mask"]
 

@@ -66,13 +66,18 @@ def load_tokenizer(model: str, *, trust_remote_code: bool = False) -> PreTrained
     return tokenizer
 
 
+def default_dtype() -> str:
+    """The dtype of weights that are not trained, where none is asked for."""
+    return "auto" if torch.accelerator.is_available() else "float32"
+
+
 def load_policy(model: str, options: ModelOptions = DEFAULTS) -> PreTrainedModel:
     """A causal language model, from safetensors only; without `dtype` float32 on a CPU, else that of its files.
 
     An adapter is loaded on its base, and alone requires gradients.
     """
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    policy = _on_device(model, options, device, weights_dtype(options, "float32" if device.type == "cpu" else "auto"))
+    policy = _on_device(model, options, device, weights_dtype(options, default_dtype()))
     _refuse(model, (name for name, weight in policy.named_parameters() if not weight.isfinite().all()))
     return policy
 

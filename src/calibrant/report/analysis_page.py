@@ -54,7 +54,7 @@ def write_analysis_report(path: str | Path) -> Path:
         headline=_headline(results),
         subtitle=f"{counts['groups']:,} groups of {results['rollouts']} answers, {counts['informative']:,} of them "
         "with reward spread. Brackets are 95% bootstrap intervals over prompts.",
-        facts=_facts(config["settings"], results),
+        facts=_facts(config, results),
         options=config["settings"],
         versions=config["versions"],
         sections=list(_sections(analysis, results)),
@@ -74,7 +74,8 @@ def _headline(results: JsonObject) -> str:
     return f"{name} follows the gradient variance most closely: rank correlation {rho_text(signal)}."
 
 
-def _facts(settings: JsonObject, results: JsonObject) -> JsonObject:
+def _facts(config: JsonObject, results: JsonObject) -> JsonObject:
+    settings, identity = config["settings"], config.get("identity") or {}
     return {
         "task": settings.get("task"),
         "model": settings.get("model"),
@@ -83,7 +84,7 @@ def _facts(settings: JsonObject, results: JsonObject) -> JsonObject:
         "temperature": settings.get("temperature"),
         "answers from": settings.get("from_rollouts") or "the model",
         "clusters from": settings.get("entailment_model") or "equal normalised answers",
-        "gradient of": settings.get("parameters") or "all parameters",
+        "gradient of": identity.get("parameters") or settings.get("parameters") or "all parameters",
         "seed": settings.get("seed"),
     }
 
