@@ -8,7 +8,7 @@ from the declaration. Nothing heavy is imported here.
 
 import argparse
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from inspect import get_annotations, getdoc
 from types import NoneType, UnionType
@@ -200,13 +200,19 @@ def check(settings: object, options: Mapping[str, Option]) -> None:
             raise CalibrantError(f"option '{name}' is '{value}'{meant}; it is one of {choices}")
 
 
-def add_arguments(parser: argparse.ArgumentParser, settings: type[Any], more: Mapping[str, str] | None = None) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    settings: type[Any],
+    more: Mapping[str, str] | None = None,
+    without: Collection[str] = (),
+) -> None:
     """Adds the options of a dataclass to a command line; options that are not given are absent from its namespace.
 
     Each dataclass that it inherits from is a group of options, titled by its docstring. `more` are words to add to the
-    defaults of some options.
+    defaults of some options; the options `without` are left out.
     """
     by_name, options = {f.name: f for f in fields(settings)}, declared(settings)
+    options = {name: about for name, about in options.items() if name not in without}
     for part in (cls for cls in settings.__mro__ if is_dataclass(cls)):
         names = [name for name in get_annotations(part) if name in options]
         group = parser if part is settings or not names else parser.add_argument_group((getdoc(part) or "").rstrip("."))

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   calibrant train --method gcpo_cd --alpha 0.3 --steps 300 --seed 1 --out runs/mine
   calibrant train --model Qwen/Qwen2.5-1.5B-Instruct --config my.yaml --bf16
   calibrant train --recipe gcpo --task qasper --data-dir my_data
+  calibrant train --task reading --data pupils.csv --columns question=Frage,answers=Antwort,context=Text --dry-run
   calibrant train --resume runs/mine
   accelerate launch -m calibrant train --model my_folder
 """
@@ -35,15 +36,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/TASK-METHOD-seedN)")
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, with underscores in their names")
     parser.add_argument("--resume", metavar="RUN", help="run directory of the run to resume")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show three prompts with their rewards, the options and an estimate of time and memory, and train nothing",
+    )
     add_arguments(parser, TrainSettings, policy_defaults())
 
 
 def run(options: argparse.Namespace) -> int:
     """Trains or resumes, and prints the evaluations."""
-    given = coerced(TrainSettings, {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume")})
+    given = coerced(
+        TrainSettings, {k: v for k, v in vars(options).items() if k not in ("out", "config", "resume", "dry_run")}
+    )
     if options.resume:
-        if options.out or options.config:
-            raise CalibrantError("--resume takes the run's own options; leave out --out and --config")
+        if options.out or options.config or options.dry_run:
+            raise CalibrantError("--resume takes the run's own options; leave out --out, --config and --dry-run")
         return _resume(options.resume, given)
     file = coerced(TrainSettings, read_yaml(options.config), f" in '{options.config}'") if options.config else {}
     settings = resolve_settings(file | given)
@@ -54,8 +62,18 @@ def run(options: argparse.Namespace) -> int:
 
         if processes().is_main_process:
             print_recipe(settings.recipe, settings)
+    if options.dry_run:
+        return _preview(settings)
     path = Path(options.out) if options.out else runs.default_path(settings)
     return _finish(lambda: training.start(settings, path), path)
+
+
+def _preview(settings: TrainSettings) -> int:
+    from calibrant.train.preview import preview
+
+    for line in preview(settings):
+        print(line)
+    return 0
 
 
 def _resume(directory: str, given: dict[str, object]) -> int:

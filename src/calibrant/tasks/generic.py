@@ -75,6 +75,11 @@ def chosen_letter(completion: str) -> str:
     return ""
 
 
+def whole(completion: str) -> str:
+    """The completion, without white space around it."""
+    return completion.strip()
+
+
 def _chat_row(values: Mapping[str, Any], text: str | None) -> Row:
     prompt = values["prompt"] if text is None else text
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -160,7 +165,7 @@ CHAT = Task(
     summary="prompts of your own (--data), scored by reward functions alone (--reward-funcs)",
     splits=("train", "test"),
     load=loader("chat"),
-    extract=str.strip,
+    extract=whole,
     reward=lambda answer, references: math.nan,
     reward_range=(-math.inf, math.inf),
     metrics={},

@@ -51,8 +51,8 @@ def on_own_data(task: Task, own: OwnData) -> Task:
     splits = find_splits(own.data)
     template = read_template(own.template) if own.template else None
     read = cache(lambda split: _read(task.name, schema, own, template, split, splits))
-    whole = [split for split in ("train", "validation", "test") if split in splits]
-    whole += [split for split in splits if split not in whole]
+    known = [split for split in ("validation", "test") if split in splits]
+    whole = [*(["train"] if "train" in splits else []), *(s for s in splits if s not in ("train", *known)), *known]
     divided = len(whole) == 1 and whole[0] not in ("validation", "test")
     if not divided and own.test_share is not None:
         raise CalibrantError(f"'{own.data}' has the splits {', '.join(whole)}; leave out --test-share")

@@ -42,6 +42,12 @@ def _shows_system(messages: list[dict[str, str]], tokenizer: "PreTrainedTokenize
         return False
 
 
+def prompt_text(row: Row, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The text that the policy completes, in its chat template if it has one."""
+    prompt = prompt_for(row, tokenizer)
+    return prompt if isinstance(prompt, str) else _render(prompt, tokenizer)
+
+
 def prompt_tokens(row: Row, tokenizer: "PreTrainedTokenizerBase") -> int:
     """The length of a question in tokens, chat template and special tokens counted."""
     prompt = prompt_for(row, tokenizer)

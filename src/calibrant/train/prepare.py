@@ -1,5 +1,6 @@
 """The inputs of a run, checked before anything is written."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from calibrant.text.entail import EntailmentJudge
 from calibrant.train.possible import check_options
 from calibrant.train.processes import on_main
 from calibrant.train.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
@@ -74,4 +77,7 @@ def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBas
     rows = source.load(source.splits[0], settings.train_rows, settings.seed, data_dir=folder)
     if settings.selection:
         rows = selected(rows, settings.selection)
+    asked = {row["prompt"] for row in rows}
+    if repeated := sum(row["prompt"] in asked for row in unseen):
+        log.warning("%d of %d prompts of the evaluation are also training prompts", repeated, len(unseen))
     return evaluation, truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)
