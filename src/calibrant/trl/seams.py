@@ -19,6 +19,7 @@ METHODS = {
     "_prepare_inputs": "generation_batch",
     "_save_optimizer_and_scheduler": "output_dir",
     "create_model_card": "...",
+    "training_step": "model inputs num_items_in_batch",
 }
 """Method of `GRPOTrainer` -> its parameters in order; `...` stands for any further ones, which are passed on."""
 

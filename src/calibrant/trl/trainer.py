@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
 from calibrant.trl.batches import along_groups, contributing, in_order
+from calibrant.trl.clock import Clock
 from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
@@ -98,7 +100,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._named = read_inputs(self.method, options)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
         dry_run(self.method, options, () if self._judge else ("correct",), args.strength)
-        readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
+        self._clock = Clock()
+        readers = self._clock.readers(load_readers(self._named, args, guarded_clusters(cluster, answer_key), None))
         self._scorer = Scorer(
             *(self.method, options, readers),
             meaning=args.meaning, cluster_text=args.cluster_text, strength=args.strength,
@@ -112,6 +115,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._label_free = not rewarded and "rewards" not in self._named
         rewards = unrewarded if self._label_free else reward_funcs
         super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
+        self.accelerator.backward = self._clock.timed("backward", self.accelerator.backward)
         check_data(self.train_dataset)
         check_resampling(self.args, name_of(self.method), self.train_dataset)
         check_data(self.eval_dataset)
@@ -133,12 +137,29 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
 
+    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """TRL's training step; after the last one of an optimizer step, `seconds/...` are logged."""
+        if self._step % self.args.gradient_accumulation_steps == 0:
+            self._clock.taken()  # what an evaluation took
+        loss: Tensor = super().training_step(*arguments, **keywords)
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            for name, seconds in self._clock.taken().items():
+                self._metrics["train"][self._free(f"seconds/{name}")].append(seconds)
+        return loss
+
+    def _calculate_rewards(self, *arguments: Any, **keywords: Any) -> Tensor:
+        with self._clock.part("rewards"):
+            rewards: Tensor = super()._calculate_rewards(*arguments, **keywords)
+        return rewards
+
     def _generate_single_turn(self, *arguments: object, **keywords: object) -> Any:
-        if self.use_vllm or not self._sharing:
-            return super()._generate_single_turn(*arguments, **keywords)
-        policy, inputs = self.accelerator.unwrap_model(self.model_wrapped), self._policy_inputs
-        records = {"states": inputs.reads_states, "block": inputs.block is not None}
-        with self.accelerator.autocast(), shared_prefill(policy, **records) as inputs.decoded:
+        with ExitStack() as stack:
+            stack.enter_context(self._clock.part("generation"))
+            if not self.use_vllm and self._sharing:
+                policy, inputs = self.accelerator.unwrap_model(self.model_wrapped), self._policy_inputs
+                stack.enter_context(self.accelerator.autocast())
+                records = {"states": inputs.reads_states, "block": inputs.block is not None}
+                inputs.decoded = stack.enter_context(shared_prefill(policy, **records))
             return super()._generate_single_turn(*arguments, **keywords)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
@@ -160,7 +181,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         total = self._total(per_function)
         standardised = self.accelerator.gather(output["advantages"]).view(-1, size)
         bases = trainer_bases(standardised, total)
-        scored = self._scorer(
+        scored = self._clock.timed("scores", self._scorer)(
             columns["completion"],
             per_function[..., self._task_reward],
             answers=columns["answer"],
@@ -331,12 +352,14 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if self._pass is not None:
             return self._pass
         images = any(x is not None for x in keywords.values())
+        part = self._clock.part("forward" if torch.is_grad_enabled() else "log_probabilities")
         if not self._sharing or compute_aux_loss or images or not reads_head(model):
             given = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
-            return super()._get_per_token_logps_and_entropies(*given, **keywords)
+            with part:
+                return super()._get_per_token_logps_and_entropies(*given, **keywords)
         widths = [input_ids.shape[1] - logits_to_keep, logits_to_keep]
         (prompts, completions), (asked, written) = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
-        with self.accelerator.autocast():
+        with part, self.accelerator.autocast():
             found = logps_in_chunks(
                 model,
                 *(prompts, asked, completions, written),
