@@ -113,8 +113,10 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(run, tmp_path, caps
     assert all(torch.equal(value, ended[name]) for name, value in weights(run / "model").items())
 
 
-def test_training_goes_on_with_an_adapter(run, tmp_path):
+def test_training_goes_on_with_an_adapter(run, tmp_path, caplog):
+    caplog.set_level("WARNING", logger="trl")
     again = train(tmp_path / "again", "--steps", "1", "--model", str(run), "--learning-rate", "1e-2")
+    assert "will be ignored" not in caplog.text
     before, after = weights(run / "model"), weights(again / "model")
     assert before.keys() == after.keys() and not (again / "model" / "ref").exists()
     assert all(not torch.equal(before[name], value) for name, value in after.items())

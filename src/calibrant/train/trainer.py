@@ -36,11 +36,14 @@ def build_trainer(
         {"prompt_id": row["prompt_id"], "prompt": prompt_for(row, tokenizer), "references": row["references"] or None}
         for row in prepared.training
     ]
+    policy, arguments = policy_of(settings), training_arguments(run, settings, task)
+    if not isinstance(policy, str):  # it is loaded
+        arguments.model_init_kwargs = None
     with vllm_errors():
         trainer = CalibratedGRPOTrainer(
-            policy_of(settings),
+            policy,
             trained_rewards(task, prepared.training),
-            training_arguments(run, settings, task),
+            arguments,
             Dataset.from_list(rows),
             processing_class=tokenizer,
             extract_answer=task.extract,
