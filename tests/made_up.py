@@ -41,12 +41,27 @@ def random_groups(n=25, size=6, dtype=torch.float64, seed=0, nan=0.2, binary=Fal
         "token_entropy": uniform(high=3.0),
         "answer_confidence": uniform(),
         "ratio_variance": uniform(high=0.5),
+        **tokens_of(n, size, seed, nan, dtype),
         "where": torch.rand(n, size, generator=generator) > nan / 2,
     }
     gradients = uniform(4, low=-0.5).double()  # not centred, so that the mean of a group is not all noise
     inputs["head_gram"] = (gradients @ gradients.mT).to(dtype)
     inputs["block_gram"] = inputs["head_gram"].clone()
     return Groups(rewards, inputs)
+
+
+def tokens_of(n, size, seed, nan, dtype, width=7):
+    """Inputs per token: completions of 0 to 7 tokens."""
+    generator = torch.Generator().manual_seed(seed + 7)
+    lengths = torch.randint(0 if nan else 1, width + 1, (n, size, 1), generator=generator)
+    missing = torch.arange(width) >= lengths
+
+    def values(low, high):
+        uniform = low + (high - low) * torch.rand(n, size, width, generator=generator, dtype=torch.float64)
+        return uniform.masked_fill(missing, NAN).to(dtype)
+
+    names = {"token_logprobs": (-5.0, 0.0), "token_entropies": (0.0, 3.0), "token_log_ratios": (-0.3, 0.3)}
+    return {name: values(*bounds) for name, bounds in names.items()}
 
 
 def called(method):

@@ -72,6 +72,27 @@ def leave_one_out(rewards: Tensor, where: Tensor | None = None, *, tol: float = 
     return like_input(_informative(deviation * count / (count - 1).clamp(min=1), values, mask, tol), rewards)
 
 
+def in_mean_deviations(
+    rewards: Tensor, where: Tensor | None = None, *, eps: float = 1e-4, tol: float = NO_SPREAD
+) -> Tensor:
+    """The advantage of DGPO: reward minus group mean, in units of the group's mean absolute deviation.
+
+    `A_i = (r_i - mean) / (mean |r - mean| + eps)`; the sum of `|A_i|` is the number of rollouts for every prompt, where
+    with the standard deviation it is largest at a success rate of one half.
+
+    Reference: DGPO, of MathForge (arXiv:2601.20614), the authors' code (a).
+
+    >>> in_mean_deviations(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 1.9995, -0.6665, -0.6665, -0.6665]])
+    """
+    check_shapes("in_mean_deviations", rewards=(rewards, "... N G"), where=(where, "... N G"))
+    check_non_negative("in_mean_deviations", eps=eps, tol=tol)
+    values, mask = masked(rewards, where)
+    deviation = torch.where(mask, values - mean_over(values, mask)[..., None], 0.0)
+    size = deviation.abs().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return like_input(_informative(deviation / (size + eps), values, mask, tol), rewards)
+
+
 def total_rewards(rewards: Tensor, reward_weights: Tensor, aggregation: str = "sum_then_normalize") -> Tensor:
     """What TRL normalises to advantages: the weighted sum over K reward functions.
 

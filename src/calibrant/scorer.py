@@ -21,7 +21,7 @@ from calibrant.methods import (
     name_of,
     read_inputs,
 )
-from calibrant.methods.inputs import UNWEIGHTED
+from calibrant.methods.inputs import TOKEN_INPUTS, UNWEIGHTED
 from calibrant.methods.outcome import BASES
 from calibrant.options import WeightOptions
 from calibrant.text.inputs import CLUSTERED, FROM_TEXT, Readers, TextGroups, read_input
@@ -29,7 +29,11 @@ from calibrant.text.inputs import CLUSTERED, FROM_TEXT, Readers, TextGroups, rea
 GRAMS = ("head_gram", "block_gram")
 """The inputs that have a matrix per group."""
 
-FROM_POLICY = ("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance", *GRAMS)
+FROM_POLICY = (
+    *("mean_logprob", "ref_mean_logprob", "token_entropy", "answer_confidence", "ratio_variance"),
+    *GRAMS,
+    *TOKEN_INPUTS,
+)
 """The inputs of methods that are computed by the policy or a reference model, or read from a file."""
 
 ENOUGH = 64  # groups that the spread of weights is judged from
@@ -122,8 +126,8 @@ def _in_groups(texts: Sequence[str], size: int) -> TextGroups:
 
 def dry_run(
     method: Method, options: Mapping[str, Any], without: Sequence[str] = (), strength: float | None = None
-) -> None:
-    """Applies a method to an artificial group of two, so that its errors are raised before sampling starts.
+) -> WeightedAdvantages:
+    """What a method makes of an artificial group of two, so that its errors are raised before sampling starts.
 
     `without` names inputs that are not supplied.
     """
@@ -137,12 +141,13 @@ def dry_run(
         "correct": torch.tensor([[0.0, 1.0]]),
         "total_rewards": torch.tensor([[low, high]]),
         **{name: torch.full((1, 2), 0.5) for name in FROM_POLICY},
+        **{name: torch.full((1, 2, 3), 0.5) for name in TOKEN_INPUTS},
         **dict.fromkeys(GRAMS, torch.eye(2)[None]),
     }
     named = [name for name in read_inputs(method, options) if name not in without]
     inputs = {name: artificial[name] for name in named if name in artificial}
     groups = Groups(torch.tensor([[low, high]], dtype=torch.float32), inputs)
-    apply(method, groups, strength=strength, **options)
+    return apply(method, groups, strength=strength, **options)
 
 
 def options_of(method: Method, settings: WeightOptions) -> dict[str, Any]:
@@ -172,19 +177,41 @@ def trainer_bases(standardised: Tensor, total_rewards: Tensor) -> dict[str, Tens
     return bases | {"standardised": torch.where(has_spread(total_rewards)[:, None], standardised, 0.0)}
 
 
+def token_mask(inputs: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Which tokens there are, `[N, G, T]` boolean, by the inputs per token; all of `like` if there are none."""
+    given = [inputs[name] for name in TOKEN_INPUTS if name in inputs]
+    return torch.isfinite(given[0]) if given else torch.ones_like(like, dtype=torch.bool)
+
+
+def per_rollout(values: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Weights or advantages as `[N, G]`: those per token as the mean over the tokens of each rollout.
+
+    >>> per_rollout(torch.tensor([[[1.0, 0.0, 7.0]]]), {"token_logprobs": torch.tensor([[[-1.0, -2.0, torch.nan]]])})
+    tensor([[0.5000]])
+    """
+    if values.ndim == 2:
+        return values
+    mask = token_mask(inputs, values)
+    mean = torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return torch.where(mask.any(-1), mean, values.mean(-1)) if values.shape[-1] else mean
+
+
 def batch_statistics(scored: Scored, reward_range: tuple[float, float]) -> dict[str, float]:
     """Statistics of a batch of groups, each named by its scope.
 
-    `group/weight/*`, `group/<score>/*` and, for scores per rollout, `rollout/<score>/*`: mean, std, min, max (std is 0
-    for a single value); `group/uninformative` (share of groups whose advantages are all 0), `batch/unscorable` and
-    `batch/reward_out_of_range` (counts of rollouts).
+    `group/weight/*` (means per rollout of weights per token, which are `token/weight/*`), `group/<score>/*` and, for
+    scores per rollout, `rollout/<score>/*`: mean, std, min, max (std is 0 for a single value); `group/uninformative`
+    (share of groups whose advantages are all 0), `batch/unscorable` and `batch/reward_out_of_range` (counts of
+    rollouts).
     """
     rewards, where, outcome = scored.groups.rewards, scored.groups.where, scored.outcome
-    values = {"group/weight": outcome.weights[where]}
+    values = {"group/weight": per_rollout(outcome.weights, scored.groups.inputs)[where]}
+    if outcome.weights.ndim == 3:
+        values["token/weight"] = outcome.weights[where[..., None] & token_mask(scored.groups.inputs, outcome.weights)]
     for name, score in outcome.scores.items():
         values |= {f"rollout/{name}": score[where]} if score.ndim == 2 else {f"group/{name}": score}
     statistics = {f"{name}/{k}": v for name, x in values.items() for k, v in _describe(x).items()}
-    statistics["group/uninformative"] = (outcome.advantages == 0).all(dim=1).double().mean().item()
+    statistics["group/uninformative"] = (outcome.advantages == 0).flatten(1).all(dim=1).double().mean().item()
     statistics["batch/unscorable"] = float((~where).sum())
     known = all(map(math.isfinite, reward_range))
     statistics["batch/reward_out_of_range"] = float(count_out_of_range(rewards, reward_range) if known else 0)
@@ -220,7 +247,7 @@ def rollout_rows(scored: Scored, columns: dict[str, list[Any]], *, step: int) ->
     columns = {
         "answer": scored.answers,
         "reward": scored.groups.rewards.flatten().tolist(),
-        "weight": scored.outcome.weights.flatten().tolist(),
+        "weight": per_rollout(scored.outcome.weights, scored.groups.inputs).flatten().tolist(),
         **{name: _of_rollouts(x, size) for name, x in scored.outcome.scores.items()},
         **columns,
     }

@@ -177,7 +177,7 @@ def test_a_dotted_path_that_leads_nowhere(user_module, path, message):
         ("mine.old", "scores have to be a dictionary, got Tensor"),
         ("mine.cubic", r"score rewards \[N\].*\[1, 4, 1\]"),
         ("mine.short", r"score rewards \[N, G\].*\[1, 2\]"),
-        ("mine.based", "base 'median'.*standardised, centred, leave_one_out or a tensor of advantages"),
+        ("mine.based", "base 'median'.*standardised, centred, leave_one_out, mean_deviation or a tensor"),
         ("mine.partly", r"replaced \[N, G\].*\[1, 2\]"),
         ("mine.counted", "replaced has to be a boolean mask"),
     ],

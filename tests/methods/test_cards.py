@@ -23,7 +23,7 @@ from calibrant.methods.recommended import RECOMMENDED, recommended_values
 
 ORDER = (
     "grpo dr_grpo rloo rd_only gcpo_cd gcpo_bot grpo_se grpo_kle seed_grpo empo grpo_care capo egpo edge_grpo "
-    "q_hawkeye eg_spo r2vpo gcpo_grad gradient_snr"
+    "q_hawkeye eg_spo r2vpo mgpo ha_dw dgpo codapo clip_cov kl_cov gtpo gcpo_grad gradient_snr"
 )
 
 
@@ -46,6 +46,10 @@ def test_what_each_method_needs():
         "edge_grpo": "token_entropy",
         "eg_spo": "token_entropy",
         "r2vpo": "ratio_variance",
+        "codapo": "mean_logprob",
+        "clip_cov": "token_logprobs",
+        "kl_cov": "token_logprobs",
+        "gtpo": "token_entropies",
         "gcpo_grad": "head_gram",
         "gradient_snr": "head_gram",
     }
@@ -74,7 +78,7 @@ def test_every_card_is_complete(name):
     about = card(name)
     assert about.name == name and about.summary == summary(name)
     assert "-" not in (about.paper, about.effect, about.certainty, about.when)
-    assert about.per in ("prompt", "rollout", "reward")
+    assert about.per in ("prompt", "rollout", "reward", "token")
     assert re.search(r"\((a|a\*|b|c)\)", about.certainty)
     assert about.when.endswith(".") and not any("  " in value for value in about if isinstance(value, str))
     assert set(about.needs) | {"where"} == set(required_inputs(name)) | {"where"}
@@ -92,6 +96,8 @@ def test_the_settings_that_methods_recommend():
         "empo": {"cluster_text": "answer"},
         "capo": {"beta": 0.0, "learning_rate": 1e-6, "rollouts": 8, "temperature": 1.0, "loss_type": "grpo"},
         "r2vpo": {"num_iterations": 2},
+        "ha_dw": {"loss_type": "grpo"},
+        "kl_cov": {"num_iterations": 2},
     }  # fmt: skip
 
 

@@ -12,18 +12,24 @@ from calibrant.groups import Groups, has_spread
 from calibrant.methods import METHODS, apply, card, hyperparameters, optional_inputs, required_inputs
 from calibrant.methods.outcome import BASES
 
-BASE = {"dr_grpo": "centred", "seed_grpo": "centred", "rloo": "leave_one_out"}
+BASE = {"dr_grpo": "centred", "seed_grpo": "centred", "rloo": "leave_one_out", "dgpo": "mean_deviation"}
 
-REPLACING = ["empo", "grpo_care", "capo"]
+REPLACING = ["empo", "grpo_care", "capo", "gtpo"]
+PER_TOKEN = ["clip_cov", "kl_cov", "gtpo"]
+OF_THE_BATCH = ["ha_dw", "dgpo", "clip_cov", "kl_cov"]  # a group's weight depends on other groups
 WEIGHING = [name for name in METHODS if name not in REPLACING]
 MEAN_ONE = [name for name in METHODS if "mean_one" in hyperparameters(name)]
 NEUTRAL = {
-    **{name: {"alpha": 0.0} for name in METHODS if "alpha" in hyperparameters(name)},
+    **{name: {"alpha": 0.0} for name in WEIGHING if "alpha" in hyperparameters(name)},
     "egpo": {"low": 1.0, "high": 1.0, "nsr": False},
     "edge_grpo": {"low": 1.0, "high": 1.0},
     "eg_spo": {"phi": 1.0},
     "r2vpo": {"penalty": 0.0},
+    "ha_dw": {"scale": 1.0, "alpha": 0.0},
+    "clip_cov": {"share": 0.0},
+    "kl_cov": {"share": 0.0},
 }
+TOKEN_FORMS = {"eg_spo": {"level": "token", "phi": 1.0}, "gtpo": {"form": "weight", "alpha": 0.0}}
 """Options that make a method the plain advantage of its base."""
 
 
@@ -34,6 +40,12 @@ def chosen(groups, keep):
     for name in ("head_gram", "block_gram"):
         inputs[name] = inputs[name][:, :, keep]
     return Groups(groups.rewards[:, keep], inputs)
+
+
+def base_of(name, groups, like):
+    """The plain advantages, in the shape of others."""
+    base = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where)
+    return base[..., None].expand(like.shape) if like.ndim > 2 else base
 
 
 def parts(outcome):
@@ -51,17 +63,18 @@ def same(found, expected, rtol=1e-9):
 
 def test_each_way_of_weighing_is_covered():
     assert set(NEUTRAL) | {"grpo", "dr_grpo", "rloo"} == set(WEIGHING)
-    assert set(MEAN_ONE) == set(NEUTRAL) - {"egpo"}
+    assert set(MEAN_ONE) == set(NEUTRAL) - {"egpo", *PER_TOKEN}
 
 
-@pytest.mark.parametrize("name", NEUTRAL)
+@pytest.mark.parametrize(("name", "options"), [*NEUTRAL.items(), *TOKEN_FORMS.items()])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
-def test_without_strength_a_method_is_its_base_to_the_bit(name, dtype):
+def test_without_strength_a_method_is_its_base_to_the_bit(name, options, dtype):
     groups = random_groups(dtype=dtype)
     groups.inputs["ratio_variance"][0, 0] = INF
-    for more in ({}, {"mean_one": True} if name in MEAN_ONE else {"renormalise": "weight_mean"}):
-        outcome = apply(name, groups, **NEUTRAL[name], **more)
-        base = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where)
+    extra = [{"mean_one": True}] * (name in MEAN_ONE) + [{"renormalise": "weight_mean"}] * (name == "egpo")
+    for more in ({}, *extra):
+        outcome = apply(name, groups, **options, **more)
+        base = base_of(name, groups, outcome.weights)
         assert torch.equal(outcome.advantages, base) and torch.equal(outcome.weights, torch.ones_like(base))
         assert outcome.advantages.dtype == outcome.weights.dtype == dtype
 
@@ -82,18 +95,21 @@ def test_advantages_are_the_base_times_the_weights_unless_they_are_replaced(name
     if name in REPLACING:
         assert torch.equal(outcome.base, outcome.advantages) and (outcome.weights == 1).all()
         return
-    product = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where) * outcome.weights
+    product = base_of(name, groups, outcome.weights) * outcome.weights
     own = pushed_down(outcome, groups.where)
+    if name == "kl_cov":  # one token of all, the largest covariance, has an advantage of its own
+        assert ((outcome.advantages - product).abs() > 1e-9).sum() == 1
+        return
     assert torch.equal(outcome.advantages[~own], product[~own])
     assert own.any() == (name == "egpo") and (outcome.advantages[own] < 0).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "clip_cov"])  # which draws
 @pytest.mark.parametrize("binary", [False, True])
 def test_the_order_of_rollouts_only_reorders(name, binary):
     groups, order = random_groups(nan=0.1, binary=binary), torch.tensor([3, 0, 5, 1, 4, 2])
     outcome, moved = apply(name, groups), apply(name, chosen(groups, order))
-    reordered = {k: x[:, order] if x.ndim == 2 else x for k, x in parts(outcome).items()}
+    reordered = {k: x[:, order] if x.ndim >= 2 else x for k, x in parts(outcome).items()}
     torch.testing.assert_close(parts(moved), reordered, rtol=1e-9, atol=1e-9)
 
 
@@ -111,7 +127,7 @@ def test_what_does_not_count_is_as_good_as_dropped(name):
     garbage["clusters"][:, [1, 4]] = 0
     keep = torch.tensor([0, 2, 3, 5])
     whole, part = apply(name, Groups(groups.rewards, garbage)), apply(name, chosen(groups, keep))
-    kept = {k: x[:, keep] if x.ndim == 2 else x for k, x in parts(whole).items()}
+    kept = {k: x[:, keep] if x.ndim >= 2 else x for k, x in parts(whole).items()}
     torch.testing.assert_close(kept, parts(part), rtol=1e-9, atol=1e-9)
     assert (whole.advantages[:, [1, 4]] == 0).all()
 
@@ -127,7 +143,7 @@ def test_an_unscorable_rollout_is_one_that_does_not_count(name):
     assert (found.advantages[:, [1, 4]] == 0).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OF_THE_BATCH])
 def test_groups_do_not_see_each_other(name):
     groups = random_groups(12)
     alone_too = {"ref_high": 2.5, "ref_low": 1.05} if name == "capo" else {}
@@ -138,7 +154,7 @@ def test_groups_do_not_see_each_other(name):
         torch.testing.assert_close(alone, {k: x[n : n + 1] for k, x in whole.items()}, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", WEIGHING)
+@pytest.mark.parametrize("name", [name for name in WEIGHING if name != "kl_cov"])  # whose penalty remains
 def test_equal_rewards_and_single_rollouts_teach_nothing(name):
     rewards = torch.tensor([[0.3] * 6, [NAN] * 6, [1.0] + [NAN] * 5])
     groups = random_groups(3)
@@ -153,7 +169,7 @@ def test_equal_rewards_and_single_rollouts_teach_nothing(name):
 def test_small_shapes(name, shape):
     groups = random_groups(*shape, nan=0.0, binary=True)
     outcome = apply(name, groups)
-    assert outcome.advantages.shape == outcome.weights.shape == shape
+    assert outcome.advantages.shape == outcome.weights.shape and outcome.weights.shape[:2] == shape
     assert all(score.shape in (shape, shape[:1]) for score in outcome.scores.values())
     if shape[1] == 1:
         assert (outcome.advantages == 0).all() and (outcome.weights == 1).all()
@@ -183,6 +199,9 @@ def test_outcomes_are_detached_and_inputs_unchanged(name):
     torch.testing.assert_close({k: x.detach() for k, x in live.items()}, given, rtol=0, atol=0, equal_nan=True)
 
 
+SIGNED = [name for name in WEIGHING if name != "kl_cov"]
+
+
 def hostile(n, size, seed, nan):
     """Every input with gaps, infinities and numbers that are out of all proportion."""
     groups = random_groups(n, size, seed=seed, nan=nan)
@@ -196,21 +215,21 @@ def hostile(n, size, seed, nan):
     return Groups(values[torch.randint(len(values), (n, size), generator=generator)], groups.inputs)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_ten_thousand_hostile_groups(name):
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in METHODS), *TOKEN_FORMS.items()])
+def test_ten_thousand_hostile_groups(name, options):
     groups = hostile(10_000, 5, 0, 0.4)
-    outcome = apply(name, groups)
+    outcome = apply(name, groups, **{k: 0.3 if k in ("phi", "alpha") else x for k, x in options.items()})
     assert all(torch.isfinite(x).all() for x in parts(outcome).values())
     counted = groups.inputs["where"] if name == "empo" else groups.where
     assert (outcome.weights >= 0).all() and (outcome.advantages[~counted] == 0).all()
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0, 1), st.sampled_from(WEIGHING), st.booleans())
+@given(st.integers(0, 2**31), st.integers(1, 7), st.floats(0, 1), st.sampled_from(SIGNED), st.booleans())
 def test_signs_are_kept_whatever_comes(seed, size, nan, name, mean_one):
     groups = hostile(6, size, seed, nan)
     outcome = apply(name, groups, **({"mean_one": mean_one} if name in MEAN_ONE else {}))
-    plain = BASES[BASE.get(name, "standardised")](groups.rewards, groups.where)
+    plain = base_of(name, groups, outcome.advantages)
     own = pushed_down(outcome, groups.where)
     assert (outcome.advantages * plain >= 0)[~own].all()
     assert (own & has_spread(groups.rewards, groups.where)[:, None]).sum() == 0
@@ -246,6 +265,8 @@ def sixteen():
     inputs["mean_logprob"][0:10], inputs["mean_logprob"][10:20] = -0.7, row(-0.001, *[-2.0] * 15)
     inputs["correct"][10:20] = row(1, 1, *[0.0] * 14)
     inputs["mean_logprob"][15:20] = row(-20.0, -0.1, -20.0, *[-0.1] * 13)
+    inputs["mean_logprob"][30:40], inputs["correct"][30:40] = 0.0, row(*[1, 0] * 8)  # certain, and right half the time
+    inputs["correct"][40:50], inputs["where"][40:50], groups.rewards[40:50] = 0.0, True, row(*[0.0, 2.0] * 8)
     inputs["token_entropy"][0:10] = row(0.0, 30.0, *[0.01] * 14)
     inputs["ratio_variance"][0:10] = row(0.0, 1e9, INF, *[0.1] * 13)
     return groups
@@ -264,4 +285,4 @@ def test_the_range_of_a_card_is_kept_and_reached(name):
 
 
 def test_which_cards_state_a_range():
-    assert {name for name in METHODS if ranges(name)} == set(NEUTRAL)
+    assert {name for name in METHODS if ranges(name)} == set(NEUTRAL) - {"ha_dw", "dgpo", "clip_cov", "kl_cov"}

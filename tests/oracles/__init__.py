@@ -2,6 +2,16 @@
 
 from oracles.advantages import centred, leave_one_out, standardised
 from oracles.basics import clip, counted, dot, informative, mean, normalise, product, sigmoid, std, token_mean
+from oracles.difficulty import (
+    codapo_weight,
+    dqw_weights,
+    entropy_distance,
+    gtpo_advantages,
+    gtpo_shares,
+    hadw_scale,
+    mean_deviation_advantages,
+    success_rate,
+)
 from oracles.entropies import (
     cluster_masses,
     eigenvalues,
@@ -47,17 +57,23 @@ __all__ = [
     "centred",
     "clip",
     "cluster_masses",
+    "codapo_weight",
     "consensus_rewards",
     "cosine_dispersion",
     "counted",
     "dot",
+    "dqw_weights",
     "edge_weights",
     "eg_spo_weights",
     "egpo_weights",
     "eigenvalues",
+    "entropy_distance",
     "gcpo_weight",
     "greedy_from_entailment",
     "greedy_from_keys",
+    "gtpo_advantages",
+    "gtpo_shares",
+    "hadw_scale",
     "head_gradient_dispersion",
     "informative",
     "inverse",
@@ -66,6 +82,7 @@ __all__ = [
     "leave_one_out",
     "matrix_exponential",
     "mean",
+    "mean_deviation_advantages",
     "mean_gradients",
     "meaning_share",
     "nearest_neighbour_entropy",
@@ -79,6 +96,7 @@ __all__ = [
     "signal_share",
     "standardised",
     "std",
+    "success_rate",
     "token_mean",
     "variance_weight",
 ]

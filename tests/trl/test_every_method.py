@@ -34,6 +34,13 @@ OWN = {
     "q_hawkeye": ("group/reward_variance/mean",),
     "eg_spo": ("rollout/token_entropy/mean",),
     "r2vpo": ("batch/ratio_variance/mean", "batch/update_weight/mean"),
+    "mgpo": ("group/success_rate/mean", "group/learning_weight/mean"),
+    "ha_dw": ("group/difficulty_anchor/mean",),
+    "dgpo": ("group/difficulty_weight/mean",),
+    "codapo": ("group/group_confidence/mean",),
+    "clip_cov": ("rollout/clipped_share/mean", "token/weight/mean"),
+    "kl_cov": ("rollout/covariance/mean", "batch/token_log_ratios/mean"),
+    "gtpo": ("rollout/entropy_share/mean", "token/weight/mean"),
     "gcpo_grad": ("group/gradient_dispersion/mean", "group/geometric_weight/mean"),
     "gradient_snr": ("group/signal_share/mean", "group/head_variance/mean"),
 }
@@ -45,7 +52,9 @@ def test_six_steps_with_its_own_statistics(tmp_path, method):
     metrics = pd.DataFrame(read_json_lines(tmp_path / "run" / "metrics.jsonl"))
     assert len(metrics) == 6
     assert all(math.isfinite(x) for x in metrics.loss)
-    fresh = slice(None, None, 2 if method == "r2vpo" else 1)  # two updates a batch: it is scored at the first
+    fresh = slice(
+        None, None, 2 if method in ("r2vpo", "kl_cov") else 1
+    )  # two updates a batch: it is scored at the first
     for name in (*OWN[method], "group/weight/mean", "group/uninformative"):
         assert name in metrics, f"there are {sorted(metrics)}"
         assert metrics[name][fresh].notna().all()

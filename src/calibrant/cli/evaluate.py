@@ -78,6 +78,10 @@ def print_table(evaluations: Mapping[str, JsonObject]) -> None:
 
 def print_calibration(name: str, results: JsonObject) -> None:
     """Prints calibration, and the accuracy of one answer per prompt by selection rule and number of samples."""
+    if "stated_calibration" in results:
+        print(f"{name}: confidence is the one that {results['stated_share']:.0%} of the answers state")
+        _print_figures(results["stated_calibration"], ".3f", 24)
+        print()
     if "calibration" not in results:
         print(f"{name}: no calibration: {results.get('calibration_missing', 'it was not measured')}\n")
         return

@@ -10,6 +10,7 @@ from torch import Tensor
 from calibrant import calibration as measures
 from calibrant.calibration import Vote, bootstrap_interval, vote_accuracy
 from calibrant.files import JsonObject
+from calibrant.rewards.stated import log_confidence
 from calibrant.rollouts import RolloutGroups
 from calibrant.text.inputs import by_key
 
@@ -29,12 +30,14 @@ def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0
 
     Returns:
         `calibration` (name -> mean, low, high), `selection` (rule -> number of samples -> mean, low, high) and
-        `curves` (reliability, precision over coverage); or `calibration_missing`, the reason why there are none.
+        `curves` (reliability, precision over coverage); or `calibration_missing`, the reason why there are none. Where
+        completions state a confidence, `stated_calibration` and `stated_share`, that of the answers that do.
     """
     missing = [name for name in ("correct", "logprob", "num_tokens") if name not in frame or frame[name].isna().all()]
-    if missing:
-        return {"calibration_missing": f"the rollouts have no {', '.join(missing)}"}
     groups = RolloutGroups(frame)
+    if missing:
+        stated = {} if "correct" in missing else stated_calibration(groups, seed)
+        return {"calibration_missing": f"the rollouts have no {', '.join(missing)}"} | stated
     given = groups.given()
     return measure(
         given["mean_logprob"].masked_fill(~groups.counts, torch.nan),
@@ -42,7 +45,19 @@ def calibration(frame: pd.DataFrame, key: Callable[[str], str], *, seed: int = 0
         by_key(key)(groups.grouped(groups.answers)),
         by_key(str)(groups.grouped(groups.completions)),
         seed,
-    )
+    ) | stated_calibration(groups, seed)
+
+
+def stated_calibration(groups: RolloutGroups, seed: int = 0) -> JsonObject:
+    """The calibration of the confidence that completions state (`rewards.stated_confidence`); empty if none does."""
+    stated = torch.tensor([log_confidence(text) for text in groups.completions], dtype=torch.float64)
+    confidence = stated.view(groups.counts.shape).masked_fill(~groups.counts, torch.nan)
+    if confidence.isnan().all():
+        return {}
+    correct = groups.given()["correct"].masked_fill(~groups.counts, torch.nan)
+    values = _intervals(lambda weights: _calibration(confidence, correct, weights), len(confidence), seed)
+    share = (~confidence.isnan()).sum() / groups.counts.sum()
+    return {"stated_calibration": values, "stated_share": share.item()}
 
 
 def measure(confidence: Tensor, correct: Tensor, clusters: Tensor, text_ids: Tensor, seed: int = 0) -> JsonObject:

@@ -199,13 +199,12 @@ def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
         raise CalibrantError(
             f"{caller} returned the base {outcome.base!r}; it has to be {', '.join(BASES)} or a tensor of advantages"
         )
-    per_token = isinstance(outcome.weights, Tensor) and outcome.weights.ndim == 3
     check_shapes(
         caller,
         rewards=(rewards, "N G"),
-        weights=(outcome.weights, "N G T" if per_token else "N G"),
-        base=(advantages, "N G"),
-        replaced=(outcome.replaced, "N G"),
+        weights=(outcome.weights, _axes(outcome.weights)),
+        base=(advantages, _axes(advantages) if _axes(outcome.weights) == "N G T" else "N G"),
+        replaced=(outcome.replaced, _axes(advantages)),
         **{f"score {n}": (x, "N G" if getattr(x, "ndim", 1) == 2 else "N") for n, x in outcome.scores.items()},
     )
     if outcome.replaced is not None and outcome.replaced.dtype != torch.bool:
@@ -213,3 +212,8 @@ def _check(method: Method, outcome: Outcome, rewards: Tensor) -> None:
     for part, tensor in (("weights", outcome.weights), ("advantages", advantages)):
         if tensor is not None and not torch.isfinite(tensor).all():
             raise CalibrantError(f"{caller} returned {part} that are not finite")
+
+
+def _axes(tensor: Tensor | None) -> str:
+    """Letters of the axes of weights or advantages, per rollout or per token."""
+    return "N G T" if isinstance(tensor, Tensor) and tensor.ndim == 3 else "N G"

@@ -19,6 +19,9 @@ SOURCES = {
     "mean_logprob": "the policy's log-probabilities: in training; in a file the columns logprob and num_tokens",
     "ref_mean_logprob": "the reference model's log-probabilities: in training; in a file ref_logprob and num_tokens",
     "token_entropy": "entropies of the policy's next-token distributions: in training; in a file token_entropy",
+    "token_logprobs": "the policy's log-probability of each token, [N, G, T]; in training only",
+    "token_entropies": "entropies of the policy's next-token distributions per token, [N, G, T]; in training only",
+    "token_log_ratios": "log importance ratios of the current policy to the one that sampled; in training only",
     "answer_confidence": "likelihoods of the answer's tokens under a moving average of the policy; in training only",
     "ratio_variance": "importance ratios of the current policy to the one that sampled; in training only",
     "head_gram": "inner products of the gradients of the policy's output head; in training only",
@@ -41,13 +44,18 @@ DEPTHS = ("head", "block")
 READ_WITH: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "seed_grpo": {"mean_logprob": ("estimator", ("rao", "mc"))},
     "grpo_se": {"mean_logprob": ("mass", ("likelihood",))},
+    "eg_spo": {"token_entropy": ("level", ("rollout",)), "token_entropies": ("level", ("token",))},
     "grpo_care": {"answer_confidence": ("form", ("likelihood",)), "clusters": ("form", ("agreement",))},
     **{name: {f"{part}_gram": ("depth", (part,)) for part in DEPTHS} for name in ("gcpo_grad", "gradient_snr")},
 }
 """Method -> input that it reads only with some values of a hyper-parameter -> that parameter and these values."""
 
-UNWEIGHTED = frozenset({"grpo", "dr_grpo", "rloo", "empo", "grpo_care", "capo"})
+UNWEIGHTED = frozenset({"grpo", "dr_grpo", "rloo", "empo", "grpo_care", "capo", "gtpo", "kl_cov"})
 """Methods whose weights are all 1: their advantages are their own."""
+
+
+TOKEN_INPUTS = ("token_logprobs", "token_entropies", "token_log_ratios")
+"""Inputs per token, `[N, G, T]`, NaN where a rollout has no token."""
 
 
 def missing_input(caller: str, names: Iterable[str], purpose: str = "") -> CalibrantError:

@@ -15,6 +15,7 @@ BASES: dict[str, Callable[..., Tensor]] = {
     "standardised": advantages.standardised,
     "centred": advantages.centred,
     "leave_one_out": advantages.leave_one_out,
+    "mean_deviation": advantages.in_mean_deviations,
 }
 """Name -> base advantage."""
 
@@ -24,9 +25,9 @@ class Outcome(NamedTuple):
 
     weights: Tensor  # [N, G] or one per token, [N, G, T]; finite, at least 0
     scores: dict[str, Tensor]  # name -> [N] or [N, G]
-    base: str | Tensor = "standardised"  # a name in BASES, or advantages of the method's own, [N, G]
+    base: str | Tensor = "standardised"  # a name in BASES, or advantages of the method's own, [N, G] or [N, G, T]
     state: dict[str, Tensor] | None = None  # what a method with memory is given at the next step
-    replaced: Tensor | None = None  # [N, G], boolean: where own advantages replace the standardised; None: everywhere
+    replaced: Tensor | None = None  # boolean: where own advantages replace the standardised; None: everywhere
     signals: Mapping[str, int] | None = None  # scores that the weights follow: 1 if larger ones raise them, else -1
 
 
@@ -36,7 +37,7 @@ class WeightedAdvantages(NamedTuple):
     advantages: Tensor  # in the shape and type of the weights
     weights: Tensor  # [N, G] or [N, G, T]
     scores: dict[str, Tensor]  # name -> [N] or [N, G]
-    base: Tensor  # [N, G]
+    base: Tensor  # [N, G], or [N, G, T] if the method has advantages per token
     state: dict[str, Tensor] | None = None
 
 
@@ -55,7 +56,7 @@ def multiply(
     """
     weights = outcome.weights.detach()
     base = _base(outcome, rewards, where, bases or {}).detach().double()
-    factor = base[..., None] if weights.ndim == 3 else base
+    factor = base[..., None] if weights.ndim > base.ndim else base
     advantages = like_input(factor * weights.double(), weights)
     return WeightedAdvantages(advantages, weights, outcome.scores, like_input(base, weights), outcome.state)
 
@@ -85,7 +86,9 @@ def _base(outcome: Outcome, rewards: Tensor, where: Tensor | None, bases: Mappin
         return base
     name = base if isinstance(base, str) else "standardised"
     plain = bases[name] if name in bases else BASES[name](rewards, where)
-    return torch.where(mask, base, plain.to(base)) if isinstance(base, Tensor) and mask is not None else plain
+    if not isinstance(base, Tensor) or mask is None:
+        return plain
+    return torch.where(mask, base, (plain[..., None] if base.ndim > plain.ndim else plain).to(base))
 
 
 def weighed(
@@ -110,6 +113,12 @@ def weighed(
         weights = torch.where(enough, with_mean_one(weights, where & enough), 1.0)
     weights, scores = like_input(weights, rewards).contiguous(), in_type_of(rewards, scores)
     return Outcome(weights, scores, base, signals=signals)
+
+
+def weighed_tokens(rewards: Tensor, where: Tensor, weights: Tensor, scores: dict[str, Tensor]) -> Outcome:
+    """An outcome with weights per token, `[N, G, T]`, which are 1 in groups with fewer than two scorable rollouts."""
+    enough = (where.sum(-1) >= 2)[:, None, None]
+    return Outcome(like_input(torch.where(enough, weights, 1.0), rewards), in_type_of(rewards, scores))
 
 
 def replaced(advantages: Tensor, scores: dict[str, Tensor], source: Tensor) -> Outcome:

@@ -47,6 +47,13 @@ RECOMMENDED: dict[str, dict[str, Setting]] = {
     "q_hawkeye": {},
     "eg_spo": {},
     "r2vpo": {"num_iterations": Setting(2, "with one update per batch every importance ratio is 1", "c")},
+    "mgpo": {},
+    "ha_dw": {"loss_type": Setting("grpo", "the authors' script: mean over the tokens of each rollout", "a")},
+    "dgpo": {},
+    "codapo": {},
+    "clip_cov": {},
+    "kl_cov": {"num_iterations": Setting(2, "with one update per batch every importance ratio is 1", "c")},
+    "gtpo": {},
     "gcpo_grad": {},
     "gradient_snr": {},
 }

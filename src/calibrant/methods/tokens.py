@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from calibrant.checks import check_around_one, check_grouped, check_option, check_positive, check_share
+from calibrant.checks import check_around_one, check_grouped, check_option, check_positive, check_shapes, check_share
 from calibrant.groups import LARGEST_REWARD, NO_SPREAD, mean_over, spread_over, std_over, valid
-from calibrant.methods.outcome import Outcome, weighed
+from calibrant.methods.inputs import missing_input
+from calibrant.methods.outcome import Outcome, weighed, weighed_tokens
 
 SMALLEST_MEAN = 1e-6
 """A group whose mean entropy is below this, in nats, was decoded greedily: shares of it mean nothing."""
@@ -57,32 +58,40 @@ def edge_grpo(
 
 def eg_spo(
     rewards: Tensor,
-    token_entropy: Tensor,
+    token_entropy: Tensor | None,
     where: Tensor | None,
+    token_entropies: Tensor | None = None,
     *,
+    level: str = "rollout",
     gate: str = "hard",
-    quantile: float = 0.5,
+    quantile: float | None = None,
     phi: float = 0.5,
     mean_one: bool = False,
 ) -> Outcome:
-    """EG-SPO for whole rollouts: those generated with high token entropy count fully, the others less.
+    """EG-SPO: rollouts, or tokens, that were generated with high entropy count fully, the others less.
 
     `H_i` is the mean token entropy of rollout i. Gate "hard": `w_i = 1` if `H_i` is at least the quantile of its
     group, else phi. Gate "soft": `w_i = phi + (1 - phi) sigmoid((H_i - mean) / std)`. `A~_i = A_i w_i`. In a group
     whose entropies do not differ, `w_i = 1`. The direction is the opposite of EDGE-GRPO's.
 
-    Args:
-        token_entropy: nats; a rollout without a finite one has weight 1 and is out of the statistics.
-        gate: "hard" or "soft".
-        quantile: of the group's entropies, in [0, 1]; read by the hard gate only.
-        phi: weight of a rollout below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
+    Level "token" is EG-SPO itself: `w_it = 1` for a token whose entropy is at least the quantile of all tokens of the
+    batch, else phi; `A~_it = A_i w_it`. (TRL's `top_entropy_quantile` is phi 0.)
 
-    Scores: token_entropy (`H_i`, `[N, G]`, 0 where unknown)
+    Args:
+        token_entropy: nats; a rollout without a finite one has weight 1 and is out of the statistics. Level "rollout".
+        token_entropies: `[N, G, T]`, nats, NaN where a rollout has no token. Level "token".
+        level: "rollout", GCPO's adaptation, or "token".
+        gate: "hard" or "soft"; tokens have the hard gate.
+        quantile: of the group's entropies, or the batch's for tokens, in [0, 1]; read by the hard gate only. None: 0.5,
+            and 0.8 for tokens.
+        phi: weight of a rollout or token below the gate, in [0, 1]; 1 gives plain GRPO, bit for bit.
+
+    Scores: token_entropy (`H_i`, `[N, G]`, 0 where unknown), for tokens gated_share (`[N, G]`, of those below the gate)
     Paper: EG-SPO (arXiv:2602.03309), adapted in GCPO (arXiv:2605.21801), appendix G
     Per: rollout
     Effect: x [0.5, 1]
-    Certainty: (b) that the mean entropy of a rollout gates its advantage; gate, quantile and phi are an
-        interpretation (c)
+    Certainty: (b) that the mean entropy of a rollout gates its advantage, and that in EG-SPO tokens of low entropy have
+        an attenuated term; gate, quantile and phi are an interpretation (c)
     When: rollouts with little exploration should count less, e.g. when entropy collapses. It cannot tell exploration
         from confusion, so not for policies that do not know the task yet.
 
@@ -90,9 +99,15 @@ def eg_spo(
     tensor([[0.5000, 1.0000, 1.0000]])
     """
     check_grouped("eg_spo", rewards=rewards, token_entropy=token_entropy, where=where)
+    check_option("eg_spo", ("rollout", "token"), level=level)
     check_option("eg_spo", ("hard", "soft"), gate=gate)
+    quantile = {"rollout": 0.5, "token": 0.8}[level] if quantile is None else quantile
     check_share("eg_spo", quantile=quantile, phi=phi)
     where = valid(rewards, where)
+    if level == "token":
+        return _gated_tokens(rewards, token_entropies, where, quantile, phi)
+    if token_entropy is None:
+        raise missing_input("eg_spo", ["token_entropy"])
     entropy, finite = _entropies(token_entropy, where)
     if gate == "hard":
         below = entropy < _quantile(entropy, finite, quantile)[:, None]
@@ -103,6 +118,22 @@ def eg_spo(
     weight = torch.where(finite & (spread_over(entropy, finite) > NO_SPREAD)[:, None], weight, 1.0)
     scores = {"token_entropy": torch.where(finite, entropy, 0.0)}
     return weighed(rewards, where, weight, scores, mean_one=mean_one)
+
+
+def _gated_tokens(
+    rewards: Tensor, token_entropies: Tensor | None, where: Tensor, quantile: float, phi: float
+) -> Outcome:
+    if token_entropies is None:
+        raise missing_input("eg_spo", ["token_entropies"], " for level='token'")
+    check_shapes("eg_spo", rewards=(rewards, "N G"), token_entropies=(token_entropies, "N G T"))
+    entropy, tokens = _entropies(token_entropies, where[..., None])
+    threshold = _quantile(entropy.view(1, -1), tokens.view(1, -1), quantile)
+    below = tokens & (entropy < threshold)
+    if not float(spread_over(entropy.view(1, -1), tokens.view(1, -1))) > NO_SPREAD:
+        below = torch.zeros_like(tokens)
+    count = tokens.sum(-1).clamp(min=1)
+    scores = {"token_entropy": torch.where(tokens, entropy, 0.0).sum(-1) / count, "gated_share": below.sum(-1) / count}
+    return weighed_tokens(rewards, where, torch.ones_like(entropy).masked_fill(below, phi), scores)
 
 
 def _entropies(token_entropy: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:

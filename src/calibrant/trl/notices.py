@@ -58,7 +58,7 @@ class WeightNotice:
 
     def see(self, scored: Scored) -> None:
         """Adds a batch of groups."""
-        if self.weights is None:
+        if self.weights is None or scored.outcome.weights.ndim > 2:  # weights per token differ within a rollout
             return
         outcome, where = scored.outcome, scored.groups.where
         counts = (where.sum(-1) >= 2) & (outcome.base != 0).any(-1)

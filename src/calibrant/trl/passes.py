@@ -4,9 +4,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from calibrant.groups import Groups
+from calibrant.policy.likelihoods import ratio_variance
 
 Batch = dict[str, Any]  # tensors by name, of a generation batch or a micro-batch
 
@@ -31,11 +32,30 @@ class Pass(NamedTuple):
     aux_loss: Tensor | None = None  # scalar, of a mixture of experts
 
 
-def with_variance(groups: Groups, rows: Tensor, variance: Tensor) -> Groups:
-    """The groups with the importance-ratio variance of some rollouts; other rollouts are taken to have a ratio of 1."""
-    moved = torch.zeros_like(groups.rewards).flatten()
-    moved[rows] = variance.to(moved)
-    return Groups(groups.rewards, {**groups.inputs, "ratio_variance": moved.view_as(groups.rewards)})
+OF_RATIOS = ("ratio_variance", "token_log_ratios")
+"""The inputs that change with every update on a generation batch."""
+
+
+def with_ratios(groups: Groups, rows: Tensor, logps: Tensor, old_logps: Tensor, mask: Tensor) -> Groups:
+    """The groups with the importance ratios of some rollouts; other rollouts are taken to have a ratio of 1.
+
+    `rows [B]` are the numbers of the rollouts in the groups, `logps`, `old_logps` and `mask` are `[B, T]`.
+    """
+    inputs = dict(groups.inputs)
+    if "ratio_variance" in inputs:
+        inputs["ratio_variance"] = _placed(inputs["ratio_variance"], rows, ratio_variance(logps, old_logps, mask))
+    if "token_log_ratios" in inputs:
+        ratios = (logps.detach() - old_logps).masked_fill(~mask.bool(), torch.nan)
+        padded = nn.functional.pad(ratios, (0, inputs["token_log_ratios"].shape[2] - ratios.shape[1]), value=torch.nan)
+        inputs["token_log_ratios"] = _placed(inputs["token_log_ratios"], rows, padded)
+    return Groups(groups.rewards, inputs)
+
+
+def _placed(values: Tensor, rows: Tensor, some: Tensor) -> Tensor:
+    """Values of groups, `[N, G, ...]`, with those of some rollouts in place."""
+    flat = values.flatten(0, 1).clone()
+    flat[rows] = some.to(flat)
+    return flat.view_as(values)
 
 
 def model_inputs(batch: Batch, rows: Tensor | slice = slice(None)) -> Batch:

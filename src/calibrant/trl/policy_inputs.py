@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl.models.utils import disable_gradient_checkpointing
 
+from calibrant.methods.inputs import TOKEN_INPUTS
 from calibrant.policy.decode import Decoded
 from calibrant.policy.head import find_head, token_logps
 from calibrant.policy.likelihoods import answer_likelihood, row_mean
@@ -18,7 +19,8 @@ from calibrant.trl.config import CalibratedGRPOConfig
 from calibrant.trl.head_gradients import HeadGradients
 from calibrant.trl.passes import Batch, completion_mask, model_inputs
 
-FROM_STATES = ("mean_logprob", "token_entropy", "head_gram", "block_gram")
+OF_TOKENS = ("token_entropy", *TOKEN_INPUTS)
+FROM_STATES = ("mean_logprob", *OF_TOKENS, "head_gram", "block_gram")
 """The inputs that follow from what the output head or the last block of the sampling policy reads."""
 
 
@@ -63,11 +65,15 @@ class PolicyInputs:
         """
         mask, found = completion_mask(output), {}
         states = self.decoded.states_of(output["completion_ids"], output["completion_mask"])
-        if {"mean_logprob", "token_entropy"} & set(self.named):
+        if {"mean_logprob", *OF_TOKENS} & set(self.named):
             logps, entropies = self._of_policy(model, output, states)
             found["mean_logprob"] = row_mean(logps, mask)
             if entropies is not None:
                 found["token_entropy"] = row_mean(entropies, mask)
+            per_token = {"token_logprobs": logps, "token_entropies": entropies, "token_log_ratios": 0.0 * logps}
+            for name, values in per_token.items():
+                if name in self.named and values is not None:
+                    found[name] = values.masked_fill(~mask.bool(), torch.nan)
         elif "old_per_token_logps" in output:
             found["mean_logprob"] = row_mean(output["old_per_token_logps"], mask)
         if self.initial is not None:
@@ -103,7 +109,7 @@ class PolicyInputs:
 
     def _of_policy(self, model: nn.Module, output: Batch, states: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and, if they are named, entropies of the policy that sampled, each `[B, T]`."""
-        entropies = "token_entropy" in self.named
+        entropies = bool({"token_entropy", "token_entropies"} & set(self.named))
         if states is None and not entropies and "old_per_token_logps" in output:
             return output["old_per_token_logps"], None
         if states is None:

@@ -1,8 +1,9 @@
 """The rewards of a batch, recorded as TRL computes them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -29,7 +30,8 @@ def recorded_rewards(trainer: GRPOTrainer) -> Iterator[list[Sampled]]:
 
     def calculate(inputs: object, prompts: list[object], completions: list[object], ids: list[list[int]]) -> Tensor:
         own, names = trainer.reward_funcs, trainer.reward_func_names
-        trainer.reward_funcs = [checked(function, name) for function, name in zip(own, names, strict=True)]
+        bound = [with_policy(function, trainer) for function in own]
+        trainer.reward_funcs = [checked(function, name) for function, name in zip(bound, names, strict=True)]
         try:
             rewards: Tensor = original(inputs, prompts, completions, ids)
         finally:
@@ -48,6 +50,16 @@ def recorded_rewards(trainer: GRPOTrainer) -> Iterator[list[Sampled]]:
         del trainer._calculate_rewards
         if replaced is not None:
             trainer._calculate_rewards = replaced
+
+
+def with_policy(function: Callable[..., Any], trainer: GRPOTrainer) -> Callable[..., Any]:
+    """A reward function whose attribute `reads_policy` is true, with the policy and its tokenizer; others unchanged."""
+    given = function.keywords if isinstance(function, partial) else {}
+    inner = function.func if isinstance(function, partial) else function
+    if not getattr(inner, "reads_policy", False) or "policy" in given:
+        return function
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    return partial(function, policy=policy, tokenizer=trainer.processing_class)
 
 
 def unrewarded(completions: Sequence[object], **_: object) -> list[float]:

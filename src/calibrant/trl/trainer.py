@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.advantages import total_rewards
+from calibrant.errors import CalibrantError
 from calibrant.files import write_text
 from calibrant.groups import assert_integrity
 from calibrant.methods import METHODS, Method, apply, name_of, read_inputs, resolve_method
 from calibrant.policy import logps_in_chunks, reads_head
-from calibrant.policy.likelihoods import ratio_variance
 from calibrant.policy.prefill import shared_prefill
-from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_of, trainer_bases
+from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_of, per_rollout, trainer_bases
 from calibrant.tasks.checked_rewards import Reward
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
@@ -33,6 +33,7 @@ from calibrant.trl.model_card import policy_name, with_method
 from calibrant.trl.notices import ClusterNotices, WeightNotice
 from calibrant.trl.passes import (
     MULTIMODAL,
+    OF_RATIOS,
     Batch,
     GenerationBatch,
     Pass,
@@ -40,7 +41,7 @@ from calibrant.trl.passes import (
     local_rows,
     merged,
     model_inputs,
-    with_variance,
+    with_ratios,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
 from calibrant.trl.resampling import Draw, check_resampling, resampled
@@ -99,7 +100,12 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         options = options_of(self.method, args)
         self._named = read_inputs(self.method, options)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
-        dry_run(self.method, options, () if self._judge else ("correct",), args.strength)
+        trial = dry_run(self.method, options, () if self._judge else ("correct",), args.strength)
+        if trial.weights.ndim > 2 and args.use_liger_kernel:
+            raise CalibrantError(
+                f"method '{name_of(self.method)}' has weights per token, which the Liger kernel's loss cannot take; "
+                "set use_liger_kernel to False"
+            )
         self._clock = Clock()
         readers = self._clock.readers(load_readers(self._named, args, guarded_clusters(cluster, answer_key), None))
         self._scorer = Scorer(
@@ -175,7 +181,7 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         assert_integrity(columns.pop("key"), size)
         answers = local_rows(columns["answer"], len(rows), self.accelerator)
         read = self._policy_inputs(self.model, output, answers, size)
-        read = {name: self.accelerator.gather(x) for name, x in read.items()} | correctness(columns, rewards.device)
+        read = {name: self._gathered(x) for name, x in read.items()} | correctness(columns, rewards.device)
         given = {name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()}
         per_function = rewards.view(-1, size, rewards.shape[1])
         total = self._total(per_function)
@@ -192,14 +198,16 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         base, advantages = scored.outcome.base, scored.outcome.advantages
         if self.method is METHODS["grpo"]:  # TRL to the bit, with what its rounding leaves in groups without spread
             base = advantages = standardised
-        output["advantages"] = local_rows(advantages.flatten(), len(rows), self.accelerator)
+        own = local_rows(advantages.flatten(0, 1), len(rows), self.accelerator)
+        output["advantages"] = own[:, : output["completion_ids"].shape[1]] if own.ndim > 1 else own
+        base, advantages = (per_rollout(x, scored.groups.inputs) for x in (base, advantages))
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
             if self._notices is not None:
                 self._notices.see(scored.groups.inputs, scored.groups.where, self.state.global_step + 1)
                 self._weight_notice.see(scored)
-            if "ratio_variance" in self._named:
+            if set(OF_RATIOS) & set(self._named):
                 numbers = torch.arange(advantages.numel(), device=advantages.device)
                 output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
                 self._batch = GenerationBatch(scored.groups, bases)
@@ -253,7 +261,8 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         statistics = batch_statistics(scored, self.args.reward_range)
         for name, value in statistics.items():
             self._metrics[mode][self._free(name)].append(value)
-        self._logs["extra"][self._free("weight")].extend(scored.outcome.weights.flatten().tolist())
+        weights = per_rollout(scored.outcome.weights, scored.groups.inputs)
+        self._logs["extra"][self._free("weight")].extend(weights.flatten().tolist())
         logged = self._logs["advantages"]  # of bounded length; TRL has just added its own
         for _ in range(min(len(logged), advantages.numel())):
             logged.pop()
@@ -370,15 +379,24 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         return found.logps, found.entropies, None
 
     def _reweighed(self, inputs: Batch, logps: Tensor) -> Tensor:
-        """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]`."""
-        rows = inputs["rollout_index"]
-        variance = ratio_variance(logps, inputs["old_per_token_logps"], completion_mask(inputs))
-        groups = with_variance(self._batch.groups, rows, variance)
+        """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]` or `[B, T]`."""
+        rows, old = inputs["rollout_index"], inputs["old_per_token_logps"]
+        groups = with_ratios(self._batch.groups, rows, logps, old, completion_mask(inputs))
         outcome = apply(self.method, groups, self._memory, bases=self._batch.bases, **self._scorer.options)
-        for name, values in (("ratio_variance", variance), ("update_weight", outcome.weights.flatten()[rows])):
-            mean = self.accelerator.gather(values.nanmean()).nanmean().item()
+        values = {name: groups.inputs[name].flatten(0, 1)[rows].abs() for name in OF_RATIOS if name in groups.inputs}
+        values["update_weight"] = per_rollout(outcome.weights, groups.inputs).flatten()[rows]
+        for name, x in values.items():
+            mean = self.accelerator.gather(x.nanmean()).nanmean().item()
             self._metrics["train"][self._free(f"batch/{name}/mean")].append(mean)
-        return outcome.advantages.flatten()[rows]
+        advantages = outcome.advantages.flatten(0, 1)[rows]
+        return advantages[:, : old.shape[1]] if advantages.ndim > 1 else advantages
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Rows of all processes; those per token are padded to the longest completion of all."""
+        if values.ndim > 1:
+            values = self.accelerator.pad_across_processes(values, dim=1, pad_index=torch.nan)
+        gathered: Tensor = self.accelerator.gather(values)
+        return gathered
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Saves the method's state and the EMA reference too, before a checkpoint is pushed to the hub."""
