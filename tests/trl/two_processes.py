@@ -16,7 +16,7 @@ from calibrant.tasks.places import TASK
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
 
 torch.set_num_threads(1)
-ANSWERS = ["Paris", "I think it is Paris", "the euro and the franc", "42", "Paris franc", "Lyon"]
+ANSWERS = ["Paris", "I think it is Paris", "the euro and the franc of Paris", "42", "Paris franc", "Lyon"]
 
 
 class FixedRollouts(CalibratedGRPOTrainer):
