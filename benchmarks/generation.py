@@ -6,7 +6,8 @@
 The same prompts, number of samples and tokens for each, no answer ends early. Timed are one new token (the prompts are
 read, "first") and all of them; decoding is the difference. The ways take turns, after one round that is not timed;
 medians of `--repeats` rounds. vLLM runs after them, in a process of its own with the same number of threads; its cache
-of prompts is emptied before each round. One JSON line.
+of prompts is emptied before each round. Processor seconds tell more than seconds on a machine with other load, on one
+thread: threads that wait for each other count. One JSON line.
 """
 
 import argparse
@@ -85,23 +86,30 @@ def ways(
     }
 
 
-def timed(ways: dict[str, Callable[[int], Any]], new: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Of each way and round: seconds until the first token, and until the last."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+Round = tuple[float, float, float, float]  # seconds and processor seconds of one token, the same of all of them
+
+
+def timed(ways: dict[str, Callable[[int], Any]], new: int, repeats: int) -> dict[str, list[Round]]:
+    """The rounds of each way, which take turns."""
+    rounds: dict[str, list[Round]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way(1)
-            middle = time.perf_counter()
-            way(new)
+            once = (*clocked(way, 1), *clocked(way, new))
             if turn:
-                times[name].append((middle - start, time.perf_counter() - middle))
-    return times
+                rounds[name].append(once)
+    return rounds
 
 
-def summary(times: list[tuple[float, float]], prompt_tokens: int, rows: int, new: int) -> dict[str, float]:
+def clocked(way: Callable[[int], Any], new: int) -> tuple[float, float]:
+    """Seconds and processor seconds."""
+    clock, processor = time.perf_counter(), time.process_time()
+    way(new)
+    return time.perf_counter() - clock, time.process_time() - processor
+
+
+def summary(rounds: list[Round], prompt_tokens: int, rows: int, new: int) -> dict[str, float]:
     """Medians in seconds, and tokens per second."""
-    first, whole = (statistics.median(column) for column in zip(*times, strict=True))
+    first, processor_first, whole, processor = (statistics.median(column) for column in zip(*rounds, strict=True))
     return {
         "first_seconds": round(first, 3),
         "decoding_seconds": round(whole - first, 3),
@@ -109,10 +117,16 @@ def summary(times: list[tuple[float, float]], prompt_tokens: int, rows: int, new
         "prompt_tokens_per_second": round(prompt_tokens / first),
         "decoded_tokens_per_second": round(rows * (new - 1) / max(whole - first, 1e-9)),
         "new_tokens_per_second": round(rows * new / whole),
+        "processor_seconds": {"first": round(processor_first, 3), "whole": round(processor, 3)},
     }
 
 
-def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) -> list[tuple[float, float]]:
+def same_tokens(found: torch.Tensor, expected: torch.Tensor, columns: int) -> float:
+    """Share of the sampled tokens that are equal, of the same random numbers."""
+    return round((found == expected)[:, columns:].float().mean().item(), 4)
+
+
+def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) -> list[Round]:
     """The same by vLLM, in an interpreter that has it."""
     asked = {
         "model": options.folder,
@@ -148,7 +162,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU (default: those of torch)")
     parser.add_argument(
-        "--ways", nargs="+", choices=("calibrant", "transformers"), default=["calibrant", "transformers"]
+        "--ways", nargs="*", choices=("calibrant", "transformers"), default=["calibrant", "transformers"]
     )
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
     options = parser.parse_args()
@@ -161,8 +175,11 @@ def main() -> None:
     model.generation_config.eos_token_id = None  # so that no answer ends early
     ids, mask = left_padded(tokenizer, prompt_ids(tokenizer, prompts_of(options)), options.device)
     shape = (int(mask.sum()), options.prompts * options.rollouts, options.new_tokens)
-    times = timed(ways(model, ids, mask, options), options.new_tokens, options.repeats)
+    sampling = ways(model, ids, mask, options)
+    times = timed(sampling, options.new_tokens, options.repeats)
     results: dict[str, Any] = {name: summary(rounds, *shape) for name, rounds in times.items()}
+    if len(sampling) > 1:
+        results["same_tokens"] = same_tokens(*(way(options.new_tokens) for way in sampling.values()), ids.shape[1])
     results["not_shared"] = record_of(model).failed
     results["peak_mib"] = round(
         torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else resident_peak()
