@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from calibrant.policy.generation import Completion
 from calibrant.tasks.base import Row, Task
+from calibrant.tasks.files import Record
 from calibrant.tasks.judged import judged_rows
 
 if TYPE_CHECKING:
@@ -23,17 +24,21 @@ def right_answers(
     texts = [task.completion_of(row["references"][0]) if row["references"] else "" for row in rows]
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] if tokenizer else [] for text in texts]
     completions = [[Completion(text, tokens, None)] for text, tokens in zip(texts, ids, strict=True)]
+    judged = judged_rows(task, rows, completions, tokenizer)
+    return [_lines(row, text, about) for row, text, about in zip(rows, texts, judged, strict=True)]
+
+
+def _lines(row: Row, text: str, judged: Record) -> list[str]:
+    if not row["references"]:
+        return ["right answers: none in the data", f"reward of an empty completion: {_rewards(judged)}"]
     return [
-        [
-            f"right answers: {' | '.join(row['references']) or 'none in the data'}",
-            f"a completion:  {text!r}, extracted: {judged['answer']!r}",
-            f"its reward:    {_rewards(judged)}",
-        ]
-        for row, text, judged in zip(rows, texts, judged_rows(task, rows, completions, tokenizer), strict=True)
+        f"right answers: {' | '.join(row['references'])}",
+        f"a completion:  {text!r}, extracted: {judged['answer']!r}",
+        f"its reward:    {_rewards(judged)}",
     ]
 
 
-def _rewards(judged: dict[str, object]) -> str:
+def _rewards(judged: Record) -> str:
     several = {name: value for name, value in judged.items() if name.startswith("rewards/")}
     if not several:
         return _number(judged["reward"])
