@@ -10,7 +10,7 @@ from test_shared_training import EXACT, parameters
 from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, some_slow, train
 from trl import GRPOConfig, GRPOTrainer
 
-from calibrant.trl import trainer as trainer_module
+from calibrant.trl import shared_prompts
 from calibrant.trl.batches import along_groups, contributing, in_order
 from calibrant.trl.passes import Pass, merged
 
@@ -101,14 +101,14 @@ def test_groups_in_order_give_trls_parameters(policy, questions, tmp_path, chang
 def test_micro_batches_hold_whole_groups(policy, questions, tmp_path, monkeypatch):
     """Without order a micro-batch of four rows would hold rows of several of the four groups."""
     prompts = []
-    original = trainer_module.logps_in_chunks
+    original = shared_prompts.logps_in_chunks
 
     def counting(model, prompt_ids, *tensors, **options):
         if torch.is_grad_enabled():
             prompts.append(len(prompt_ids.unique(dim=0)))
         return original(model, prompt_ids, *tensors, **options)
 
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
+    monkeypatch.setattr(shared_prompts, "logps_in_chunks", counting)
     changes = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "beta": 0.01}
     train(policy, questions, arguments(tmp_path, method="grpo", **changes))
     assert prompts == [1] * 8
@@ -142,13 +142,13 @@ def test_rows_without_advantage_are_left_out_of_the_same_gradient(policy, questi
 
 def test_rows_left_out_have_no_backward_pass(policy, questions, tmp_path, monkeypatch):
     rows = {True: [], False: []}
-    original = trainer_module.logps_in_chunks
+    original = shared_prompts.logps_in_chunks
 
     def counting(model, prompt_ids, *tensors, **options):
         rows[torch.is_grad_enabled()].append(len(prompt_ids))
         return original(model, prompt_ids, *tensors, **options)
 
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
+    monkeypatch.setattr(shared_prompts, "logps_in_chunks", counting)
     args = arguments(
         tmp_path, method="gcpo_bot", beta=0.0, per_device_train_batch_size=16, num_iterations=2, max_steps=2
     )

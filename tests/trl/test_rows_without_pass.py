@@ -5,19 +5,19 @@ import torch
 from test_micro_batches import half_constant
 from test_trainer import arguments, train
 
-from calibrant.trl import trainer as trainer_module
+from calibrant.trl import shared_prompts
 
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_rows_without_advantage_need_no_forward_pass(policy, questions, tmp_path, monkeypatch, updates):
     passes = {True: [], False: []}
-    original = trainer_module.logps_in_chunks
+    original = shared_prompts.logps_in_chunks
 
     def counting(model, prompt_ids, *tensors, **options):
         passes[torch.is_grad_enabled()].append(len(prompt_ids))
         return original(model, prompt_ids, *tensors, **options)
 
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
+    monkeypatch.setattr(shared_prompts, "logps_in_chunks", counting)
     changes = {"per_device_train_batch_size": 16, "num_iterations": updates, "max_steps": 2, "beta": 0.0}
     trainer = train(policy, questions, arguments(tmp_path, method="grpo", **changes), half_constant)
     shares = [row["batch/left_out"] for row in trainer.state.log_history if "batch/left_out" in row]

@@ -8,8 +8,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.policy.routes import STATES
 from calibrant.policy.verify import record_of
-from calibrant.trl import CalibratedGRPOTrainer
-from calibrant.trl import trainer as trainer_module
+from calibrant.trl import CalibratedGRPOTrainer, shared_prompts
 
 FEATURES = {
     "as it is": {},
@@ -78,7 +77,7 @@ def test_several_rewards_with_weights(policy, questions, tmp_path):
 
 def test_prompts_are_computed_once(policy, questions, tmp_path, monkeypatch):
     """The policy sees each prompt once a pass, not once a rollout; the first pass compares a few rows beside that."""
-    passes, original = [], trainer_module.logps_in_chunks
+    passes, original = [], shared_prompts.logps_in_chunks
 
     def counting(model, *tensors, **options):
         inner = trainer.accelerator.unwrap_model(trainer.model).get_input_embeddings()
@@ -90,7 +89,7 @@ def test_prompts_are_computed_once(policy, questions, tmp_path, monkeypatch):
             handle.remove()
             passes.append((sum(seen), tensors[0].numel()))
 
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", counting)
+    monkeypatch.setattr(shared_prompts, "logps_in_chunks", counting)
     args = arguments(tmp_path, method="grpo", max_steps=2, beta=0.01)
     trainer = CalibratedGRPOTrainer(policy, f1_reward, args, questions)
     trainer.train()
@@ -99,7 +98,7 @@ def test_prompts_are_computed_once(policy, questions, tmp_path, monkeypatch):
 
 
 def test_sharing_can_be_switched_off(policy, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "logps_in_chunks", lambda *_, **__: pytest.fail("it was switched off"))
+    monkeypatch.setattr(shared_prompts, "logps_in_chunks", lambda *_, **__: pytest.fail("it was switched off"))
     train(policy, questions, arguments(tmp_path, CalibratedGRPOConfig, method="grpo", share_prefix=False, max_steps=1))
 
 

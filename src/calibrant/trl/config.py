@@ -8,6 +8,7 @@ from trl import GRPOConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.files import json_object
+from calibrant.methods import WeightedAdvantages
 from calibrant.options import TrainerOptions, check, declared
 
 log = logging.getLogger(__name__)
@@ -96,3 +97,12 @@ def complete(args: GRPOConfig) -> None:
     for own in OWN_FIELDS:
         if not hasattr(args, own.name):
             setattr(args, own.name, own.default if own.default_factory is MISSING else own.default_factory())
+
+
+def check_kernel(trial: WeightedAdvantages, args: GRPOConfig, method: str) -> None:
+    """Raises CalibrantError for weights per token with the Liger kernel; `trial` is what the method gives."""
+    if trial.weights.ndim > 2 and args.use_liger_kernel:
+        raise CalibrantError(
+            f"method '{method}' has weights per token, which the Liger kernel's loss cannot take; set use_liger_kernel "
+            "to False"
+        )

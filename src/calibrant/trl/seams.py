@@ -25,8 +25,8 @@ METHODS = {
 
 ATTRIBUTES = (
     "_buffered_inputs", "_entropy_bonus_enabled", "_logs", "_metrics", "_pending_extra_logs", "_pending_metrics",
-    "_step", "aux_loss_enabled", "beta", "loss_type", "num_generations", "num_generations_eval", "reward_func_names",
-    "reward_funcs", "reward_weights", "temperature", "top_entropy_quantile", "use_vllm",
+    "_step", "_tokenizer", "aux_loss_enabled", "beta", "loss_type", "num_generations", "num_generations_eval",
+    "reward_func_names", "reward_funcs", "reward_weights", "temperature", "top_entropy_quantile", "use_vllm",
 )  # fmt: skip
 """What `GRPOTrainer.__init__` sets."""
 

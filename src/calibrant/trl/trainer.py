@@ -1,6 +1,5 @@
 """TRL's GRPO trainer with calibrated advantages: it overrides methods of TRL's and copies none."""
 
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,48 +7,41 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
 from calibrant.advantages import total_rewards
-from calibrant.errors import CalibrantError
 from calibrant.files import write_text
 from calibrant.groups import assert_integrity
 from calibrant.methods import METHODS, Method, apply, name_of, read_inputs, resolve_method
-from calibrant.policy import logps_in_chunks, reads_head
 from calibrant.policy.prefill import shared_prefill
 from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_of, per_rollout, trainer_bases
 from calibrant.tasks.checked_rewards import Reward
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl import memory
-from calibrant.trl.batches import along_groups, contributing, in_order
-from calibrant.trl.clock import Clock
 from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
-from calibrant.trl.config import CalibratedGRPOConfig, complete
+from calibrant.trl.config import CalibratedGRPOConfig, check_kernel, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
 from calibrant.trl.model_card import policy_name, with_method
 from calibrant.trl.notices import ClusterNotices, WeightNotice
 from calibrant.trl.passes import (
-    MULTIMODAL,
     OF_RATIOS,
     Batch,
     GenerationBatch,
-    Pass,
     completion_mask,
     local_rows,
-    merged,
-    model_inputs,
     with_ratios,
 )
 from calibrant.trl.policy_inputs import Follow, PolicyInputs
 from calibrant.trl.resampling import Draw, check_resampling, resampled
 from calibrant.trl.rewards import Sampled, recorded_rewards, task_reward_index, unrewarded, warn_of_range
 from calibrant.trl.rollout_files import RolloutFiles, model_columns
+from calibrant.trl.shared_prompts import SharedPromptTrainer
 
 
-class CalibratedGRPOTrainer(GRPOTrainer):
+class CalibratedGRPOTrainer(SharedPromptTrainer):
     """TRL's `GRPOTrainer` with updates scaled by a method of `calibrant.methods`.
 
     The advantage is `A~_i = A_i * w_i`, with TRL's advantage `A_i` and the method's weight `w_i`; a method may name
@@ -78,7 +70,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
     """
 
     _tag_names: ClassVar[list[str]] = [*GRPOTrainer._tag_names, "calibrant"]
-    _buffered_inputs: Any
     _batch: GenerationBatch
 
     def __init__(
@@ -101,32 +92,22 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._named = read_inputs(self.method, options)
         self._judge, self._extractor = guarded_judge(is_correct, judge), extractor(extract_answer)
         trial = dry_run(self.method, options, () if self._judge else ("correct",), args.strength)
-        if trial.weights.ndim > 2 and args.use_liger_kernel:
-            raise CalibrantError(
-                f"method '{name_of(self.method)}' has weights per token, which the Liger kernel's loss cannot take; "
-                "set use_liger_kernel to False"
-            )
-        self._clock = Clock()
-        readers = self._clock.readers(load_readers(self._named, args, guarded_clusters(cluster, answer_key), None))
-        self._scorer = Scorer(
-            *(self.method, options, readers),
-            meaning=args.meaning, cluster_text=args.cluster_text, strength=args.strength,
-        )  # fmt: skip
+        check_kernel(trial, args, name_of(self.method))
+        readers = load_readers(self._named, args, guarded_clusters(cluster, answer_key), None)
         self._memory: dict[str, Tensor] = {}
         self._warned_of_range = False
-        self._sharing = args.share_prefix and not args.cast_lm_head_to_fp32
-        self._pass: Pass | None = None  # what TRL's `_compute_loss` is given in place of a forward pass
-        self._window: list[Batch] = []  # micro-batches of this optimizer step that have been computed
         rewarded = reward_funcs or keywords.get("environment_factory") is not None
         self._label_free = not rewarded and "rewards" not in self._named
         rewards = unrewarded if self._label_free else reward_funcs
         super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
-        self.accelerator.backward = self._clock.timed("backward", self.accelerator.backward)
+        self._scorer = Scorer(
+            *(self.method, options, self._clock.readers(readers)),
+            meaning=args.meaning, cluster_text=args.cluster_text, strength=args.strength,
+        )  # fmt: skip
         check_data(self.train_dataset)
         check_resampling(self.args, name_of(self.method), self.train_dataset)
         check_data(self.eval_dataset)
         self._task_reward = task_reward_index(self.args.task_reward, self.reward_func_names)
-        self._taken = set(self.reward_func_names)  # names that reward functions log under
         self._policy_inputs = PolicyInputs(
             self.accelerator.unwrap_model(self.model),
             *(self.args, self.accelerator),
@@ -142,21 +123,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
             self._weight_notice = WeightNotice(self.method)
         writes = self.args.rollouts_dir != "" and self.accelerator.is_main_process
         self._files = RolloutFiles(self.args.rollouts_dir, self.args.output_dir) if writes else None
-
-    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """TRL's training step; after the last one of an optimizer step, `seconds/...` are logged."""
-        if self._step % self.args.gradient_accumulation_steps == 0:
-            self._clock.taken()  # what an evaluation took
-        loss: Tensor = super().training_step(*arguments, **keywords)
-        if self._step % self.current_gradient_accumulation_steps == 0:
-            for name, seconds in self._clock.taken().items():
-                self._metrics["train"][self._free(f"seconds/{name}")].append(seconds)
-        return loss
-
-    def _calculate_rewards(self, *arguments: Any, **keywords: Any) -> Tensor:
-        with self._clock.part("rewards"):
-            rewards: Tensor = super()._calculate_rewards(*arguments, **keywords)
-        return rewards
 
     def _generate_single_turn(self, *arguments: object, **keywords: object) -> Any:
         with ExitStack() as stack:
@@ -204,20 +170,25 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._log_scores(mode, scored, advantages)
         if mode == "train":
             self._memory = dict(scored.outcome.state or self._memory)
-            if self._notices is not None:
-                self._notices.see(scored.groups.inputs, scored.groups.where, self.state.global_step + 1)
-                self._weight_notice.see(scored)
             if set(OF_RATIOS) & set(self._named):
                 numbers = torch.arange(advantages.numel(), device=advantages.device)
                 output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
                 self._batch = GenerationBatch(scored.groups, bases)
             output |= self._policy_inputs.constant_entropies(self.model, output)
-            if self._files is not None:
-                columns |= model_columns(read, columns["num_tokens"])
-                columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
-                columns |= {"reward": [None] * advantages.numel()} if self._label_free else {}
-                self._files.write(self.state.global_step + 1, scored, settle_prompts(columns, size))
+            columns |= model_columns(read, columns["num_tokens"])
+            columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
+            self._show(scored, columns)
         return output
+
+    def _show(self, scored: Scored, columns: RolloutColumns) -> None:
+        """Writes the rollout file of a step, and what there is to say about its clusters and weights."""
+        step, size = self.state.global_step + 1, scored.groups.rewards.shape[1]
+        if self._notices is not None:
+            self._notices.see(scored.groups.inputs, scored.groups.where, step)
+            self._weight_notice.see(scored)
+        if self._files is not None:
+            unrewarded = {"reward": [None] * scored.groups.rewards.numel()} if self._label_free else {}
+            self._files.write(step, scored, settle_prompts(columns | unrewarded, size))
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
         with recorded_rewards(self) as sampled:
@@ -253,10 +224,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         self._metrics[mode][self._free("batch/unextracted")].append(float(failed))
         return columns
 
-    def _free(self, name: str) -> str:
-        """The name of a metric or column of ours, with a prefix where a reward function logs under the same."""
-        return f"calibrant_{name}" if name in self._taken else name
-
     def _log_scores(self, mode: str, scored: Scored, advantages: Tensor) -> None:
         statistics = batch_statistics(scored, self.args.reward_range)
         for name, value in statistics.items():
@@ -271,112 +238,6 @@ class CalibratedGRPOTrainer(GRPOTrainer):
         if outside and not self._warned_of_range and self.accelerator.is_main_process:
             self._warned_of_range = True
             warn_of_range(outside, self.args.reward_range, self.state.global_step + 1)
-
-    def _prepare_inputs(self, generation_batch: object) -> Batch:
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        new, passes = self._buffered_inputs, self.args.gradient_accumulation_steps
-        if new is before or not self._free_to_arrange(inputs):
-            return inputs
-        window = min(passes, len(new))
-        if window > 1 and max(passes, len(new)) % window == 0:
-            self._buffered_inputs, self._window = along_groups(new, window), []
-        return self._buffered_inputs[self._step % len(new)]
-
-    def _free_to_arrange(self, inputs: Batch) -> bool:
-        """Whether rows may be ordered and left out: prompts are shared, and the gradient of a step is a sum over rows.
-
-        It is not where a statistic of a micro-batch is part of the loss.
-        """
-        by_micro_batch = self.loss_type == "bnpo" or self.top_entropy_quantile < 1.0 or self._entropy_bonus_enabled
-        by_micro_batch = by_micro_batch or self.aux_loss_enabled or self.args.use_liger_kernel
-        return self._sharing and not by_micro_batch and not any(name in inputs for name in MULTIMODAL)
-
-    def _compute_loss(self, model: nn.Module, inputs: Batch) -> Tensor:
-        """TRL's loss, with the log-probabilities computed first; its metrics are means over TRL's own micro-batches."""
-        moved = "rollout_index" in inputs and "old_per_token_logps" in inputs
-        if not self.model.training or not (moved or self._free_to_arrange(inputs)):
-            return super()._compute_loss(model, inputs)
-        if moved:
-            computed = self._computed(model, inputs)
-            inputs = inputs | {"advantages": self._reweighed(inputs, computed.logps)}
-        else:
-            computed = self._forward(model, inputs)
-        if "position" not in inputs:
-            return self._loss(model, inputs, computed)
-        rest = {"logps": computed.logps.detach(), "entropies": computed.entropies.detach()}
-        self._window.append(inputs | rest)
-        metrics, self._metrics["train"] = self._metrics["train"], defaultdict(list)
-        loss = self._loss(model, inputs, computed)
-        self._metrics["train"] = metrics
-        if len(self._window) == inputs["window"]:
-            with torch.no_grad():  # TRL's metrics, of the micro-batches before their rows were ordered
-                for batch in in_order(self._window):
-                    self._loss(model, batch, Pass(batch["logps"], batch["entropies"]))
-            self._window = []
-        return loss
-
-    def _loss(self, model: nn.Module, inputs: Batch, computed: Pass) -> Tensor:
-        """TRL's loss of a micro-batch whose log-probabilities are known."""
-        self._pass = computed
-        try:
-            loss: Tensor = super()._compute_loss(model, inputs)
-        finally:
-            self._pass = None
-        return loss
-
-    def _forward(self, model: nn.Module, inputs: Batch) -> Pass:
-        """Computes a micro-batch; rows with an advantage of 0 without a gradient, if no other term gives them one."""
-        together = self.is_fsdp_enabled or self.is_deepspeed_enabled  # processes have to run equally many passes
-        if self.beta != 0.0 or together:
-            return self._computed(model, inputs)
-        needed = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
-        self._metrics["train"][self._free("batch/left_out")].append(1 - needed.float().mean().item())
-        if needed.all():
-            return self._computed(model, inputs)
-        if "constant_entropies" in inputs:  # what their log-probabilities are does not matter: the ratio is 1
-            entropies = inputs["constant_entropies"][~needed]
-            others = Pass(torch.zeros_like(entropies), entropies)
-        else:
-            with torch.no_grad():
-                others = self._computed(model, inputs, ~needed)
-        return merged(needed, self._computed(model, inputs, needed), others)
-
-    def _computed(self, model: nn.Module, inputs: Batch, rows: Tensor | slice = slice(None)) -> Pass:
-        """Log-probabilities and entropies of a micro-batch, or of some of its rows."""
-        options = {"compute_entropy": True, "compute_aux_loss": self.aux_loss_enabled}
-        return Pass(*self._get_per_token_logps_and_entropies(model, **model_inputs(inputs, rows), **options))
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: nn.Module,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **keywords: object,
-    ) -> Any:
-        if self._pass is not None:
-            return self._pass
-        images = any(x is not None for x in keywords.values())
-        part = self._clock.part("forward" if torch.is_grad_enabled() else "log_probabilities")
-        if not self._sharing or compute_aux_loss or images or not reads_head(model):
-            given = (model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss)
-            with part:
-                return super()._get_per_token_logps_and_entropies(*given, **keywords)
-        widths = [input_ids.shape[1] - logits_to_keep, logits_to_keep]
-        (prompts, completions), (asked, written) = (x.split(widths, dim=1) for x in (input_ids, attention_mask))
-        with part, self.accelerator.autocast():
-            found = logps_in_chunks(
-                model,
-                *(prompts, asked, completions, written),
-                rows_per_chunk=batch_size or len(input_ids),
-                temperature=self.temperature,
-                entropies=compute_entropy,
-            )
-        return found.logps, found.entropies, None
 
     def _reweighed(self, inputs: Batch, logps: Tensor) -> Tensor:
         """The advantages of a micro-batch by the ratio to the policy that sampled, `[B]` or `[B, T]`."""
