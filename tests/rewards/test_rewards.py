@@ -4,14 +4,19 @@ import logging
 import math
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from calibrant.cli.main import main
 from calibrant.demo import policy_path
 from calibrant.errors import CalibrantError
+from calibrant.evaluate.confidence import calibration
+from calibrant.files import read_json_lines
 from calibrant.rewards import brier, self_certainty, semantic_calibration, stated_answer, stated_confidence
 from calibrant.rewards.certainty import mean_divergence
 from calibrant.rewards.stated import warn_of_collapse
@@ -158,3 +163,37 @@ def test_they_are_rewards_of_plain_trl_too(tmp_path, loaded):
     trainer = GRPOTrainer(str(policy_path()), rewards, arguments(GRPOConfig, tmp_path), train_dataset=rows())
     trainer.train()
     assert trainer.state.log_history[0]["rewards/self_certainty/mean"] > 0
+
+
+def test_they_are_reward_functions_of_the_command_line(tmp_path, capsys):
+    names = [f"calibrant.rewards.{name}" for name in ("brier", "semantic_calibration", "self_certainty")]
+    small = ["--steps", "2", "--prompts-per-step", "2", "--rollouts", "4", "--max-completion-length", "6",
+             "--eval-prompts", "2", "--eval-samples", "2"]  # fmt: skip
+    weights = ["--reward-weights", "1", "0.1", "0.05"]
+    folder = tmp_path / "run"
+    assert main(["train", "--method", "gcpo_cd", "--out", str(folder), *small, "--reward-funcs", *names, *weights]) == 0
+    rows = read_json_lines(folder / "metrics.jsonl")
+    assert all(row["rewards/self_certainty/mean"] > 0 and row["rewards/brier/mean"] <= 0 for row in rows)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["settings"]["reward_weights"] == [1, 0.1, 0.05]
+
+
+def test_stated_confidence_is_evaluated_beside_likelihoods():
+    completions = [said("4", 0.9), said("5", 0.2), said("4", 0.8), "4"] * 3
+    frame = pd.DataFrame(
+        {
+            "prompt_id": [f"{i // 4}" for i in range(12)],
+            "completion": completions,
+            "correct": [True, False, True, True] * 3,
+            "logprob": [-1.0, -0.1, -1.0, -0.5] * 3,
+            "num_tokens": [2] * 12,
+        }
+    )
+    results = calibration(frame, str)
+    assert results["stated_share"] == 0.75
+    assert results["stated_calibration"]["correctness_auc"]["mean"] == 1.0  # stated ones are ranked, likelihoods not
+    assert results["calibration"]["correctness_auc"]["mean"] == 0.0
+    brier_score = (0.1**2 + 0.2**2 + 0.2**2) / 3
+    assert results["stated_calibration"]["brier"]["mean"] == pytest.approx(brier_score)
+    without = calibration(frame.drop(columns=["logprob"]), str)
+    assert "calibration_missing" in without and without["stated_share"] == 0.75
+    assert "stated_calibration" not in calibration(frame.assign(completion="4"), str)

@@ -62,7 +62,7 @@ def self_certainty(
     return [None if math.isnan(value) else value for value in values]
 
 
-self_certainty.reads_policy = True  # type: ignore[attr-defined]  # the trainer passes policy and tokenizer
+setattr(self_certainty, "reads_policy", True)  # noqa: B010  the trainer passes policy and tokenizer
 
 
 def _prompt_ids(tokenizer: Any, prompt: Any) -> list[int]:

@@ -174,3 +174,7 @@ def log_confidence(completion: object) -> float:
     """
     confidence = stated_confidence(completion)
     return math.nan if confidence is None else math.log(max(confidence, 1e-12))
+
+
+setattr(brier, "reward_range", (-1.0, 1.0))  # noqa: B010  which reward dispersion reads
+setattr(semantic_calibration, "reward_range", (0.0, 1.0))  # noqa: B010

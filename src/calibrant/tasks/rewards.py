@@ -7,7 +7,7 @@ have a column of that name.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, NamedTuple
@@ -164,9 +164,14 @@ def with_columns(about: RewardFunction, rows: Sequence[Row]) -> Reward:
     def synchronous(**given: Any) -> Any:
         return function(**inputs_of(given))
 
-    result: Callable[..., Any] = asynchronous if is_async(function) else synchronous
-    result.__name__ = about.name
+    result: Any = asynchronous if is_async(function) else synchronous
+    result.__name__, result.reads_policy = about.name, reads_policy(function)
     return result
+
+
+def reads_policy(function: Reward) -> bool:
+    """Whether a reward function is given the policy, by its attribute of that name, and can be computed in training."""
+    return bool(getattr(function, "reads_policy", False))
 
 
 def _columns(row: Row) -> dict[str, Any]:
@@ -183,7 +188,8 @@ def rewards_of(
 ) -> dict[str, list[float | None]]:
     """The columns `rewards/NAME` of B completions, `reward`, which signals read, and `total_reward`, their sum.
 
-    `rows` are B questions, `prompts` and `completions` as TRL has them, `ids` the tokens of completions.
+    `rows` are B questions, `prompts` and `completions` as TRL has them, `ids` the tokens of completions. Rewards that
+    read the policy are left out.
     """
     given: dict[str, Any] = {
         "prompts": list(prompts),
@@ -195,19 +201,20 @@ def rewards_of(
         "log_extra": lambda name, values: None,
         "log_metric": lambda name, value: None,
     }
-    values = {}
-    for about in rewards.functions:
+    values: dict[str, list[float | None]] = {}
+    known = [(x, w) for x, w in zip(rewards.functions, rewards.weights, strict=True) if not reads_policy(x.function)]
+    for about, _ in known:
         returned = checked(with_columns(about, rows), about.name)(**given)
         values[about.name] = asyncio.run(returned) if asyncio.iscoroutine(returned) else returned
+    columns = {f"rewards/{name}": x for name, x in values.items()}
+    if not known:
+        return {"reward": [None] * len(completions)}
     by_function = torch.tensor(
         [[math.nan if x is None else x for x in v] for v in values.values()], dtype=torch.float64
     )
-    total = total_rewards(by_function.T[None], torch.tensor(rewards.weights, dtype=torch.float64))[0].tolist()
-    return {
-        "reward": values[rewards.read.name],
-        "total_reward": [None if math.isnan(x) else x for x in total],
-        **{f"rewards/{name}": x for name, x in values.items()},
-    }
+    weights = torch.tensor([weight for _, weight in known], dtype=torch.float64)
+    total = [None if math.isnan(x) else x for x in total_rewards(by_function.T[None], weights)[0].tolist()]
+    return {"reward": values.get(rewards.read.name, total), "total_reward": total, **columns}
 
 
 def require_reward(task: Task) -> None:
