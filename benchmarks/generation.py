@@ -135,6 +135,7 @@ def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) 
         "new": options.new_tokens,
         "repeats": options.repeats,
         "dtype": "bfloat16" if options.autocast else options.dtype,
+        "eager": options.vllm_eager,
     }
     script = str(Path(__file__).with_name("generation_vllm.py"))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -165,6 +166,9 @@ def main() -> None:
         "--ways", nargs="*", choices=("calibrant", "transformers"), default=["calibrant", "transformers"]
     )
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
+    parser.add_argument(
+        "--vllm-eager", action="store_true", help="vLLM without compilation: starts sooner, runs slower"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)

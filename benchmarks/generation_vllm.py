@@ -22,7 +22,8 @@ def main() -> None:
     asked = json.loads(sys.stdin.read())
     from vllm import LLM, SamplingParams
 
-    llm = LLM(asked["model"], dtype=asked["dtype"], max_model_len=2048, disable_log_stats=True)
+    settings = {"dtype": asked["dtype"], "enforce_eager": asked["eager"], "max_model_len": 2048}
+    llm = LLM(asked["model"], disable_log_stats=True, **settings)
     prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]
 
     def seconds(new: int) -> tuple[float, float]:
