@@ -34,6 +34,7 @@ STATED = {
         "method": ("seed_grpo", "SEED-GRPO"),
         "loss_type": ("dr_grpo", "SEED-GRPO: Dr. GRPO's objective, neither a deviation nor a length divides"),
         "model": ("Qwen/Qwen2.5-Math-7B", "SEED-GRPO, experiments: Qwen2.5-Math"),
+        "levels": ("3-5", "SEED-GRPO, experiments: MATH, levels 3 to 5"),
         "rollouts": (8, "SEED-GRPO, experiments: G = 8, ablated with 10 and 16"),
         "max_completion_length": (3000, "SEED-GRPO, experiments: at most 3000 tokens"),
         "prompts_per_step": (128, "SEED-GRPO, experiments: batch size 128"),
@@ -110,6 +111,7 @@ def test_what_is_given_comes_before_the_recipe_and_the_recipe_before_the_method(
     assert (other.method, other.learning_rate, other.rollouts, other.loss_type) == ("capo", 5e-5, 16, "grpo")
     assert other.alpha is None  # of GCPO's weights, which CAPO has not
     assert resolve_settings({"recipe": "gcpo", "method": "gcpo_cd"}).alpha == 0.6
+    assert resolve_settings({"recipe": "seed_grpo", "task": "aime24"}).levels is None
 
 
 def test_a_method_brings_its_settings_where_nothing_was_measured_for_the_policy():

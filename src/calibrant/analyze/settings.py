@@ -38,6 +38,6 @@ class AnalyzeSettings(
 def resolve_settings(given: Mapping[str, object]) -> AnalyzeSettings:
     """Given options, then those of the recipe, then the general defaults."""
     recipe = None if given.get("recipe") is None else str(given["recipe"])
-    settings = recipe_values(recipe, [f.name for f in fields(AnalyzeSettings)]) | dict(given)
+    settings = recipe_values(recipe, [f.name for f in fields(AnalyzeSettings)], given) | dict(given)
     policy = embedded_policy(str(settings.get("task", AnalyzeSettings.task)))
     return read(AnalyzeSettings, {"model": policy} | settings)

@@ -57,12 +57,13 @@ RECIPES: dict[str, Recipe] = {
             **RECOMMENDED["seed_grpo"],
             "model": Setting("Qwen/Qwen2.5-Math-7B", "experiments", "b"),
             "task": Setting("math500", "trained on MATH, levels 3 to 5", "b"),
+            "levels": Setting("3-5", "trained on MATH, levels 3 to 5", "b"),
             "prompts_per_step": Setting(128, "batch size 128, read as prompts", "c"),
             "max_completion_length": Setting(3000, "experiments", "b"),
             "eval_prompts": WHOLE_SPLIT,
         },
         {},
-        (),
+        ("evaluation on all levels of MATH-500, as --levels keeps them in both splits: calibrant evaluate RUN",),
         (
             "the form of f: the reciprocal one is that of the released code as its readers describe it",
             "learning rate, temperature and KL coefficient: set to those of Dr. GRPO's script",
@@ -106,23 +107,24 @@ RECIPES: dict[str, Recipe] = {
 """Name -> recipe."""
 
 
-def recipe_values(recipe: str | None, options: Collection[str], method: str | None = None) -> dict[str, object]:
+def recipe_values(recipe: str | None, options: Collection[str], given: Mapping[str, object]) -> dict[str, object]:
     """Option -> value of a recipe, of those in `options`; nothing without a known recipe.
 
-    Hyper-parameters are left out if `method`, which the user gave, is of another paper.
+    Where the user has `given` the method of another paper, the hyper-parameters are left out, with another task its
+    levels.
 
-    >>> recipe_values("capo", ["rollouts", "queries"])
+    >>> recipe_values("capo", ["rollouts", "queries"], {})
     {'rollouts': 8}
     """
     if recipe not in RECIPES:
         return {}
     settings = RECIPES[recipe].train | (RECIPES[recipe].analyze if "queries" in options else {})
-    foreign = method is not None and not method.startswith(recipe)
-    return {
-        name: setting.value
-        for name, setting in settings.items()
-        if name in options and not (foreign and name in HYPERPARAMETERS)
-    }
+    unfit: tuple[str, ...] = ()
+    if given.get("method") is not None and not str(given["method"]).startswith(recipe):
+        unfit += HYPERPARAMETERS
+    if given.get("task", settings["task"].value) != settings["task"].value:
+        unfit += ("levels",)
+    return {name: x.value for name, x in settings.items() if name in options and name not in unfit}
 
 
 def recipe_lines(recipe: str, resolved: Mapping[str, object]) -> Iterator[str]:

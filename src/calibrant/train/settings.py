@@ -85,8 +85,8 @@ def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
 
     So a learning rate that was measured for a small policy stays, and a paper's is that of any other model.
     """
-    recipe, method = (None if given.get(name) is None else str(given[name]) for name in ("recipe", "method"))
-    settings = recipe_values(recipe, [f.name for f in fields(TrainSettings)], method) | dict(given)
+    recipe = None if given.get("recipe") is None else str(given["recipe"])
+    settings = recipe_values(recipe, [f.name for f in fields(TrainSettings)], given) | dict(given)
     policy = settings.get("model", embedded_policy(str(settings.get("task", TrainSettings.task))))
     defaults = recommended(str(settings.get("method", TrainSettings.method))) | POLICY_DEFAULTS.get(str(policy), {})
     return read(TrainSettings, {"model": policy} | defaults | settings)
