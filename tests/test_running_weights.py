@@ -19,7 +19,8 @@ from calibrant.scorer import flat_weights
 from calibrant.weights import LARGEST, running_weights
 
 NAN = math.nan
-WEIGHING = [name for name in METHODS if name not in UNWEIGHTED and name != "r2vpo"]
+REFUSED = {"r2vpo": "weighs anew in every pass", "clip_cov": "weights per token"}
+WEIGHING = [name for name in METHODS if name not in UNWEIGHTED | set(REFUSED)]
 DRAWS = {
     "normal": lambda g: torch.randn(8, 1, generator=g, dtype=torch.float64),
     "Cauchy": lambda g: torch.randn(8, 1, generator=g).double() / torch.randn(8, 1, generator=g),
@@ -104,10 +105,11 @@ def test_weights_are_finite_bounded_and_monotone(values, strength):
 def test_strength_zero_is_the_base_to_the_bit(name):
     groups = random_groups()
     outcome = apply(name, groups, strength=0.0)
-    base = {"seed_grpo": "centred"}.get(name, "standardised")
     assert (outcome.weights == 1).all()
-    if name != "egpo":  # which has advantages of its own in groups that are all wrong
-        assert torch.equal(outcome.advantages, BASES[base](groups.rewards, groups.where))
+    assert torch.equal(outcome.advantages, outcome.base)
+    if name not in ("egpo", "dgpo"):  # which have advantages of their own
+        base = {"seed_grpo": "centred"}.get(name, "standardised")
+        assert torch.equal(outcome.base, BASES[base](groups.rewards, groups.where))
 
 
 @pytest.mark.parametrize("name", WEIGHING)
@@ -152,8 +154,9 @@ def test_what_cannot_have_a_strength_is_refused():
     for name in UNWEIGHTED:
         with pytest.raises(CalibrantError, match="has no weights that strength could set"):
             apply(name, groups, strength=0.3)
-    with pytest.raises(CalibrantError, match="weighs anew in every pass"):
-        apply("r2vpo", groups, strength=0.3)
+    for name, why in REFUSED.items():
+        with pytest.raises(CalibrantError, match=why):
+            apply(name, groups, strength=0.3)
     with pytest.raises(CalibrantError, match="not both"):
         apply("rd_only", groups, strength=0.3, mean_one=True)
     for strength in (-0.1, NAN, "much"):
