@@ -18,7 +18,7 @@ from calibrant.policy.verify import NotShared
 
 TILE = 128
 """Prompt tokens that attend together: half of the columns above the diagonal of a tile are computed in vain."""
-SCORES = {"cpu": 2**17, "other": 2**24}
+SCORES = {"cpu": 2**16, "other": 2**24}
 """Attention scores per head and block, by device: what stays in a core's cache, and what fills a GPU."""
 
 
