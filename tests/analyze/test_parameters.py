@@ -43,7 +43,8 @@ def test_a_large_model_is_measured_in_its_last_block(monkeypatch, tmp_path, caps
     block = sum(p.numel() for p in load_policy("demo").model.layers[4].parameters())
     assert f"the last block, model.layers.4: {block:,} of " in output.out
     assert "--parameters all measures all of it" in caplog.text
-    assert "the last block, model.layers.4" in (tmp_path / "block" / "report.html").read_text()
+    page = (tmp_path / "block" / "report.html").read_text()
+    assert "variance of the gradient of the last block, model.layers.4" in page
     assert main([*SMALL, "--parameters", "all", "--out", str(tmp_path / "all")]) == 0
     assert main([*SMALL, "--parameters", "model.layers.4.*", "--out", str(tmp_path / "same")]) == 0
     block, same, whole = (lines_of(tmp_path / name)[0]["truth"] for name in ("block", "same", "all"))

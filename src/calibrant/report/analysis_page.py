@@ -53,7 +53,7 @@ def write_analysis_report(path: str | Path) -> Path:
         name=analysis.path.resolve().name,
         headline=_headline(results),
         subtitle=f"{counts['groups']:,} groups of {results['rollouts']} answers, {counts['informative']:,} of them "
-        "with reward spread. Brackets are 95% bootstrap intervals over prompts.",
+        f"with reward spread.{_gradient_of(results)} Brackets are 95% bootstrap intervals over prompts.",
         facts=_facts(config, results),
         options=config["settings"],
         versions=config["versions"],
@@ -61,6 +61,11 @@ def write_analysis_report(path: str | Path) -> Path:
         files="config.yaml, analysis.json, groups.jsonl",
     )
     return write_page(analysis.report, page)
+
+
+def _gradient_of(results: JsonObject) -> str:
+    measured = results.get("parameters")  # missing in older analyses
+    return f" V(q) is the variance of the gradient of {measured}." if measured else ""
 
 
 def _headline(results: JsonObject) -> str:
