@@ -61,10 +61,12 @@ def vllm_engine(model: str, options: ModelOptions, *, max_length: int, memory: f
 
     folder = Path(locate(model))
     adapter = is_adapter(folder)
+    base = locate(base_of(folder)) if adapter else str(folder)
+    own_tokenizer = not adapter or (folder / "tokenizer_config.json").is_file()
     lora = {"enable_lora": True, "max_lora_rank": _rank(folder)} if adapter else {}
     try:
         llm = LLM(
-            locate(base_of(folder)) if adapter else str(folder), tokenizer=str(folder),
+            base, tokenizer=str(folder) if own_tokenizer else base,
             dtype=options.dtype or default_dtype(), trust_remote_code=options.trust_remote_code,
             max_model_len=max_length, gpu_memory_utilization=memory, logprobs_mode="processed_logprobs",
             enforce_eager=not torch.cuda.is_available(), disable_log_stats=True, **lora,
