@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from calibrant.errors import CalibrantError
 from calibrant.gradients import block, gradient_variance
 from calibrant.methods import METHODS
+from calibrant.policy.block import BlockInputs
 from calibrant.policy.decode import Decoded
 from calibrant.trl import CalibratedGRPOTrainer
 
@@ -91,10 +92,20 @@ def test_methods_at_the_depth_of_the_block(policy, questions, tmp_path, method):
     assert ("block_variance" if method == "gradient_snr" else "gradient_dispersion") in rows
 
 
+def test_inputs_of_all_processes_have_a_prompt_per_row(policy, questions, tmp_path):
+    args = arguments(tmp_path, method="gradient_snr", method_options={"depth": "block"})
+    gradients = CalibratedGRPOTrainer(policy, f1_reward, args, questions)._policy_inputs.block
+    where = torch.tensor([[False, True, True], [True, True, True]])
+    inputs = BlockInputs(torch.randn(2, 3, 4), where, torch.tensor([1, 0, 0, 1]), torch.randn(4, 5, 4))
+    found = gradients._gathered_inputs(inputs)  # of a single process: all of its rows
+    assert torch.equal(found.rollouts, inputs.rollouts)
+    assert all(torch.equal(found.of_prompt(row), inputs.of_prompt(row)) for row in range(4))
+
+
 @pytest.mark.slow
 def test_a_group_that_straddles_two_processes_is_read_whole(tmp_path):
     """Groups of 4, 6 rows a process; in bfloat16, where padding moves the third digit."""
-    options = dict(method="gradient_snr", method_options={"depth": "block"})
+    options = dict(method="gradient_snr", options='{"depth": "block"}')
     one, two = launch(tmp_path / "one", 1, 12, **options), launch(tmp_path / "two", 2, 6, **options)
     np.testing.assert_allclose(one.weight, two.weight, rtol=0, atol=3e-2)
     np.testing.assert_allclose(one.block_variance, two.block_variance, rtol=3e-2)

@@ -246,11 +246,13 @@ def test_conversational_prompts(policy, questions, tmp_path):
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def launch(folder: Path, processes: int, per_device: int, passes: int = 1, method: str = "gcpo_bot") -> pd.DataFrame:
+def launch(
+    folder: Path, processes: int, per_device: int, passes: int = 1, method: str = "gcpo_bot", options: str = "{}"
+) -> pd.DataFrame:
     """Runs the script with torchrun: `accelerate launch --cpu` starts one process however many are asked for."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    options = [str(folder), str(per_device), str(passes), method]
-    ended = subprocess.run([*command, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
+    arguments = [str(folder), str(per_device), str(passes), method, options]
+    ended = subprocess.run([*command, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return read_rollouts(folder / "_rollouts" / "step-000001.parquet")
 

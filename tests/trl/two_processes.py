@@ -1,6 +1,6 @@
 """Run by torchrun in a test: one step on rollouts that depend on the group and the place in it alone.
 
-Usage: two_processes.py FOLDER ROWS_PER_DEVICE PASSES METHOD
+Usage: two_processes.py FOLDER ROWS_PER_DEVICE PASSES METHOD METHOD_OPTIONS
 """
 
 import json
@@ -50,7 +50,7 @@ def main() -> None:
         output_dir=folder, max_steps=1, num_generations=4, per_device_train_batch_size=rows, max_completion_length=16,
         report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, use_cpu=True, beta=0.0,
         shuffle_dataset=False, gradient_accumulation_steps=passes, bf16=False, optim="sgd", learning_rate=0.1,
-        model_init_kwargs={"dtype": "float32"}, max_grad_norm=0.0, method=method,
+        model_init_kwargs={"dtype": "float32"}, max_grad_norm=0.0, method=method, method_options=sys.argv[5],
     )  # fmt: skip
     trainer = FixedRollouts(str(policy_path()), reward, args, data)
     trainer.train()
