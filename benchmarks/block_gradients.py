@@ -121,6 +121,8 @@ def measure(options: argparse.Namespace, done: int) -> None:
             }
             read = logps_in_chunks(model, *group.tokens, **options_of_pass)
         assert read.hidden_states is not None
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=options.bf16):
+            products = grams(model, group.tokens, read.hidden_states, options.temperature)
         solution = solutions.get(rows[index]["prompt_id"])
         line = {
             "index": index,
@@ -129,7 +131,7 @@ def measure(options: argparse.Namespace, done: int) -> None:
             "tokens": group.tokens.completion_mask.sum(-1).tolist(),
             "rewards": [row["reward"] for row in group.rows],
             "overlap": None if solution is None else [token_f1(text, [solution]) for text in completions],
-            "grams": grams(model, group.tokens, read.hidden_states, options.temperature),
+            "grams": products,
             "signals": other_signals(read, group.tokens.completion_mask, texts, task, embed),
             "completion": completions[0],
         }
@@ -191,6 +193,7 @@ def main() -> None:
     parser.add_argument("--max-new", type=int, help="tokens (default: the task's)")
     parser.add_argument("--max-prompt", type=int, default=768, help="tokens; longer ones are left out")
     parser.add_argument("--temperature", type=float, default=0.9)
+    parser.add_argument("--bf16", action="store_true", help="passes for the gradients under autocast")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
     options = parser.parse_args()

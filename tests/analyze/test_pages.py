@@ -83,9 +83,11 @@ def test_no_markup_of_a_text_survives(tmp_path):
 def test_the_page_needs_nothing_from_elsewhere(whole):
     page = (whole / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)
-    for title in ("(a) Rank", "(b) Finding", "(c) BoT minus", "(d) Predicting"):
+    for title in ("(a) Rank", "(b) Finding", "(c) BoT minus", "AUC of the top tenth (appendix D.5)", "(d) Predicting"):
         assert title in page
-    assert page.count("<img ") == 4 + len(SIGNALS)
+    for title in ("Weights of the methods", "with signal/noise", "Leaving out uncertain groups", "share of groups"):
+        assert title in page
+    assert page.count("<img ") == 6 + len(SIGNALS)
 
 
 def test_the_report_is_drawn_again_from_files(whole, tmp_path, capsys):

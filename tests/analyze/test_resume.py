@@ -105,7 +105,7 @@ def test_rollouts_of_a_file_give_what_sampling_gave(whole, tmp_path, ending):
     assert not (path / "rollouts.jsonl").exists()
     again, first = lines_of(path), lines_of(whole)
     for line, expected in zip(again, first, strict=True):
-        for part in ("signals", "truth"):  # one forward pass rounds in another way than decoding
+        for part in ("signals", "truth", "weights"):  # one forward pass rounds in another way than decoding
             assert line.pop(part) == pytest.approx(expected.pop(part), rel=1e-4, abs=1e-6)
     assert again == first
 

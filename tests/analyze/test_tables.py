@@ -54,6 +54,10 @@ def test_tables_find_what_was_put_in():
     difference = made["gradient_variance"]["informative"]["differences"]["cosine_dispersion"]["token_entropy"]
     assert difference[0] == pytest.approx(1 - made["gradient_variance"]["informative"]["rows"]["token_entropy"]["rho"])
     assert difference[1] > 0
+    table = made["gradient_variance"]["informative"]
+    area = table["auc_differences"]["cosine_dispersion"]["token_entropy"]
+    assert area[0] == pytest.approx(1 - table["rows"]["token_entropy"]["auc"]) and area[1] <= area[0] <= area[2]
+    assert made["success_rate"]["all"]["auc_differences"] == {}
     assert association_table(found, "gradient_variance", chosen["all"]) == made["gradient_variance"]["all"]
 
 

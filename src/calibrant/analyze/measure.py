@@ -17,6 +17,7 @@ from calibrant.advantages import standardised
 from calibrant.analyze.groups import Group, frequent_answers
 from calibrant.analyze.parameters import Measured
 from calibrant.analyze.settings import AnalyzeSettings
+from calibrant.analyze.weights import group_weights
 from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject
 from calibrant.gradients import block_gram, gradient_variance
@@ -32,6 +33,9 @@ from calibrant.signals.clusters import entailment_clusters
 from calibrant.tasks.base import Task
 from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import FROM_TEXT, Readers, read_input
+
+HEAD_SIGNALS = ("head_gradient_variance", "head_score_variance", "head_gradient_dispersion", "gradient_snr_weight")
+BLOCK_SIGNALS = ("block_gradient_variance", "block_score_variance", "block_gradient_dispersion", "block_signal_share")
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,20 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
     forward = _forward(context, group.tokens) if group.read is None else group.read
     texts = _from_texts(groups, context)
     correct = torch.where(where, texts["correct"], torch.nan)
-    advantages = torch.where(where, standardised(_trained_on(frame, rewards)), torch.nan)
+    total = _trained_on(frame, rewards)
+    advantages = torch.where(where, standardised(total), torch.nan)
     reward_range = context.task.reward_range if "reward" in frame else (0.0, 1.0)
+    likelihoods = _likelihoods(forward, group.tokens)
+    grams = {"head_gram": _head_gram(forward, group.tokens, context), "block_gram": _block_gram(group.tokens, context)}
     scores = {
         **_likelihood_signals(forward, group.tokens, texts["clusters"], where),
         **_semantic_signals(texts, where),
         "reward_dispersion": signals.reward_dispersion(rewards, reward_range),
         "reward_mean": group_mean(rewards) if bool(where.any()) else None,
-        **_head_signals(forward, group.tokens, advantages, context),
+        **_gradient_signals(grams["head_gram"], advantages, HEAD_SIGNALS),
+        **_gradient_signals(grams["block_gram"], advantages, BLOCK_SIGNALS),
     }
+    inputs = {name: x for name, x in {**texts, **likelihoods, **grams}.items() if x is not None}
     line = {
         "index": index,
         "prompt_id": str(group.rows[0]["prompt_id"]),
@@ -75,6 +84,7 @@ def measure_group(index: int, group: Group, context: MeasureContext) -> tuple[Js
         "outcome": _outcome(rewards, correct),
         "success_rate": finite_or_none(correct.nanmean()),
         "signals": {name: finite_or_none(scores.get(name)) for name in SIGNALS},
+        "weights": group_weights(rewards, where, {**inputs, "total_rewards": total}, reward_range),
         "truth": _variances(group.tokens, advantages, texts["clusters"], context),
         "prompt_end": str(group.rows[0]["prompt"])[-300:],
         "answers": list(frequent_answers(frame.assign(answer=groups.answers, reward=rewards[0]).to_dict("records"))),
@@ -163,15 +173,26 @@ def _semantic_signals(texts: Mapping[str, Tensor], where: Tensor) -> dict[str, T
     }
 
 
+def _likelihoods(forward: SharedPrefix, tokens: Tokens) -> dict[str, Tensor]:
+    """What methods read of the policy's log-probabilities, `[1, G]`; before training it is the reference too."""
+    mask = tokens.completion_mask.bool().cpu()[None]
+    assert forward.entropies is not None
+    means = signals.mean_logprob(forward.logps.double().cpu()[None], mask)
+    return {
+        "mean_logprob": means,
+        "ref_mean_logprob": means,
+        "token_entropy": signals.token_entropy(forward.entropies.double().cpu()[None], mask),
+        "ratio_variance": torch.zeros_like(means),  # the policy has not moved yet
+    }
+
+
 @torch.no_grad()
-def _head_signals(
-    forward: SharedPrefix, tokens: Tokens, advantages: Tensor, context: MeasureContext
-) -> dict[str, Tensor | None]:
-    """Signals from the gradient of the output head; none for a head that is not linear or whose logits are capped."""
+def _head_gram(forward: SharedPrefix, tokens: Tokens, context: MeasureContext) -> Tensor | None:
+    """`[1, G, G]`; None for a head that is not linear or whose logits are capped."""
     head = find_head(context.model)
     if head.softcap is not None or not isinstance(head.module, nn.Linear) or forward.hidden_states is None:
-        return {}
-    gram = signals.head_gram_from_weight(
+        return None
+    return signals.head_gram_from_weight(
         forward.hidden_states[None],
         head.module.weight,
         tokens.completion_ids[None],
@@ -179,13 +200,32 @@ def _head_signals(
         bias=head.module.bias,
         temperature=context.settings.temperature / head.scale,
     ).cpu()
+
+
+def _block_gram(tokens: Tokens, context: MeasureContext) -> Tensor | None:
+    """`[1, G, G]`; None for a model whose last block cannot be run alone, and where V(q) is of the block itself."""
+    if context.measured.block:
+        return None
+    batch, which = _distinct(tokens)
+    try:
+        gram = block_gram(context.model, batch, temperature=context.settings.temperature).cpu()
+    except CalibrantError:
+        return None
+    return gram[:, which][:, :, which]
+
+
+def _gradient_signals(gram: Tensor | None, advantages: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Four signals from inner products of gradients, by `names`; none without those."""
+    if gram is None:
+        return {}
     where = ~advantages.isnan()
-    return {
-        "head_gradient_variance": signals.head_gradient_variance(gram, advantages),
-        "head_score_variance": signals.head_gradient_variance(gram, torch.ones_like(advantages), where),
-        "head_gradient_dispersion": signals.head_gradient_dispersion(gram, where),
-        "gradient_snr_weight": signals.gradient_snr_weight(gram, advantages),
-    }
+    values = (
+        signals.head_gradient_variance(gram, advantages),
+        signals.head_gradient_variance(gram, torch.ones_like(advantages), where),
+        signals.head_gradient_dispersion(gram, where),
+        signals.gradient_snr_weight(gram, advantages),
+    )
+    return dict(zip(names, values, strict=True))
 
 
 def _variances(
@@ -213,16 +253,21 @@ def _variances(
 
 
 def _gram(tokens: Tokens, context: MeasureContext) -> tuple[Tensor, Tensor]:
-    """Inner products of the rollouts' gradients, `[1, G, G]` float64, and which are finite, `[1, G]`.
+    """Inner products of the rollouts' gradients, `[1, G, G]` float64, and which are finite, `[1, G]`."""
+    batch, which = _distinct(tokens)
+    gram, where = _block_products(batch, context) if context.measured.block else _products(batch, context)
+    return gram[:, which][:, :, which], where[:, which]
+
+
+def _distinct(tokens: Tokens) -> tuple[dict[str, Tensor], Tensor]:
+    """The distinct completions as a batch of one group, `[1, D, ...]`, and which of them each rollout is, `[G]`.
 
     Equal completions have equal gradients: each distinct one passes through the model once.
     """
     completions = torch.where(tokens.completion_mask.bool(), tokens.completion_ids, -1).cpu()
     _, which = completions.unique(dim=0, return_inverse=True)
     first = torch.stack([(which == i).nonzero()[0, 0] for i in range(int(which.max()) + 1)])
-    batch = {name: x[first.to(x.device)] for name, x in tokens._asdict().items()}
-    gram, where = _block_products(batch, context) if context.measured.block else _products(batch, context)
-    return gram[:, which][:, :, which], where[:, which]
+    return {name: x[first.to(x.device)][None] for name, x in tokens._asdict().items()}, which
 
 
 def _products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Tensor, Tensor]:
@@ -230,7 +275,7 @@ def _products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Ten
     products = gradient_variance(
         context.model,
         batch,
-        torch.ones(1, len(batch["prompt_ids"]), dtype=torch.float64),
+        torch.ones(batch["prompt_ids"].shape[:2], dtype=torch.float64),
         parameters=context.measured.patterns,
         gram=True,
         temperature=context.settings.temperature,
@@ -241,9 +286,8 @@ def _products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Ten
 
 def _block_products(batch: Mapping[str, Tensor], context: MeasureContext) -> tuple[Tensor, Tensor]:
     """As `_products`, for the cost of the last block where it can be run alone."""
-    one_group = {name: x[None] for name, x in batch.items()}
     try:
-        gram = block_gram(context.model, one_group, temperature=context.settings.temperature).cpu()
+        gram = block_gram(context.model, batch, temperature=context.settings.temperature).cpu()
     except CalibrantError:
         return _products(batch, context)
     where = gram.diagonal(dim1=-2, dim2=-1).isfinite()

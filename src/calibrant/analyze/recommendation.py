@@ -5,13 +5,14 @@ The rules are ours, since no source states any:
 * Signals are compared on groups with reward spread. Elsewhere every advantage is 0, so that a weight has no effect.
 * A signal follows V(q) where the interval of its rank correlation lies above 0, and leads another one where the
   paired interval of their difference does.
-* The method is one that reads the best signal that any method reads; without a signal that follows V(q), plain GRPO.
+* A method is recommended by its weights, whatever signal it reads: the one whose weights follow the signal-to-noise
+  ratio of the groups' updates most closely. Where no method's do, or weights hardly vary, plain GRPO.
 * alpha is at most the value that keeps the weights of 99% of groups between `LEAST` and `MOST`.
 """
 
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from calibrant.files import JsonObject
@@ -24,29 +25,28 @@ LEAST, MOST = 0.25, 2.0
 ENOUGH = 30  # groups with spread that a comparison of signals needs: with fewer an interval of rho is wider than 0.7
 
 
-class Route(NamedTuple):
-    """A method that reads a signal, how its weight depends on it, and its default alpha."""
+LEAST_SPREAD = 0.01  # coefficient of variation below which weights hardly differ
 
-    method: str
+
+class Route(NamedTuple):
+    """How the weight of a method depends on signals, and its default alpha."""
+
     damps: str | None  # the signal u in 1 - alpha_G u^2, or None
     boosts: str | None  # the signal u in 1 + alpha_G u, or None
-    alpha: float | None
+    alpha: float
 
 
 ROUTES = {
-    "barycentric_transport": Route("gcpo_bot", "barycentric_transport", "reward_dispersion", 0.6),
-    "cosine_dispersion": Route("gcpo_cd", "cosine_dispersion", "reward_dispersion", 0.6),
-    "semantic_entropy_discrete": Route("grpo_se", "semantic_entropy_discrete", None, 0.6),
-    "semantic_entropy": Route("seed_grpo", None, None, None),
-    "kernel_language_entropy": Route("grpo_kle", "kernel_language_entropy", None, 0.6),
-    "reward_dispersion": Route("rd_only", None, "reward_dispersion", 0.6),
-    "head_gradient_dispersion": Route("gcpo_grad", "head_gradient_dispersion", "reward_dispersion", 0.6),
-    "head_gradient_variance": Route("gradient_snr", None, None, None),
-    "gradient_snr_weight": Route("gradient_snr", None, None, None),
+    "gcpo_bot": Route("barycentric_transport", "reward_dispersion", 0.6),
+    "gcpo_cd": Route("cosine_dispersion", "reward_dispersion", 0.6),
+    "grpo_kle": Route("kernel_language_entropy", None, 0.6),
+    "rd_only": Route(None, "reward_dispersion", 0.6),
+    "gcpo_grad": Route("head_gradient_dispersion", "reward_dispersion", 0.6),
+    "gcpo_grad depth=block": Route("block_gradient_dispersion", "reward_dispersion", 0.6),
 }
-"""Signal -> the method that reads it; one missing in METHODS is skipped."""
+"""Methods with an alpha that can be bounded."""
 
-ENTROPIES = ("semantic_entropy_discrete", "kernel_language_entropy")
+ENTROPIES = ("kernel_language_entropy",)
 """Signals that a method divides by ln G (as a bound: the kernel's scale is a little finer)."""
 
 NO_SIGNAL = ("reward_mean",)  # columns of the tables that are no candidates: a mean reward is no uncertainty
@@ -59,21 +59,20 @@ class Evidence(NamedTuple):
     tables: Mapping[str, JsonObject]  # of V(q), by subset
     high: Mapping[str, float]  # signal -> its 99th percentile over groups with spread
     rollouts: int  # G
-    methods: Collection[str]  # names of the available methods
+    weights: JsonObject | None  # `weights.weight_table`
 
 
 def recommend(evidence: Evidence) -> JsonObject:
     """The recommendation in parts, each None where the data do not support it.
 
-    `signal` (best, rho, its interval, the signals it does not lead), `method` (name, the signal it reads, how far that
-    is behind the best), `alpha` (default, most, suggested), `groups` (shares), `paper_order`, and `words`, the same in
-    sentences.
+    `signal` (best, rho, its interval, the signals it does not lead), `method` (`chosen_method`), `alpha` (default,
+    most, suggested), `groups` (shares), `paper_order`, and `words`, the same in sentences.
     """
     groups = group_shares(evidence.counts)
     table = evidence.tables.get("informative")
     enough = table is not None and table["groups"] >= ENOUGH
     signal = best_signal(table) if enough and table else None
-    method = chosen_method(signal, table, evidence.methods) if signal and table else None
+    method = chosen_method(evidence.weights) if enough and evidence.weights else None
     alpha = strength(method, evidence) if method else None
     order = paper_order(evidence.tables.get("without_outliers") or evidence.tables.get("all"))
     words = [
@@ -97,19 +96,23 @@ def best_signal(table: JsonObject) -> JsonObject | None:
     return {"name": best, **kept, "follows": rows[best]["low"] > 0, "not_led": beside}
 
 
-def chosen_method(signal: JsonObject, table: JsonObject, methods: Collection[str]) -> JsonObject:
-    """The method for the best signal that any method reads; plain GRPO if none of these follows V(q)."""
-    rows, differences = table["rows"], table["differences"]
-    read = {name: ROUTES[name].method for name in rows if name in ROUTES and rows[name]["low"] > 0}
-    read = {name: method for name, method in read.items() if method in methods}
-    if not read:
-        return {"name": "grpo", "reads": None, "behind": None, "beside": []}
-    reads = max(read, key=lambda name: rows[name]["rho"])
-    behind = None if reads == signal["name"] else differences[signal["name"]][reads][:3]
-    kept = {key: rows[reads][key] for key in ("rho", "low", "high")}
-    beside = dict.fromkeys(read[name] for name in read if name != reads and differences[reads][name][1] <= 0)
-    beside.pop(read[reads], None)  # several signals can lead to one method
-    return {"name": read[reads], "reads": reads, **kept, "behind": behind, "beside": list(beside)}
+def chosen_method(weights: JsonObject) -> JsonObject:
+    """The method whose weights follow the signal-to-noise ratio most closely; plain GRPO if none of them does.
+
+    `name`, `follows` and `variance` (rank correlations with the ratio and with V(q), value, low, high), `cv`,
+    `beside` (methods whose difference to it may be 0).
+    """
+    rows = weights["rows"]
+    follow = {
+        name: row for name, row in rows.items()
+        if row["snr"] is not None and row["snr"][1] > 0 and row["cv"] >= LEAST_SPREAD
+    }  # fmt: skip
+    if not follow:
+        return {"name": "grpo", "follows": None, "variance": None, "cv": 0.0, "beside": []}
+    best = max(follow, key=lambda name: follow[name]["snr"][0])
+    beside = [name for name in follow if name != best and weights["differences"][best][name][1] <= 0]
+    row = rows[best]
+    return {"name": best, "follows": row["snr"], "variance": row["variance"], "cv": row["cv"], "beside": beside}
 
 
 def strength(method: JsonObject, evidence: Evidence) -> JsonObject | None:
@@ -117,8 +120,8 @@ def strength(method: JsonObject, evidence: Evidence) -> JsonObject | None:
 
     `alpha_G = alpha / ln G`. None for a method whose weight has another form.
     """
-    route = ROUTES.get(str(method["reads"]))
-    if route is None or route.alpha is None:
+    route = ROUTES.get(str(method["name"]))
+    if route is None:
         return None
     log, damped, boosted = math.log(evidence.rollouts), _high(evidence, route.damps), _high(evidence, route.boosts)
     bounds = [(1 - LEAST) * log / damped**2] if damped > 0 else []
@@ -181,12 +184,16 @@ def _about_signal(signal: JsonObject | None, table: JsonObject | None, counts: M
 def _about_method(method: JsonObject | None, alpha: JsonObject | None) -> list[str]:
     if method is None:
         return []
-    if method["reads"] is None:
-        return ["Method: grpo. No signal that a method reads follows V(q), so that a weight would be noise."]
-    text = f"Method: {method['name']}, which reads {label(method['reads'])} ({rho_text(method)})."
-    if method["behind"]:
-        by = interval_text(*method["behind"])
-        text += f" No method reads the best signal; this one is {by} behind."
+    if method["follows"] is None:
+        return [
+            "Method: grpo. No method's weights follow the signal-to-noise ratio of the updates here and vary by more "
+            f"than {LEAST_SPREAD:.0%}, so that weights would be noise."
+        ]
+    text = (
+        f"Method: {method['name']}, whose weights follow the signal-to-noise ratio of the updates "
+        f"({interval_text(*method['follows'])}; V(q): {interval_text(*method['variance'])}) and have a coefficient of "
+        f"variation of {method['cv']:.0%}."
+    )
     if method["beside"]:
         text += f" By this measure the data do not tell it from {', '.join(method['beside'])}."
     return [text, *_about_alpha(alpha)]

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from calibrant.analyze.filtering import filtering
 from calibrant.analyze.recommendation import Evidence, recommend
+from calibrant.analyze.weights import weight_table
 from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject, write_json
-from calibrant.methods import METHODS
 from calibrant.report.analysis_files import Analysis
 from calibrant.report.names import OUTCOMES, SIGNALS, SUBSETS, TARGETS
-from calibrant.statistics import Association, association, without_outliers
+from calibrant.statistics import Association, PairedBootstrap, association, without_outliers
 
 OUTLIERS = 20  # number of groups with the largest V(q) that are excluded as outliers (GCPO, appendix D.1)
 PAPER_SHARE = 0.02
@@ -44,7 +45,8 @@ def write_results(analysis: Analysis) -> JsonObject:
         raise CalibrantError(f"'{analysis.path}' holds no group yet")
     tables, counts = association_tables(columns), outcome_counts(columns)
     rollouts = max(line["rollouts"] for line in analysis.lines(queries))
-    evidence = Evidence(counts, tables["gradient_variance"], high_percentiles(columns), rollouts, METHODS)
+    weights = weight_table(analysis.lines(queries), RESAMPLES)
+    evidence = Evidence(counts, tables["gradient_variance"], high_percentiles(columns), rollouts, weights)
     results = {
         "task": settings["task"],
         "model": settings["model"],
@@ -55,6 +57,10 @@ def write_results(analysis: Analysis) -> JsonObject:
         "between_clusters": between_shares(analysis.lines(queries)),
         "signals": distributions(columns),
         "tables": tables,
+        "weights": weights,
+        "filtering": filtering(
+            columns.names, columns.signals, columns.targets["gradient_variance"], columns.targets["mean_norm_squared"]
+        ),
         "recommendation": recommend(evidence),
     }
     write_json(analysis.results, results)
@@ -121,8 +127,8 @@ def association_table(columns: Columns, target: str, where: Tensor) -> JsonObjec
 
     `groups`, the number of groups used; `baseline_mae`; `rows`, signal -> `rho`, `p`, the 95% bootstrap interval `low`
     and `high`, `auc` with interval, `precision`, `mae` and `held_out` (rank correlation on held-out folds);
-    `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper end, p; `left_out`, the
-    signals that too many groups lack.
+    `differences` (of V(q) alone), signal -> other signal -> difference of rho, lower end, upper end, p;
+    `auc_differences`, the same of AUC (GCPO, appendix D.5); `left_out`, the signals that too many groups lack.
     """
     y = columns.targets[target]
     where = where & ~y.isnan()
@@ -142,7 +148,8 @@ def association_table(columns: Columns, target: str, where: Tensor) -> JsonObjec
         "groups": int(result.kept.sum()),
         "baseline_mae": result.fit.baseline_mae.item(),
         "rows": {name: _row(result, i) for i, name in enumerate(names)},
-        "differences": _differences(result, names) if target == "gradient_variance" else {},
+        "differences": _differences(result.spearman_bootstrap, names) if target == "gradient_variance" else {},
+        "auc_differences": _differences(result.auc_bootstrap, names) if target == "gradient_variance" else {},
         "left_out": [name for name in columns.names if name not in names],
     }
 
@@ -155,10 +162,9 @@ def _row(result: Association, i: int) -> dict[str, float]:
     return {name: values[i].item() for name, values in columns.items()}
 
 
-def _differences(result: Association, names: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Signal -> other signal -> difference of rho, lower end, upper end, p."""
-    rank = result.spearman_bootstrap
-    parts = (rank.difference, rank.difference_low, rank.difference_high, rank.p)
+def _differences(found: PairedBootstrap, names: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Signal -> other signal -> difference of rho or AUC, lower end, upper end, p."""
+    parts = (found.difference, found.difference_low, found.difference_high, found.p)
     return {
         first: {other: [x[i, j].item() for x in parts] for j, other in enumerate(names) if j != i}
         for i, first in enumerate(names)

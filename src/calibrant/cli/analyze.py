@@ -77,6 +77,8 @@ def print_results(results: JsonObject) -> None:
     }
     if present := {name: table["rows"] for name, table in columns.items() if table}:
         _print_table(present)
+    if results["weights"]:
+        _print_weights(results["weights"])
     print(*results["recommendation"]["words"], sep="\n", end="\n\n")
 
 
@@ -91,4 +93,14 @@ def _print_table(columns: dict[str, JsonObject]) -> None:
     for name in names:
         cells = (rho_text(rows[name]) if name in rows else "-" for rows in columns.values())
         print(f"{label(name):<{width}}" + "".join(f"{cell:>22}" for cell in cells))
+    print()
+
+
+def _print_weights(weights: JsonObject) -> None:
+    from calibrant.report.analysis_weights import WEIGHT_HEADER, weight_rows
+
+    rows = [list(WEIGHT_HEADER), *weight_rows(weights)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *cells in rows:
+        print(f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=True)), sep="  ")
     print()

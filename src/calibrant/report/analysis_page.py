@@ -10,6 +10,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject, json_object
 from calibrant.report import figures
 from calibrant.report.analysis_files import Analysis
+from calibrant.report.analysis_weights import filter_section, weight_section
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import DASH, capital, decimal, interval_text, p_value, plain, rho_text, shorten
 from calibrant.report.names import SIGNALS, SUBSETS, TARGETS, label, raw_label
@@ -96,9 +97,11 @@ def _facts(config: JsonObject, results: JsonObject) -> JsonObject:
 
 def _sections(analysis: Analysis, results: JsonObject) -> Iterator[Section]:
     yield Section("recommendation", "Recommendation", results["recommendation"]["words"])
+    yield weight_section(results)
     yield _figure_one(results)
     for target in TARGETS:
         yield from _target_tables(target, results["tables"].get(target, {}))
+    yield filter_section(results)
     yield _scatters(analysis)
     yield _distributions(results)
     yield _groups(analysis, results)
@@ -137,6 +140,12 @@ def _panels(table: JsonObject) -> dict[str, figures.Draw]:
         difference = Estimates("difference", *zip(*others.values(), strict=True))
         title = "(c) BoT minus each signal, paired bootstrap"
         panels[title] = rows_of_estimates(list(others), [difference], "difference of rho")
+    areas = table.get("auc_differences", {}).get("barycentric_transport")
+    if areas:
+        others = {SIGNALS[name].short: areas[name][:3] for name in rows if name in areas}
+        difference = Estimates("difference", *zip(*others.values(), strict=True))
+        title = "(c) BoT minus each signal, AUC of the top tenth (appendix D.5)"
+        panels[title] = rows_of_estimates(list(others), [difference], "difference of AUC")
     baseline = table["baseline_mae"]
     saved = Estimates("error saved", 1 - values["mae"] / baseline if baseline > 0 else values["mae"] * 0)
     held_out = [Estimates("rank correlation", values["held_out"]), saved]

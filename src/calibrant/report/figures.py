@@ -7,7 +7,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -223,6 +223,22 @@ def rows_of_estimates(names: Sequence[str], marks: Sequence[Estimates], label: s
         ax.set(ylim=(len(names) - 0.4, -0.6), xlabel=label)
         if len(marks) > 1:
             _legend_above(ax)
+
+    return draw
+
+
+def kept(curves: Mapping[str, pd.DataFrame], column: str, label: str) -> Draw:
+    """A line per name: a column over `share`, the share of groups that is kept; a dashed line at 1."""
+    colours = (BLUE, ORANGE, GREEN, PURPLE, GREY, INK)
+
+    def draw(ax: Axes) -> None:
+        for number, (name, curve) in enumerate(curves.items()):
+            marker = "os^vDx"[number % len(colours)]
+            ax.plot(curve["share"], curve[column], f"{marker}-", color=colours[number % len(colours)], ms=3, label=name)
+        ax.axhline(1.0, **DASHED, zorder=1)
+        ax.set(xlim=(0, 1.02), ylim=(0, None), xlabel="share of groups kept", ylabel=label)
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.legend(fontsize="x-small", frameon=False)
 
     return draw
 

@@ -28,6 +28,10 @@ SIGNALS = {
     "head_score_variance": Signal("head gradient variance (without advantages)", "head V without A"),
     "head_gradient_dispersion": Signal("head gradient dispersion", "head dispersion"),
     "gradient_snr_weight": Signal("signal share of the head gradient, negated", "head signal share", -1),
+    "block_gradient_variance": Signal("last block gradient variance (with advantages)", "block V(q)"),
+    "block_score_variance": Signal("last block gradient variance (without advantages)", "block V without A"),
+    "block_gradient_dispersion": Signal("last block gradient dispersion", "block dispersion"),
+    "block_signal_share": Signal("signal share of the last block gradient, negated", "block signal share", -1),
 }
 """Every signal, in the order of tables. Confidences are negated, so that larger means more uncertain."""
 
