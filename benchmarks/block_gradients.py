@@ -18,6 +18,7 @@ import argparse
 import gzip
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,10 @@ def measure(options: argparse.Namespace, done: int) -> None:
         append_json_lines(options.out, [line | {"seconds": time.monotonic() - start}])
 
 
-def variances(lines: list[dict[str, Any]], rewards: str | None) -> dict[str, Tensor]:
+Statistic = Callable[[Tensor, Tensor], Tensor]  # of inner products [1, G, G] and advantages [1, G], [1]
+
+
+def values_of(lines: list[dict[str, Any]], rewards: str | None, statistic: Statistic) -> dict[str, Tensor]:
     """Of each part and signal a value per group, `[N]`; with advantages of these rewards, or every advantage 1."""
     found: dict[str, list[float]] = {}
     for line in lines:
@@ -148,7 +152,7 @@ def variances(lines: list[dict[str, Any]], rewards: str | None) -> dict[str, Ten
         if rewards and not bool(has_spread(values)):
             continue
         parts = {name: torch.tensor([gram], dtype=torch.float64) for name, gram in line["grams"].items()}
-        row = {name: signals.head_gradient_variance(gram, advantages).item() for name, gram in parts.items()}
+        row = {name: statistic(gram, advantages).item() for name, gram in parts.items()}
         for name, value in (row | line["signals"]).items():
             found.setdefault(name, []).append(value)
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
@@ -161,7 +165,8 @@ def table(values: dict[str, Tensor]) -> dict[str, Any]:
     block, head = names.index("block"), names.index("head")
     pair = (ranks.difference, ranks.difference_low, ranks.difference_high)
     rows = {name: [float(x[i]) for x in (ranks.value, ranks.low, ranks.high)] for i, name in enumerate(names)}
-    shares = {name: float((values[name] / values["all"]).median()) for name in ("block", "head")}
+    some = values["all"] > 0
+    shares = {name: float((values[name] / values["all"])[some].median()) for name in ("block", "head")}
     return {
         "groups": len(values["all"]), "share": shares, "rho": rows,
         "block minus head": [float(x[block, head]) for x in pair],
@@ -169,13 +174,19 @@ def table(values: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def summary(path: Path) -> dict[str, Any]:
-    """The tables of a file: by the rewards of the task, by overlap with the solution, and without advantages."""
+    """The tables of a file: variance and signal share, by the rewards of the task and by overlap with the solution."""
     lines, result = list(read_json_lines(path)), {}
-    kinds: dict[str, str | None] = {"V(q)": "rewards", "without advantages": None}
+    variance, share = signals.head_gradient_variance, signals.gradient_snr_weight
+    kinds: dict[str, tuple[str | None, Statistic]] = {
+        "V(q)": ("rewards", variance),
+        "V(q) without advantages": (None, variance),
+        "signal share": ("rewards", share),
+    }
     if lines and lines[0]["overlap"]:
-        kinds["V(q), rewards by overlap with the solution"] = "overlap"
-    for title, rewards in kinds.items():
-        values = variances(lines, rewards)
+        kinds["V(q), rewards by overlap"] = ("overlap", variance)
+        kinds["signal share, rewards by overlap"] = ("overlap", share)
+    for title, (rewards, statistic) in kinds.items():
+        values = values_of(lines, rewards, statistic)
         if len(values.get("all", ())) >= 5:
             result[title] = table(values)
     return result
@@ -195,13 +206,18 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.9)
     parser.add_argument("--bf16", action="store_true", help="passes for the gradients under autocast")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="a file for the tables, too")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
     options = parser.parse_args()
     keep_lines(options.out)
     done = sum(1 for _ in read_json_lines(options.out)) if options.out.exists() else 0
     measure(options, done)
-    for title, found in summary(options.out).items():
-        print(f"\n{title}, {found['groups']} groups; medians of the share of V(q): {found['share']}")
+    tables = summary(options.out)
+    if options.json:
+        named = {name: str(value) for name, value in vars(options).items() if name not in ("out", "json", "minutes")}
+        options.json.write_text(json.dumps({"benchmark": "block_gradients", "options": named, **tables}) + "\n")
+    for title, found in tables.items():
+        print(f"\n{title}, {found['groups']} groups; median of a part by that of all: {found['share']}")
         for name, values in sorted(found["rho"].items(), key=lambda item: -item[1][0]):
             print(f"{name:>24} {interval_text(*values)}")
         print(f"{'block minus head':>24} {interval_text(*found['block minus head'])}")
