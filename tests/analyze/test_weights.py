@@ -118,7 +118,8 @@ def test_an_analysis_has_weights_of_every_group(whole):
         assert table["groups"] == len(informative)
     for line in informative:
         missing = {name for name, weight in line["weights"].items() if weight is None}
-        assert missing == {"grpo_care", "capo"}
+        assert {"grpo_care", "capo"} <= missing
+        assert not missing & {"gcpo_bot", "grpo_kle", "seed_grpo", "empo", "egpo", "edge_grpo", "gradient_snr"}
         assert line["weights"]["grpo"] == pytest.approx(1.0, abs=1e-6)
         share = line["signals"]["block_signal_share"]
         assert line["weights"]["gradient_snr depth=block"] == pytest.approx(share, abs=1e-4)
