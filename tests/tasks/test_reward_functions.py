@@ -181,5 +181,24 @@ def test_methods_that_read_no_range_need_none(folder, tmp_path):
     assert row["batch/reward_out_of_range"] == 0
 
 
+def test_functions_that_read_the_policy_are_for_training_alone(folder, tmp_path, capsys):
+    own = ["--reward-funcs", "calibrant.rewards.self_certainty", "--method", "grpo", "--out", "run"]
+    for command in (["train", *SMALL, *own], ["evaluate", "demo", *own[:2]]):
+        assert "reads the policy that is trained" in refused(capsys, *command, *CHAT)
+    assert main(["train", *CHAT, *SMALL, *own, "--no-evaluation"]) == 0
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["rewards/self_certainty/mean"] > 0
+    both = [f"{folder}.brevity", "calibrant.rewards.self_certainty"]
+    assert (
+        main(["evaluate", "demo", *CHAT, "--prompts", "2", "--samples", "2", *SMALL[-2:], "--reward-funcs", *both]) == 0
+    )
+    assert "rewards/self_certainty" not in capsys.readouterr().out
+
+
+def test_the_rewards_of_the_package_say_their_range():
+    for name, expected in (("brier", (-1.0, 1.0)), ("semantic_calibration", (0.0, 1.0)), ("self_certainty", UNKNOWN)):
+        assert reward_set(resolve("maths"), [f"calibrant.rewards.{name}"], None).read.range == expected
+
+
 def test_methods_that_read_no_reward_need_none(folder):
     assert main(["train", *CHAT, *SMALL, "--method", "empo", "--no-evaluation", "--out", "run"]) == 0

@@ -218,7 +218,12 @@ def rewards_of(
 
 
 def require_reward(task: Task) -> None:
-    """Raises CalibrantError for a task that has no reward."""
+    """Raises CalibrantError for a task without a reward that can be computed without a trainer."""
+    if task.kind == "chat" and task.rewards and all(reads_policy(x.function) for x in task.rewards.functions):
+        raise CalibrantError(
+            f"the reward function '{task.rewards.read.name}' reads the policy that is trained, so that evaluation and "
+            "analysis cannot compute it; give another one beside it, or train with --no-evaluation"
+        )
     if task.kind == "chat" and task.rewards is None:
         raise CalibrantError(f"the task '{task.name}' has no reward of its own; give --reward-funcs")
 

@@ -41,7 +41,7 @@ def prepare(settings: TrainSettings) -> Prepared:
     task = chosen_task(settings)
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
-    if settings.evaluation or "rewards" in read_inputs(method, hyper):
+    if settings.evaluation or ("rewards" in read_inputs(method, hyper) and task.rewards is None):
         require_reward(task)
     if "reward_range" in hyperparameters(method) and "reward_range" not in hyper:
         require_range(task, f"the method '{name_of(method)}'")
