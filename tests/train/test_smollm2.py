@@ -27,17 +27,16 @@ SMALL = [
 
 def test_it_is_converted_trained_two_steps_and_evaluated_on_eight_prompts(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    whole = tmp_path / "whole"
-    assert main(["train", "--model", "smollm2", *SMALL, "--out", str(whole)]) == 0
-    assert capsys.readouterr().err.count("converting") == 1
-    for run in (whole,):
-        losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in losses if "loss" in row] == [1, 2]
+    for name, options in {"whole": [], "adapter": ["--use-peft", "--lora-r", "4"]}.items():
+        run, evaluation = tmp_path / name, tmp_path / f"{name}-evaluation"
+        assert main(["train", "--model", "smollm2", *SMALL, *options, "--out", str(run)]) == 0
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in metrics if "loss" in row] == [1, 2]
+        assert (run / "model" / "adapter_config.json").exists() == bool(options)
         rollouts = pd.read_parquet(run / "rollouts" / "step-000001.parquet")
-        assert len(rollouts) == 8
-        assert rollouts["completion"].nunique() > 4
-        options = ["--prompts", "8", "--samples", "2", "--max-completion-length", "8"]
-        assert main(["evaluate", str(run), *options, "--out", str(tmp_path / "evaluation")]) == 0
-        results = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
-        assert results["prompts"] == 8
-        assert 0 <= results["sampled"]["f1"]["mean"] <= 1
+        assert len(rollouts) == 8 and rollouts["completion"].nunique() > 4
+        sizes = ["--prompts", "8", "--samples", "2", "--max-completion-length", "8"]
+        assert main(["evaluate", str(run), *sizes, "--out", str(evaluation)]) == 0
+        results = json.loads((evaluation / "evaluation.json").read_text())
+        assert results["prompts"] == 8 and 0 <= results["sampled"]["f1"]["mean"] <= 1
+    assert capsys.readouterr().err.count("converting") == 1
