@@ -32,5 +32,5 @@ def preview(settings: TrainSettings) -> Iterator[str]:
     yield ""
     options = config_of(settings)["settings"]
     yield yaml.safe_dump({"options": options}, sort_keys=False, allow_unicode=True, width=100)
-    yield "estimate, from one generation and one pass of the model on these prompts:"
+    yield "estimate, from a few tokens and one pass of the model; embeddings, rewards and saving are not counted:"
     yield from estimate(prepared)
