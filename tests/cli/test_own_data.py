@@ -10,6 +10,8 @@ from refusals import refused
 
 from calibrant.cli.main import main
 from calibrant.tasks import GENERIC, TASKS
+from calibrant.train.prepare import prepare
+from calibrant.train.settings import TrainSettings
 
 REWARDS = """
 def brief(completions, Antwort, **_):
@@ -106,3 +108,14 @@ def test_a_task_explains_itself_on_ones_own_data(capsys):
     said = capsys.readouterr().out
     assert said.count("Question: Wie viel ist") == 3 and said.count("its reward:    1 (brief 1)") == 3
     assert "reward:     1 x brief [0, 1]" in said
+
+
+def test_test_prompts_that_are_training_prompts_are_counted(folder, caplog):
+    for name, numbers in (("train", range(8)), ("test", range(6, 10))):
+        rows = [json.dumps({"question": f"{i} + 1?", "answers": str(i + 1)}) for i in numbers]
+        (folder / "sums").mkdir(exist_ok=True)
+        (folder / "sums" / f"{name}.jsonl").write_text("\n".join(rows))
+    small = {"method": "grpo", "prompts_per_step": 2, "max_completion_length": 8}
+    prepared = prepare(TrainSettings(model="demo", task="maths", data="sums", **small))
+    assert (len(prepared.training), len(prepared.evaluation)) == (8, 4)
+    assert "2 of 4 prompts of the evaluation are also training prompts" in caplog.text
