@@ -106,12 +106,12 @@ def test_gtpo_by_hand():
     entropies = torch.tensor([[[1.0, 3.0], [2.0, NAN], [1.0, 4.0]]], dtype=torch.float64)
     weights = gtpo(row(2, 2, 0), entropies, None, alpha=0.3, form="weight").weights
     assert weights[0].tolist() == [pytest.approx([0.9, 1.0]), pytest.approx([1.1, 1.0]), pytest.approx([1.0, 1.0])]
-    own = gtpo(row(2, 2, 0), entropies, None, alpha=0.3, normalise="separate")
+    own = gtpo(row(2, 2, 0), entropies, None, alpha=0.3)
     # token rewards of right ones 1.2 1.3 | 1.4, mean 1.3, std 0.1; of the wrong one -1.3 -1.3
     assert own.base[0].tolist() == [
         pytest.approx([-0.1 / 0.1001, 0.0]), pytest.approx([0.1 / 0.1001, 0.0]), [0.0, 0.0]
     ]  # fmt: skip
-    joint = gtpo(row(2, 2, 0), entropies, None, alpha=0.3).base  # of 1.2 1.3 1.4 -1.3 -1.3: mean 0.26, std 1.4258
+    joint = gtpo(row(2, 2, 0), entropies, None, alpha=0.3, normalise="joint").base  # of 1.2 1.3 1.4 -1.3 -1.3: mean 0.26, std 1.4258
     assert joint[0, 0, 0].item() == pytest.approx(0.94 / 1.4259, rel=1e-3)
     assert (joint[0, :2, 0] > 0).all() and (joint[0, 2] < 0).all()
 

@@ -144,7 +144,7 @@ def gtpo(
     *,
     alpha: float = 0.1,
     form: str = "reward",
-    normalise: str = "joint",
+    normalise: str = "separate",
     reward_range: Sequence[float] = (0.0, 2.0),
 ) -> Outcome:
     """GTPO: the reward of a rollout is shared out to its tokens by their entropy.
@@ -152,12 +152,13 @@ def gtpo(
     At each position t, `d_t` right rollouts of the group still have a token, and token it of one of them has the share
     `h_it = d_t H_it / sum_k H_kt`; wrong ones have that of the reciprocal entropies, `h_it = d_t (1/H_it) / sum_k
     (1/H_kt)`. Token rewards are `1 + alpha h_it` of right and `-(1 + alpha h_it)` of wrong rollouts, and the advantage
-    is `(reward - mean) / (std + 1e-4)` over all tokens of the group.
+    is `(reward - mean) / (std + 1e-4)` over the tokens of the right and of the wrong rollouts separately, as
+    implementations of the paper's later versions have it.
 
-    With `normalise="separate"`, mean and std are over the tokens of the right and of the wrong rollouts separately, as
-    implementations of the paper's later versions have it. Right rollouts are then not pushed up as a whole, only their
-    uncertain tokens against their certain ones: on the demo the reward did not rise in 20 steps. With
-    `form="weight"`, `A~_it = A_i (1 + alpha (h_it - 1))`.
+    So right rollouts are not pushed up as a whole, only their uncertain tokens against their certain ones. With
+    `normalise="joint"` (c), mean and std are over all tokens of the group, and they are. In one run each of 20 steps on
+    the demo the reward went from 1.12 to 1.09 with "separate" and from 1.16 to 1.47 with "joint". With `form="weight"`,
+    `A~_it = A_i (1 + alpha (h_it - 1))`.
 
     Groups that are all right, or all wrong, have an advantage too: their tokens differ.
 
@@ -166,7 +167,7 @@ def gtpo(
         correct: 1 right, 0 wrong, NaN unknown, which has advantage 0 (weight 1). None: from binary rewards.
         alpha: strength, at least 0; with form "weight" in [0, 1], and 0 gives plain GRPO, bit for bit.
         form: "reward" or "weight".
-        normalise: "joint" or "separate", read with form "reward" only.
+        normalise: "separate" or "joint", read with form "reward" only.
 
     Scores: entropy_share (`[N, G]`, mean of `h_it` over the tokens of a rollout, 0 where unknown)
     Paper: GTPO and GRPO-S (arXiv:2508.04349); another paper of the name GTPO is 2508.03772
@@ -175,7 +176,8 @@ def gtpo(
     Certainty: (a*) equations 3, 5 and 6 as two independent implementations have them, separately normalised, alpha 0.1
         of one of them; per group, unbiased deviation, 1e-4, the joint normalisation and the form "weight" are
         interpretations (c)
-    When: long reasoning in which a few uncertain tokens decide. For anything else try form "weight" first.
+    When: long reasoning in which a few uncertain tokens decide. For anything else try `normalise="joint"` or form
+        "weight" first.
 
     >>> entropies = torch.tensor([[[1.0, 1.0], [3.0, torch.nan]]])
     >>> gtpo(torch.tensor([[1.0, 1.0]]), entropies, None, alpha=0.5, form="weight").weights
