@@ -14,7 +14,8 @@ for the update, 4 F with gradient checkpointing. Their time is that at the machi
 a plain forward and backward pass of the same model over rows without padding, measured before the steps of calibrant.
 `unavoidable_share` is that time by the time of the step.
 
-`--gradients` compares the first gradients of both instead, in float32. One JSON line.
+`--gradients` compares the first gradients of both instead, in float32 and with rewards that differ with the text, so
+that there is one. One JSON line.
 """
 
 import argparse
@@ -72,6 +73,11 @@ def reward_of(kind: str) -> Callable[..., list[float | None]]:
         )
 
     return reward
+
+
+def differing(completions: list[Any], **_: Any) -> list[float]:
+    """Rewards that differ with the text, as short answers may all be wrong, which gives no gradient."""
+    return [sum(map(ord, x if isinstance(x, str) else x[0]["content"])) % 7 / 7 for x in completions]
 
 
 class Watch(TrainerCallback):
@@ -202,7 +208,8 @@ def trained(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         **({"method": options.method, "rollouts_dir": ""} if kind == "calibrant" else {}),
     )  # fmt: skip
     trainer = trainer_class(
-        model=model, reward_funcs=reward_of(options.kind), args=args, processing_class=tokenizer,
+        model=model, reward_funcs=differing if options.gradients else reward_of(options.kind), args=args,
+        processing_class=tokenizer,
         train_dataset=rows_of(options, tokenizer.chat_template is not None),
     )  # fmt: skip
     watch = Watch(trainer)
