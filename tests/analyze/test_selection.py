@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from builders_analyze import SMALL, lines_of
 
-from calibrant.analyze.selection import SelectionOptions, selection
+from calibrant.analyze.selection import selection
+from calibrant.analyze.settings import SelectionOptions
 from calibrant.cli.main import main
 
 

@@ -29,7 +29,7 @@ def test_every_default_is_named_in_the_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "(default: 2000; 60 with demo; 80 with demo-arithmetic)" in said
+    assert "(default: 2000; 60 with demo; 80 with demo-arithmetic; 60 with smollm2)" in said
     assert "(default: all; 32 with demo; 32 with demo-arithmetic)" in said
     assert "(GCPO: 5e-5)" in said
 
@@ -107,6 +107,8 @@ def test_the_pages_in_the_documentation_are_those_of_the_docstrings():
         (["evaluate", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
         (["check-prefix", "demo", "--seed", "9223372036854775808"], "option 'seed' is 9223372036854775808"),
         (["analyze", "--queries", "1", "--rollouts", "99999999999"], "not enough memory"),
+        (["evaluate", "demo", "--samples", "99999999999"], "not enough memory"),
+        (["train", "--rollouts", "99999999999", "--no-evaluation"], "more than one step can hold"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(capsys, tmp_path, monkeypatch, arguments, said):

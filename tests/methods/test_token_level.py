@@ -111,7 +111,8 @@ def test_gtpo_by_hand():
     assert own.base[0].tolist() == [
         pytest.approx([-0.1 / 0.1001, 0.0]), pytest.approx([0.1 / 0.1001, 0.0]), [0.0, 0.0]
     ]  # fmt: skip
-    joint = gtpo(row(2, 2, 0), entropies, None, alpha=0.3, normalise="joint").base  # of 1.2 1.3 1.4 -1.3 -1.3: mean 0.26, std 1.4258
+    joint = gtpo(row(2, 2, 0), entropies, None, alpha=0.3, normalise="joint").base
+    # of 1.2 1.3 1.4 -1.3 -1.3: mean 0.26, std 1.4258
     assert joint[0, 0, 0].item() == pytest.approx(0.94 / 1.4259, rel=1e-3)
     assert (joint[0, :2, 0] > 0).all() and (joint[0, 2] < 0).all()
 

@@ -1,38 +1,20 @@
 """Selects the prompts of an analysis that teach: with reward spread, neither too easy nor too hard, not too noisy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from calibrant.analyze.settings import SelectionOptions
 from calibrant.errors import CalibrantError, nearest
 from calibrant.files import JsonObject, write_json_lines
-from calibrant.options import SHARE, Settings, option
 from calibrant.report.analysis_files import Analysis
 from calibrant.report.names import SIGNALS
 
 
-@dataclass(frozen=True)
-class SelectionOptions(Settings):
-    """Selection of prompts."""
-
-    write_selection: str | None = option(
-        None, "file for the prompts that teach, which `calibrant train --selection` reads", metavar="FILE"
-    )
-    success_between: tuple[float, float] = option(
-        (0.0, 1.0), "lowest and highest share of right answers of a selected prompt", shown="0 1"
-    )
-    select_by: str | None = option(
-        None, "signal by which the most uncertain prompts are left out", shown="none", metavar="SIGNAL"
-    )
-    select_share: float = option(0.8, "share of the prompts that is kept by that signal", limit=SHARE)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.select_by is not None and self.select_by not in SIGNALS:
-            hint = nearest(self.select_by, SIGNALS)
-            raise CalibrantError(
-                f"--select-by '{self.select_by}' is no signal{hint}; it is one of {', '.join(SIGNALS)}"
-            )
+def check_selection(options: SelectionOptions) -> None:
+    """Raises CalibrantError for a signal that there is not."""
+    if options.select_by is not None and options.select_by not in SIGNALS:
+        hint, known = nearest(options.select_by, SIGNALS), ", ".join(SIGNALS)
+        raise CalibrantError(f"--select-by '{options.select_by}' is no signal{hint}; it is one of {known}")
 
 
 def write_selection(analysis: Analysis, options: SelectionOptions) -> int:

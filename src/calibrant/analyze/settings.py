@@ -7,7 +7,17 @@ from calibrant import options
 from calibrant.demo import embedded_policy
 from calibrant.methods.recipes import recipe_values
 from calibrant.model_options import AdapterOptions, EngineOptions, ModelOptions
-from calibrant.options import COUNT, DataOptions, RangeOptions, SamplingOptions, TextOptions, option, read
+from calibrant.options import (
+    COUNT,
+    SHARE,
+    DataOptions,
+    RangeOptions,
+    SamplingOptions,
+    Settings,
+    TextOptions,
+    option,
+    read,
+)
 
 QUERIES = 200  # default number of groups to sample
 
@@ -33,6 +43,22 @@ class AnalyzeSettings(
         shown="all trainable; of more than 100 million, those of the last block",
         metavar="PATTERN",
     )
+
+
+@dataclass(frozen=True)
+class SelectionOptions(Settings):
+    """Selection of prompts."""
+
+    write_selection: str | None = option(
+        None, "file for the prompts that teach, which `calibrant train --selection` reads", metavar="FILE"
+    )
+    success_between: tuple[float, float] = option(
+        (0.0, 1.0), "lowest and highest share of right answers of a selected prompt", shown="0 1"
+    )
+    select_by: str | None = option(
+        None, "signal by which the most uncertain prompts are left out", shown="none", metavar="SIGNAL"
+    )
+    select_share: float = option(0.8, "share of the prompts that is kept by that signal", limit=SHARE)
 
 
 def resolve_settings(given: Mapping[str, object]) -> AnalyzeSettings:

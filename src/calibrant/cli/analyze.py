@@ -10,8 +10,7 @@ the same --out.
 import argparse
 from pathlib import Path
 
-from calibrant.analyze.selection import SelectionOptions, write_selection
-from calibrant.analyze.settings import AnalyzeSettings, resolve_settings
+from calibrant.analyze.settings import AnalyzeSettings, SelectionOptions, resolve_settings
 from calibrant.cli.recipes import print_recipe
 from calibrant.errors import Stopped
 from calibrant.files import JsonObject
@@ -43,10 +42,12 @@ def run(options: argparse.Namespace) -> int:
     if settings.recipe:
         print_recipe(settings.recipe, settings)
     from calibrant.analyze.collect import collect
+    from calibrant.analyze.selection import check_selection, write_selection
     from calibrant.analyze.store import analysis_path
     from calibrant.analyze.tables import write_results
     from calibrant.report import write_analysis_report
 
+    check_selection(selection)
     path = Path(options.out) if options.out else analysis_path(settings)
     try:
         analysis = collect(settings, path)

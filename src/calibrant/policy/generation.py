@@ -70,6 +70,7 @@ def generate(
     The tokenizer pads on the left; conversations need its chat template. `batch_size` completions are generated at a
     time (None: by memory), those of long prompts first.
     """
+    check_fits(len(prompts) * sampling.samples, sampling.max_new_tokens)
     ids = prompt_ids(tokenizer, prompts)
     first = GREEDY if sampling.greedy else 0
     rows = [(i, s) for i in range(len(prompts)) for s in range(first, sampling.samples)]
@@ -118,6 +119,7 @@ def sample_group(
     The model has to be in evaluation mode. The group depends on the seed and nothing else that was sampled. What the
     head read is kept, where it can be recorded.
     """
+    check_fits(sampling.samples, sampling.max_new_tokens)
     rows, prompts = [(0, sample) for sample in range(sampling.samples)], prompt_ids(tokenizer, [prompt])
     return _sample(model, tokenizer, prompts * sampling.samples, rows, sampling, states=True)
 
@@ -146,6 +148,15 @@ def left_padded(
     """Ids of prompts as `[N, P]`, padded on the left, and their mask."""
     inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left").to(device)
     return inputs["input_ids"], inputs["attention_mask"]
+
+
+def check_fits(rows: int, width: int) -> None:
+    """Raises MemoryError if the token ids of so many completions alone exceed the machine's memory.
+
+    Lists of that many rows would take it all before a tensor is too large.
+    """
+    if 8 * rows * width > _memory(torch.device("cpu")):
+        raise MemoryError(f"{rows} completions of {width} tokens")
 
 
 def rows_that_fit(model: PreTrainedModel, width: int) -> int:

@@ -119,6 +119,8 @@ def batch_sizes(settings: TrainSettings, num_processes: int) -> tuple[int, int]:
     The batch size is the largest one up to `micro_batch` (unlimited when None) that divides the rollouts of a process.
     """
     rollouts = settings.prompts_per_step * settings.rollouts
+    if rollouts >= 2**31:
+        raise CalibrantError(f"prompts_per_step x rollouts = {rollouts} is more than one step can hold; lower them")
     if rollouts % num_processes:
         raise CalibrantError(
             f"prompts_per_step x rollouts = {rollouts} is not divisible by the number of processes, {num_processes}; "
