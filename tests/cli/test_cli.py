@@ -31,7 +31,7 @@ def test_every_default_is_named_in_the_help(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "(default: 2000; 60 with demo; 80 with demo-arithmetic; 60 with smollm2)" in said
     assert "(default: all; 32 with demo; 32 with demo-arithmetic)" in said
-    assert "(GCPO: 5e-5)" in said
+    assert "(GCPO: 5e-5, of AdamW)" in said
 
 
 @pytest.mark.parametrize(("command", "known"), [("methods", METHODS), ("tasks", TASKS)])
