@@ -146,7 +146,8 @@ def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) 
     )
     if done.returncode:
         raise SystemExit(f"vLLM failed:\n{done.stderr[-3000:]}")
-    return [tuple(pair) for pair in json.loads(done.stdout.strip().splitlines()[-1])]
+    rounds = [line for line in done.stdout.splitlines() if line.startswith("[[")]  # vLLM logs there too
+    return [tuple(pair) for pair in json.loads(rounds[-1])]
 
 
 def main() -> None:
