@@ -174,15 +174,20 @@ def _decode(
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first of them."""
     unfinished, pad = torch.ones_like(cache.rows, dtype=torch.bool), _padding(config)
-    logits, first, passed = None, torch.empty(0), []
+    logits, first, passed = torch.empty(0), torch.empty(0), []
+    every = torch.arange(len(ids), device=ids.device)
     while True:
         rows = cache.rows
         new = cache.next_logits(model, ids[rows], mask[rows])
         passed.append(rows)
-        if logits is None:
-            logits, first = new.new_zeros(len(ids), new.shape[1]), new[:1].clone()
-        logits[rows] = new
-        scores = logits_processor(ids, logits.clone())
+        if len(passed) == 1:
+            first = new[:1].clone()
+        if not torch.equal(rows, every):  # finished rows keep their last logits: random numbers are drawn for all
+            logits = (logits if len(passed) > 1 else new.new_zeros(len(ids), new.shape[1])).index_copy(0, rows, new)
+            new = logits.clone()
+        else:
+            logits = new
+        scores = logits_processor(ids, new)
         tokens = sampled(scores) if config.do_sample else scores.argmax(-1)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
