@@ -65,7 +65,8 @@ def vllm(ids: list[list[int]], sampling: Sampling, options: argparse.Namespace) 
     asked = {"model": locate(options.model), "dtype": options.dtype, "prompts": ids, "eager": options.vllm_eager}
     asked |= sampling._asdict()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment  # GiB
     script = str(Path(__file__).with_name("evaluation_vllm.py"))
     process = subprocess.Popen(
         [options.vllm_python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
