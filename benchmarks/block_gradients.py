@@ -15,7 +15,6 @@ compared with a `solution` by token F1, a second reward with spread where no rol
 """
 
 import argparse
-import gzip
 import json
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import json_rows
 from torch import Tensor
 
 from calibrant import signals
@@ -55,8 +55,7 @@ def rows_of(options: argparse.Namespace, task: Task, tokenizer: Any) -> tuple[li
     if options.data is None:
         rows = task.load(task.splits[0], options.groups, options.seed)[: options.groups]
         return rows, {}
-    with gzip.open(options.data, "rt", encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
+    records = json_rows(options.data)
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(options.seed)).tolist()
     rows, solutions = [], {}
     for record in (records[i] for i in order):

@@ -11,9 +11,7 @@ each round. Medians of `--repeats` rounds; one JSON line. Answers differ between
 """
 
 import argparse
-import gzip
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import json_rows, vllm_environment
 
 from calibrant.evaluate.evaluation import evaluate_answers
 from calibrant.model_options import ModelOptions
@@ -40,9 +39,7 @@ def questions(options: argparse.Namespace) -> tuple[Task, list[Row]]:
     """Rows of `places`, or those of a JSONL file with question, context and answers, judged as NarrativeQA's."""
     if options.data is None:
         return places.TASK, places.TASK.load("test", options.prompts, 0)
-    opened = gzip.open if options.data.endswith(".gz") else open
-    with opened(options.data, "rt", encoding="utf-8") as file:
-        records = [json.loads(line) for line in file][: options.prompts]
+    records = json_rows(options.data)[: options.prompts]
     ask = "Answer the question about the text with a few words.\n\nText: {context}\n\nQuestion: {question}"
     return narrativeqa.TASK, [
         {"prompt_id": str(i), "prompt": ask.format(**record), "references": record["answers"]}
@@ -64,13 +61,11 @@ def vllm(ids: list[list[int]], sampling: Sampling, options: argparse.Namespace) 
     """Starts vLLM in an interpreter that has it; returns the function that samples once."""
     asked = {"model": locate(options.model), "dtype": options.dtype, "prompts": ids, "eager": options.vllm_eager}
     asked |= sampling._asdict()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment  # GiB
     script = str(Path(__file__).with_name("evaluation_vllm.py"))
     process = subprocess.Popen(
-        [options.vllm_python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+        [options.vllm_python, script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=vllm_environment(),
+    )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     sent, received = process.stdin, process.stdout
     print(json.dumps(asked), file=sent, flush=True)
@@ -120,7 +115,8 @@ def main() -> None:
     results: dict[str, Any] = {name: medians(turns[1:]) for name, turns in rounds.items()}
     if "vllm" in results:
         results["ratio"] = round(results["calibrant"]["seconds"] / results["vllm"]["seconds"], 3)
-    about = {name: getattr(options, name) for name in ("model", "data", "dtype", "prompts", "samples", "new_tokens")}
+    about = {name: getattr(options, name) for name in ("model", "dtype", "prompts", "samples", "new_tokens")}
+    about |= {"data": Path(options.data).name if options.data else None}
     about |= {"vllm_eager": options.vllm_eager} if options.vllm_python else {}
     about |= {"prompt_tokens": sum(map(len, ids)), "not_shared": record_of(model).failed}
     machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}

@@ -11,9 +11,7 @@ thread: threads that wait for each other count. One JSON line.
 """
 
 import argparse
-import gzip
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import json_rows, vllm_environment
 from memory import resident_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,9 +40,7 @@ def prompts_of(options: argparse.Namespace) -> list[Any]:
     """Prompts: of rows with a prompt, or a question and perhaps a context, or of the embedded task."""
     if options.data is None:
         return [row["prompt"] for row in TASK.load("train", options.prompts, 0)]
-    opened = gzip.open if options.data.endswith(".gz") else open
-    with opened(options.data, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = json_rows(options.data)
     middle = [row for row in rows if WORDS[0] < len(row.get("context", "").split()) < WORDS[1]]
     rows = (middle if len(middle) >= options.prompts else rows)[: options.prompts]
     return [row["prompt"] if "prompt" in row else asked(row) for row in rows]
@@ -138,11 +135,8 @@ def by_vllm(ids: torch.Tensor, mask: torch.Tensor, options: argparse.Namespace) 
         "eager": options.vllm_eager,
     }
     script = str(Path(__file__).with_name("generation_vllm.py"))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment  # GiB
     done = subprocess.run(
-        [options.vllm_python, script], input=json.dumps(asked), capture_output=True, text=True, env=environment
+        [options.vllm_python, script], input=json.dumps(asked), capture_output=True, text=True, env=vllm_environment()
     )
     if done.returncode:
         raise SystemExit(f"vLLM failed:\n{done.stderr[-3000:]}")

@@ -19,7 +19,6 @@ that there is one. One JSON line.
 """
 
 import argparse
-import gzip
 import json
 import platform
 import statistics
@@ -27,12 +26,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import json_rows
 from datasets import Dataset
 from memory import resident_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -42,6 +41,7 @@ from trl import GRPOConfig, GRPOTrainer
 from calibrant.policy import plain_logps
 from calibrant.tasks import resolve
 from calibrant.trl import CalibratedGRPOConfig, CalibratedGRPOTrainer
+from calibrant.trl.clock import Clock
 
 WORDS = (200, 260)
 """Words of the texts that are taken of --data, where it has enough of them: about 380 tokens."""
@@ -50,9 +50,7 @@ TRAINERS = {"trl": (GRPOTrainer, GRPOConfig), "calibrant": (CalibratedGRPOTraine
 
 def rows_of(options: argparse.Namespace, chat: bool) -> Dataset:
     """Questions with references, as conversations or texts."""
-    opened = gzip.open if options.data.endswith(".gz") else open
-    with opened(options.data, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = json_rows(options.data)
     if options.kind == "reading":
         rows = [row for row in rows if WORDS[0] < len(row["context"].split()) < WORDS[1]] or rows
     asked = "Answer the question about the text with a few words.\n\nText: {context}\n\nQuestion: {question}"
@@ -85,9 +83,7 @@ class Watch(TrainerCallback):
 
     def __init__(self, trainer: Any):
         self.trainer, self.steps, self.parts, self.tokens, self.gradient = trainer, [], [], [], None
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.open: list[str] = []
-        self.since = 0.0
+        self.clock = Clock()
         model = trainer.model
         self._time(trainer, "_generate_single_turn", lambda: "generation")
         self._time(trainer, "_calculate_rewards", lambda: "rewards")
@@ -104,24 +100,10 @@ class Watch(TrainerCallback):
         function = getattr(owner, name)
 
         def timed(*arguments: Any, **keywords: Any) -> Any:
-            self._count()
-            self.open.append(part())
-            try:
+            with self.clock.part(part()):
                 return function(*arguments, **keywords)
-            finally:
-                self._count()
-                self.open.pop()
 
         setattr(owner, name, timed)
-
-    def _count(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self.open:
-            self.seconds[self.open[-1]] += now - self.since
-        self.since = now
-        return now
 
     def _noted(self, output: dict[str, Any]) -> dict[str, Any]:
         prompts = output["prompt_ids"] * output["prompt_mask"], output["prompt_mask"]
@@ -132,8 +114,8 @@ class Watch(TrainerCallback):
         return output
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.seconds.clear()
-        self.started = self._count()
+        self.clock.taken()
+        self.started = now()
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self.gradient is None:
@@ -142,9 +124,17 @@ class Watch(TrainerCallback):
             )
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.steps.append(self._count() - self.started)
-        self.parts.append(self.seconds | {"rest": self.steps[-1] - sum(self.seconds.values())})
+        seconds = self.clock.taken()
+        self.steps.append(now() - self.started)
+        self.parts.append(seconds | {"rest": self.steps[-1] - sum(seconds.values())})
         print(f"step {len(self.steps)}: {self.steps[-1]:.1f} s", file=sys.stderr, flush=True)
+
+
+def now() -> float:
+    """Seconds, once a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def forward_operations(config: Any, prompts: list[int], rows: list[tuple[int, int]]) -> float:
