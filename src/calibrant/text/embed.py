@@ -1,6 +1,5 @@
 """Sentence embeddings; each distinct text of a call is embedded once."""
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from functools import cache
@@ -11,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from calibrant import hub
 from calibrant.errors import CalibrantError, reason
+from calibrant.files import sha256
 from calibrant.options import MINILM
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -65,7 +65,7 @@ def packaged(model: str) -> str | Path:
     if package is None or package.origin is None:
         return MINILM
     folder = Path(package.origin).parent / "model"
-    if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != MINILM_SHA256:
+    if sha256(folder / "model.safetensors") != MINILM_SHA256:
         raise CalibrantError(
             f"the weights in '{folder}' are not the official all-MiniLM-L6-v2 (SHA-256 differs); reinstall "
             "calibrant[offline] or give --embedding-model a folder"
