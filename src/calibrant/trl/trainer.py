@@ -175,20 +175,22 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
                 output["rollout_index"] = local_rows(numbers, len(rows), self.accelerator)
                 self._batch = GenerationBatch(scored.groups, bases)
             output |= self._policy_inputs.constant_entropies(self.model, output)
-            columns |= model_columns(read, columns["num_tokens"])
-            columns |= {"advantage_base": base.flatten().tolist(), "advantage": advantages.flatten().tolist()}
-            self._show(scored, columns)
+            self._show(scored, columns, read, {"advantage_base": base, "advantage": advantages})
         return output
 
-    def _show(self, scored: Scored, columns: RolloutColumns) -> None:
+    def _show(
+        self, scored: Scored, columns: RolloutColumns, read: dict[str, Tensor], trained: dict[str, Tensor]
+    ) -> None:
         """Writes the rollout file of a step, and what there is to say about its clusters and weights."""
         step, size = self.state.global_step + 1, scored.groups.rewards.shape[1]
         if self._notices is not None:
             self._notices.see(scored.groups.inputs, scored.groups.where, step)
             self._weight_notice.see(scored)
         if self._files is not None:
-            unrewarded = {"reward": [None] * scored.groups.rewards.numel()} if self._label_free else {}
-            self._files.write(step, scored, settle_prompts(columns | unrewarded, size))
+            columns |= model_columns(read, columns["num_tokens"])
+            columns |= {name: x.flatten().tolist() for name, x in trained.items()}
+            columns |= {"reward": [None] * scored.groups.rewards.numel()} if self._label_free else {}
+            self._files.write(step, scored, settle_prompts(columns, size))
 
     def _draw(self, inputs: list[dict[str, Any]]) -> Draw:
         with recorded_rewards(self) as sampled:
