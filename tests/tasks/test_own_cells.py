@@ -9,7 +9,7 @@ from builders_tasks import lines
 from test_own_data import everything, refusal, table
 
 from calibrant.errors import CalibrantError
-from calibrant.tasks.cells import Options, chosen
+from calibrant.tasks.cells import ChoiceOptions, chosen
 
 GOOD = {"question": "Who?", "context": "Tom.", "answers": ["Tom"]}
 
@@ -163,9 +163,9 @@ def test_the_right_option_by_text_letter_or_number(tmp_path, answer, letter):
 
 
 def test_numbers_as_options_and_labels_of_the_data():
-    assert chosen("2", Options(["1", "2", "4"], ["A", "B", "C"])) == "B"  # the text comes first
-    assert chosen(2, Options(["1", "2", "4"], ["A", "B", "C"])) == "C"  # a number counts from 0
-    assert chosen("2", Options(["x", "y"], ["1", "2"])) == "B"  # as ARC labels some options
+    assert chosen("2", ChoiceOptions(["1", "2", "4"], ["A", "B", "C"])) == "B"  # the text comes first
+    assert chosen(2, ChoiceOptions(["1", "2", "4"], ["A", "B", "C"])) == "C"  # a number counts from 0
+    assert chosen("2", ChoiceOptions(["x", "y"], ["1", "2"])) == "B"  # as ARC labels some options
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from calibrant.cli.main import main
 from calibrant.policy.models import check_model, load_policy
-from calibrant.train.possible import check_options
+from calibrant.train.possible import check_possible
 from calibrant.train.settings import TrainSettings
 
 SMALL = [
@@ -77,8 +77,8 @@ def test_float16_files_are_refused_when_their_type_is_taken(tmp_path):
     load_policy("demo").half().save_pretrained(tmp_path)
     settings = TrainSettings(model=str(tmp_path), dtype="auto")
     with pytest.raises(ValueError, match="in float16"):
-        check_options(settings, load_policy(settings.model, settings), ())
-    check_options(TrainSettings(), load_policy(settings.model, TrainSettings()), ())
+        check_possible(settings, load_policy(settings.model, settings), ())
+    check_possible(TrainSettings(), load_policy(settings.model, TrainSettings()), ())
 
 
 def test_an_evaluation_takes_the_dtype(capsys, tmp_path):

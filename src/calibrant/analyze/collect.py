@@ -17,7 +17,7 @@ from calibrant.analyze.store import begin, check_path, repair, weights_fingerpri
 from calibrant.errors import CalibrantError
 from calibrant.files import locked, sha256
 from calibrant.policy.adapters import check_trainable, with_new_adapter
-from calibrant.policy.generation import Answers, Sampling
+from calibrant.policy.generation import PromptAnswers, Sampling
 from calibrant.policy.models import load_model, quiet_loading
 from calibrant.policy.vllm import check_vllm, generate_with_vllm, vllm_engine
 from calibrant.report.analysis_files import Analysis
@@ -125,7 +125,7 @@ def _source(
         prompts = [prompt_for(row, tokenizer) for row in fitted]
 
         @lru_cache(maxsize=1)
-        def block(start: int) -> list[Answers]:
+        def block(start: int) -> list[PromptAnswers]:
             seeded = sampling._replace(seed=settings.seed)
             return generate_with_vllm(engine, tokenizer, prompts[start : start + BLOCK], seeded, first=start)
 

@@ -14,7 +14,7 @@ from calibrant.errors import CalibrantError
 from calibrant.evaluate.evaluation import Table, differences, evaluate_answers, evaluate_rollouts
 from calibrant.evaluate.settings import EvaluateSettings
 from calibrant.files import JsonObject, write_json
-from calibrant.policy.generation import Answers, Sampling, generate
+from calibrant.policy.generation import PromptAnswers, Sampling, generate
 from calibrant.policy.models import default_dtype, load_model, load_tokenizer, quiet_loading
 from calibrant.policy.vllm import check_vllm, generate_with_vllm, vllm_engine
 from calibrant.rollouts import read_rollouts, write_rollouts
@@ -72,7 +72,7 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
 @contextmanager
 def _writer(
     name: str, settings: EvaluateSettings, length: int
-) -> Iterator[tuple[Callable[..., list[Answers]], PreTrainedTokenizerBase]]:
+) -> Iterator[tuple[Callable[..., list[PromptAnswers]], PreTrainedTokenizerBase]]:
     """Context manager: the function that writes answers with a model, and the tokenizer of the model."""
     if settings.engine == "transformers":
         model, tokenizer = load_model(name, settings)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from calibrant.errors import CalibrantError
 from calibrant.evaluate.confidence import calibration
 from calibrant.files import JsonObject
-from calibrant.policy.generation import Answers, Sampling, generate
+from calibrant.policy.generation import PromptAnswers, Sampling, generate
 from calibrant.rollouts import group_keys
 from calibrant.tasks.base import Pooled, Row, Task
 from calibrant.tasks.files import Record
@@ -50,7 +50,7 @@ def evaluate(
 def evaluate_answers(
     task: Task,
     rows: Sequence[Row],
-    answers: Sequence[Answers],
+    answers: Sequence[PromptAnswers],
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[JsonObject, list[Record]]:

@@ -48,7 +48,7 @@ class Completion(NamedTuple):
     token_entropy: float | None = None  # mean over the tokens, nats, of the same; None if greedy or not known
 
 
-class Answers(NamedTuple):
+class PromptAnswers(NamedTuple):
     """The answers to one prompt."""
 
     sampled: list[Completion]
@@ -64,7 +64,7 @@ def generate(
     *,
     batch_size: int | None = None,
     progress: bool = False,
-) -> list[Answers]:
+) -> list[PromptAnswers]:
     """The answers to each prompt; the global random state is neither read nor changed.
 
     The tokenizer pads on the left; conversations need its chat template. `batch_size` completions are generated at a
@@ -86,7 +86,7 @@ def generate(
             group = _sample(model, tokenizer, [ids[i] for i, _ in batch], batch, sampling, bar)
             done |= zip(batch, completions(tokenizer, group), strict=True)
     return [
-        Answers([done[i, s] for s in range(sampling.samples)], [done[i, s] for s in range(first, 0)])
+        PromptAnswers([done[i, s] for s in range(sampling.samples)], [done[i, s] for s in range(first, 0)])
         for i in range(len(prompts))
     ]
 
@@ -97,7 +97,7 @@ def _expected(done: dict[tuple[int, int], Completion], sampling: Sampling) -> fl
     return sum(lengths) / len(lengths) if lengths else sampling.max_new_tokens
 
 
-class Sampled(NamedTuple):
+class SampledTokens(NamedTuple):
     """Completions as tensors, with values of their tokens `[B, T]`, 0 after their end and in greedy rows."""
 
     tokens: Tokens
@@ -113,7 +113,7 @@ def sample_group(
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     sampling: Sampling,
-) -> Sampled:
+) -> SampledTokens:
     """The sampled answers to one prompt, on the device of the model; the global random state is untouched.
 
     The model has to be in evaluation mode. The group depends on the seed and nothing else that was sampled. What the
@@ -190,7 +190,7 @@ def _sample(
     bar: "tqdm | None" = None,
     *,
     states: bool = False,
-) -> Sampled:
+) -> SampledTokens:
     """Samples of the whole tempered distribution, whatever the model's own generation settings are."""
     prompt, mask = left_padded(tokenizer, prompts, model.device)
     numbers = uniform_numbers(sampling.seed, rows, sampling.max_new_tokens).to(model.device)
@@ -205,10 +205,10 @@ def _sample(
     where = written(ids, end)
     logps, entropies = (x[:, : ids.shape[1]] for x in (sampler.logps, sampler.entropies))
     read = decoded.states_of(ids, where) if states else None
-    return Sampled(Tokens(prompt, mask, ids, where), logps, entropies, sampler.greedy, read)
+    return SampledTokens(Tokens(prompt, mask, ids, where), logps, entropies, sampler.greedy, read)
 
 
-def completions(tokenizer: PreTrainedTokenizerBase, sampled: Sampled) -> list[Completion]:
+def completions(tokenizer: PreTrainedTokenizerBase, sampled: SampledTokens) -> list[Completion]:
     """The completions as texts, with the sums and means of the values of their tokens."""
     ids, counts = sampled.tokens.completion_ids.tolist(), sampled.tokens.completion_mask.sum(-1).tolist()
     texts = tokenizer.batch_decode(sampled.tokens.completion_ids, skip_special_tokens=True)

@@ -26,7 +26,7 @@ ROOM = 64
 
 
 @dataclass
-class Layer:
+class GroupLayer:
     """Keys and values of prompts `[N, K, P, D]` and of own tokens `[B, K, room, D]`, of which the first t are filled.
 
     `window`: columns that a query of sliding attention sees, its own included.
@@ -68,7 +68,7 @@ class GroupCache:
 
     def __init__(self, cache: Cache, mask: Tensor, which: Tensor) -> None:
         self.layers = [
-            Layer([layer.keys, layer.values], getattr(layer, "sliding_window", None)) for layer in cache.layers
+            GroupLayer([layer.keys, layer.values], getattr(layer, "sliding_window", None)) for layer in cache.layers
         ]
         self.rows = which.argsort(stable=True)
         """Rows of the batch `[b]` that are held; those of one prompt are neighbours."""
@@ -108,7 +108,7 @@ class GroupCache:
         return logits
 
     def attend(
-        self, layer: Layer, query: Tensor, scaling: float | None, softcap: float | None, dropout: float
+        self, layer: GroupLayer, query: Tensor, scaling: float | None, softcap: float | None, dropout: float
     ) -> Tensor:
         """`[B, H, D]` of queries `[B, H, 1, D]` at the last own token."""
         (keys, values), (own_keys, own_values) = layer.visible()

@@ -20,7 +20,7 @@ from calibrant.errors import CalibrantError, reason
 from calibrant.files import json_object
 from calibrant.model_options import ModelOptions
 from calibrant.policy.adapters import CONFIG, base_of, is_adapter
-from calibrant.policy.generation import Answers, Completion, Prompt, Sampling, prompt_ids
+from calibrant.policy.generation import Completion, Prompt, PromptAnswers, Sampling, prompt_ids
 from calibrant.policy.models import default_dtype, locate
 
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "4"}
@@ -101,7 +101,7 @@ def generate_with_vllm(
     *,
     first: int = 0,
     progress: bool = False,
-) -> list[Answers]:
+) -> list[PromptAnswers]:
     """The answers to each prompt, as of `generation.generate`, but without token entropies.
 
     The prompts are number `first` and following; the seed of a prompt follows from `sampling.seed` and its number, so
@@ -124,7 +124,8 @@ def generate_with_vllm(
     outputs = engine.llm.generate(requests, params, use_tqdm=bar, lora_request=engine.adapter)
     written = iter([_completions(tokenizer, output.outputs) for output in outputs])
     return [
-        Answers(next(written) if sampling.samples else [], next(written) if sampling.greedy else []) for _ in prompts
+        PromptAnswers(next(written) if sampling.samples else [], next(written) if sampling.greedy else [])
+        for _ in prompts
     ]
 
 

@@ -86,14 +86,14 @@ def final_answers(value: object, textual: bool) -> list[str]:
     return [after_marker(text).replace(",", "") or boxed(text) or text for text in given]
 
 
-class Options(NamedTuple):
+class ChoiceOptions(NamedTuple):
     """The options of a multiple choice."""
 
     texts: list[str]
     labels: list[str]  # as the data name them; letters by default
 
 
-def options(value: object, textual: bool) -> Options | None:
+def options(value: object, textual: bool) -> ChoiceOptions | None:
     """A list of at least two texts, or `{"text": [...], "label": [...]}` (ARC); None where it is empty."""
     value = _listed(value, textual)
     labels = value.get("label") if isinstance(value, dict) else None
@@ -105,7 +105,7 @@ def options(value: object, textual: bool) -> Options | None:
     names = texts_of(labels) if labels is not None else letters(len(found))
     if names is None or len(names) != len(found):
         raise ValueError("has labels and texts of different numbers")
-    return Options(found, names)
+    return ChoiceOptions(found, names)
 
 
 def letters(count: int) -> list[str]:
@@ -117,10 +117,11 @@ def letters(count: int) -> list[str]:
     return [chr(ord("A") + i) for i in range(count)]
 
 
-def chosen(value: object, given: Options) -> str:
+def chosen(value: object, given: ChoiceOptions) -> str:
     """The letter of the right option, which a cell names by its text, label or letter, or by its number from 0.
 
-    >>> chosen("Nice", Options(["Paris", "Nice"], ["A", "B"])), chosen(0, Options(["Paris", "Nice"], ["A", "B"]))
+    >>> options = ChoiceOptions(["Paris", "Nice"], ["A", "B"])
+    >>> chosen("Nice", options), chosen(0, options)
     ('B', 'A')
     """
     if isinstance(value, (list, tuple)) and len(value) == 1:

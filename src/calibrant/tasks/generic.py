@@ -57,7 +57,7 @@ def _right(answer: str, references: str | Sequence[str]) -> bool:
 
 def choice_texts(values: Mapping[str, Any]) -> dict[str, str]:
     """The texts of a multiple choice for a prompt: question, context, and options, one per line with its letter."""
-    options: cells.Options = values["options"]
+    options: cells.ChoiceOptions = values["options"]
     lines = [f"{letter}. {text}" for letter, text in zip(cells.letters(len(options.texts)), options.texts, strict=True)]
     return _texts({**values, "options": "\n".join(lines)})
 

@@ -21,7 +21,7 @@ TOKENS = 512  # of the pass that is measured
 OF_REFERENCES = ("ref_mean_logprob", "answer_confidence")  # inputs of methods that are read from another model
 
 
-class Measured(NamedTuple):
+class StepSeconds(NamedTuple):
     """Seconds, each measured once, of a step's prompts and rollouts."""
 
     prefill: float  # generating a first token
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     pass_token: float  # a pass without gradients, per token
 
 
-def estimate(prepared: Prepared) -> list[str]:
+def estimate_step(prepared: Prepared) -> list[str]:
     """Lines of a table: seconds per step and of the run, and bytes by what they are for, without activations."""
     settings = prepared.settings
     model = load_policy(settings.model, settings)
@@ -40,7 +40,7 @@ def estimate(prepared: Prepared) -> list[str]:
     return [*_time(prepared, measured, length), *_memory(settings, model, length)]
 
 
-def _measure(prepared: Prepared, model: PreTrainedModel) -> Measured:
+def _measure(prepared: Prepared, model: PreTrainedModel) -> StepSeconds:
     settings, tokenizer = prepared.settings, prepared.tokenizer
     prompts = [prompt_for(row, tokenizer) for row in prepared.training[: settings.prompts_per_step]]
 
@@ -55,7 +55,7 @@ def _measure(prepared: Prepared, model: PreTrainedModel) -> Measured:
     batch = torch.ones(max(1, TOKENS // width), width, dtype=torch.long, device=model.device)
     with torch.no_grad():
         passed = min(_seconds(lambda: model(input_ids=batch, logits_to_keep=1)) for _ in range(2))
-    return Measured(max(0.0, few - FEW * token), token, passed / batch.numel())
+    return StepSeconds(max(0.0, few - FEW * token), token, passed / batch.numel())
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -66,7 +66,7 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _time(prepared: Prepared, measured: Measured, length: int) -> list[str]:
+def _time(prepared: Prepared, measured: StepSeconds, length: int) -> list[str]:
     settings, prompts = prepared.settings, prepared.settings.prompts_per_step
     lengths = [prompt_tokens(row, prepared.tokenizer) for row in prepared.training[:50]]
     prompt, rollouts = sum(lengths) / len(lengths), prompts * settings.rollouts

@@ -16,7 +16,7 @@ from calibrant.train.settings import TrainSettings
 from calibrant.trl.head_gradients import readable_head
 
 
-def check_options(settings: TrainSettings, shape: PreTrainedModel, inputs: Collection[str]) -> None:
+def check_possible(settings: TrainSettings, shape: PreTrainedModel, inputs: Collection[str]) -> None:
     """Raises a CalibrantError for options that cannot be trained with.
 
     `shape` is the model on the meta device, `inputs` are those that the method names.

@@ -18,7 +18,7 @@ from calibrant.tasks.rewards import require_range, require_reward
 from calibrant.tasks.selection import selected
 from calibrant.text.embed import Embedder
 from calibrant.text.entail import EntailmentJudge
-from calibrant.train.possible import check_options
+from calibrant.train.possible import check_possible
 from calibrant.train.processes import on_main
 from calibrant.train.settings import TrainSettings
 
@@ -48,7 +48,7 @@ def prepare(settings: TrainSettings) -> Prepared:
     dry_run(method, hyper, strength=settings.strength)
     inputs = set(read_inputs(method, hyper))
     shape, tokenizer = check_model(settings.model, settings)
-    check_options(settings, shape, inputs)
+    check_possible(settings, shape, inputs)
     on_main(lambda: check_weights(settings.model))
     if "embeddings" in inputs:
         Embedder(settings.embedding_model)

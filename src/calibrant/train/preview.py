@@ -6,7 +6,7 @@ import yaml
 
 from calibrant.tasks.examples import right_answers
 from calibrant.tasks.prompts import prompt_text, prompt_tokens
-from calibrant.train.estimate import estimate
+from calibrant.train.estimate import estimate_step
 from calibrant.train.prepare import prepare
 from calibrant.train.runs import config_of
 from calibrant.train.settings import TrainSettings
@@ -33,4 +33,4 @@ def preview(settings: TrainSettings) -> Iterator[str]:
     options = config_of(settings)["settings"]
     yield yaml.safe_dump({"options": options}, sort_keys=False, allow_unicode=True, width=100)
     yield "estimate, from a few tokens and one pass of the model; embeddings, rewards and saving are not counted:"
-    yield from estimate(prepared)
+    yield from estimate_step(prepared)
