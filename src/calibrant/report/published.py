@@ -1,0 +1,107 @@
+"""Numbers of published tables, for `compare --beside`: a reference of shape, never a comparison."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from calibrant.errors import CalibrantError, nearest
+from calibrant.files import JsonObject, read_yaml
+from calibrant.report.formats import DASH
+
+FILE = Path(__file__).with_name("published.yaml")
+WARNING = "A reference of shape, not a comparison: another model, other data and another amount of training than here."
+
+
+class Number(NamedTuple):
+    """A mean as printed, in per cent, and its standard deviation over runs, if there is one."""
+
+    mean: float
+    deviation: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a published table: calibrant's method, "" where it has none, and None where no number is printed."""
+
+    method: str
+    label: str
+    numbers: tuple[Number | None, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table, as printed."""
+
+    name: str
+    source: str
+    model: str
+    data: str
+    runs: str
+    baseline: str | None  # method of the row that gains are over
+    columns: Mapping[str, str]  # name -> what it means
+    rows: tuple[Row, ...]
+
+    def gain(self, row: Row, column: int) -> float | None:
+        """The gain over the baseline in per cent of it, as papers print it; None without both numbers."""
+        base = next((x.numbers[column] for x in self.rows if x.method == self.baseline), None)
+        number = row.numbers[column]
+        return None if base is None or number is None else 100 * (number.mean / base.mean - 1)
+
+    def about(self) -> list[str]:
+        """Sentences: what the table is, what it must not be read as, and what its columns mean."""
+        meanings = "; ".join(f"{column}: {meaning}" for column, meaning in self.columns.items())
+        return [
+            f"{self.source}. Model: {self.model}. Data: {self.data}. In per cent; {self.runs}.",
+            WARNING,
+            f"Columns: {meanings}.",
+        ]
+
+    def cells(self) -> Iterator[list[str]]:
+        """The rows as text: label, calibrant's method, and per column the number with its gain, if it has one."""
+        for row in self.rows:
+            texts = [self._text(row, column) for column in range(len(self.columns))]
+            yield [row.label, row.method or DASH, *texts]
+
+    def _text(self, row: Row, column: int) -> str:
+        number, gain = row.numbers[column], self.gain(row, column)
+        if number is None:
+            return DASH
+        return str(number) if gain is None or row.method == self.baseline else f"{number} ({gain:+.1f}%)"
+
+
+def published(name: str) -> Published:
+    """A published table by its name, e.g. `gcpo:table1`; raises CalibrantError for an unknown one."""
+    tables = _tables()
+    if name not in tables:
+        known = ", ".join(tables)
+        raise CalibrantError(f"there is no published table '{name}'{nearest(name, tables)}; there are {known}")
+    table = tables[name]
+    return Published(
+        name=name,
+        rows=tuple(Row(method, label, tuple(map(_number, texts))) for method, (label, *texts) in table["rows"].items()),
+        baseline=table.get("baseline"),
+        columns=table["columns"],
+        **{key: table[key] for key in ("source", "model", "data", "runs")},
+    )
+
+
+def published_names() -> list[str]:
+    """The names of all published tables."""
+    return list(_tables())
+
+
+@functools.cache
+def _tables() -> JsonObject:
+    return read_yaml(FILE)
+
+
+def _number(text: object) -> Number | None:
+    if text == "n/a":
+        return None
+    mean, _, deviation = str(text).partition("±")
+    return Number(float(mean), float(deviation) if deviation else None)
