@@ -1,7 +1,11 @@
 """What was measured in a comparison: per cell, seed and prompt, a value of each metric of each evaluation task."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
+
+JsonObject = dict[str, Any]
 
 Series = Mapping[str, Mapping[int, tuple[float, ...]]]
 """Cell -> seed -> values."""
@@ -42,5 +46,48 @@ class Measurements:
     cells: tuple[Cell, ...]  # in the order in which they were asked for
     scores: tuple[Scores, ...]
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
+    def to_json(self) -> JsonObject:
+        """Plain dictionaries and lists for JSON, a missing value (NaN) as None."""
+        return _without_nan(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: JsonObject) -> "Measurements":
+        """The measurements that `to_json` wrote."""
+        varied = {name: tuple(values) for name, values in data["varied"].items()}
+        cells, scores = tuple(_cell(x) for x in data["cells"]), tuple(_scores(x) for x in data["scores"])
+        return cls(data["baseline"], data["settings"], varied, cells, scores)
+
+
+def by_seed(data: Mapping[str, Any] | Mapping[int, Any]) -> dict[int, Any]:
+    """A mapping by seed as JSON holds it, with numbers as keys."""
+    return {int(seed): value for seed, value in data.items()}
+
+
+def _cell(data: JsonObject) -> Cell:
+    cost = {name: by_seed(values) for name, values in data["cost"].items()}
+    curves = {name: _rows(values) for name, values in data["curves"].items()}
+    seeds, failed = tuple(data["seeds"]), by_seed(data["failed"])
+    return Cell(data["name"], data["options"], seeds, failed, cost, curves)
+
+
+def _scores(data: JsonObject) -> Scores:
+    values = {cell: _rows(seeds) for cell, seeds in data["values"].items()}
+    before = {model: _with_nan(row) for model, row in data["before"].items()}
+    return Scores(data["task"], data["metric"], tuple(data["prompts"]), values, before)
+
+
+def _rows(data: JsonObject) -> dict[int, tuple[float, ...]]:
+    return {seed: _with_nan(row) for seed, row in by_seed(data).items()}
+
+
+def _with_nan(row: list[float | None]) -> tuple[float, ...]:
+    return tuple(math.nan if value is None else float(value) for value in row)
+
+
+def _without_nan(data: Any) -> Any:
+    """The same with None for each number that is not finite."""
+    if isinstance(data, dict):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,0 +1,178 @@
+"""From what was measured to the table of a comparison.
+
+An interval is for new seeds and new prompts of the same kind where a metric has prompts, for new seeds where it has
+none, and for new prompts alone where a cell has one seed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from calibrant.errors import CalibrantError
+from calibrant.statistics.comparison_table import (
+    CellSummary,
+    ComparisonTable,
+    Cost,
+    Gain,
+    MetricTable,
+    Row,
+    Stability,
+)
+from calibrant.statistics.corrections import holm
+from calibrant.statistics.gains import Array, components, difference
+from calibrant.statistics.measurements import Cell, Measurements, Scores
+from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, seeds_needed
+
+SAME_COST = {"updates": 1.0, "samples": 1.0, "seconds": 1.1}
+"""Largest ratio to the baseline, and its inverse, that counts as the same cost; other costs are those of seconds."""
+
+NO_SPREAD = 1e-12  # a standard error below this share of the values is rounding
+
+
+def compare(measurements: Measurements) -> ComparisonTable:
+    """The table of a comparison.
+
+    A cell of another method than the baseline's is compared with the cell that has the baseline's method and its own
+    values of the varied options, if there is one; all others with the baseline.
+
+    Raises CalibrantError if the baseline is not a cell or a value is missing for a prompt.
+    """
+    cells = {cell.name: cell for cell in measurements.cells}
+    if measurements.baseline not in cells:
+        raise CalibrantError(
+            f"the baseline '{measurements.baseline}' is not among the cells; choose one of {', '.join(cells)}"
+        )
+    baseline = cells[measurements.baseline]
+    return ComparisonTable(
+        measurements.baseline,
+        measurements.settings,
+        measurements.varied,
+        tuple(_summary(cell, baseline) for cell in measurements.cells),
+        tuple(_table(scores, measurements) for scores in measurements.scores),
+    )
+
+
+def reference_of(cell: Cell, measurements: Measurements) -> str:
+    """Name of the cell that `cell` is compared with; its own name for the baseline."""
+    baseline = next(other for other in measurements.cells if other.name == measurements.baseline)
+    method = baseline.options.get("method")
+    wanted = {name: cell.options.get(name) for name in measurements.varied} | {"method": method}
+    if cell.options.get("method") != method:
+        for other in measurements.cells:
+            if all(other.options.get(name) == value for name, value in wanted.items()):
+                return other.name
+    return baseline.name
+
+
+def _summary(cell: Cell, baseline: Cell) -> CellSummary:
+    means = {name: _mean(values) for name, values in cell.cost.items() if values}
+    base = {name: _mean(values) for name, values in baseline.cost.items() if values}
+    cost = {name: _cost(name, mean, base.get(name)) for name, mean in means.items()}
+    return CellSummary(cell.name, dict(cell.options), tuple(cell.seeds), dict(cell.failed), cost)
+
+
+def _cost(name: str, mean: float, base: float | None) -> Cost:
+    ratio = mean / base if base else None
+    limit = SAME_COST.get(name, SAME_COST["seconds"])
+    return Cost(mean, ratio, ratio is not None and not 1 / limit - 1e-9 <= ratio <= limit + 1e-9)
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return math.fsum(values.values()) / len(values)
+
+
+def _table(scores: Scores, measurements: Measurements) -> MetricTable:
+    """All rows of one metric on one task."""
+    values = {cell.name: _array(scores, cell.name) for cell in measurements.cells if scores.values.get(cell.name)}
+    kept = np.ones(max(1, len(scores.prompts)), dtype=bool)
+    for array in values.values():
+        kept &= np.isfinite(array).all(0)
+    values = {name: array[:, kept] for name, array in values.items()} if kept.any() else {}
+    rows = [_row(cell, scores, values, kept, measurements) for cell in measurements.cells if cell.name in values]
+    return MetricTable(
+        scores.task,
+        scores.metric,
+        prompts=int(kept.sum()) if scores.prompts else 0,
+        dropped=int((~kept).sum()) if scores.prompts else 0,
+        missing=tuple(cell.name for cell in measurements.cells if cell.name not in values),
+        rows=_with_holm(rows),
+    )
+
+
+def _array(scores: Scores, cell: str) -> Array:
+    """The values of a cell `[S, P]`, seeds in ascending order."""
+    columns, width = scores.values[cell], max(1, len(scores.prompts))
+    for seed, row in columns.items():
+        if len(row) != width:
+            raise CalibrantError(
+                f"{scores.task}, {scores.metric}: cell '{cell}' with seed {seed} has {len(row)} values for {width} "
+                "prompts; evaluate all cells on the same prompts"
+            )
+    return np.array([columns[seed] for seed in sorted(columns)], dtype=np.float64)
+
+
+def _row(cell: Cell, scores: Scores, values: Mapping[str, Array], kept: np.ndarray, measurements: Measurements) -> Row:
+    mine, against = values[cell.name], reference_of(cell, measurements)
+    means = mine.mean(1)
+    compared = against != cell.name and against in values
+    return Row(
+        cell.name,
+        dict(zip(sorted(scores.values[cell.name]), means.tolist(), strict=True)),
+        float(means.mean()),
+        float(means.std(ddof=1)) if len(means) > 1 else None,
+        _before(cell, scores, kept),
+        _gain(against, mine, values[against]) if compared else None,
+        _stability(means, values[against].mean(1)) if compared else None,
+    )
+
+
+def _before(cell: Cell, scores: Scores, kept: np.ndarray) -> float | None:
+    """The value before training of the cell's model; of the only one, if the model is not among the cell's options."""
+    models = scores.before
+    model = str(cell.options.get("model", next(iter(models)) if len(models) == 1 else ""))
+    row = np.array(models.get(model, ()), dtype=np.float64)
+    value = float(row[kept].mean()) if row.shape == kept.shape else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _gain(against: str, x: Array, y: Array) -> Gain:
+    """The gain of x over y, without Holm's correction."""
+    result, parts = difference(x, y), components(x, y)
+    value, error, df, base = float(result.value), float(result.standard_error), float(result.df), float(y.mean())
+    percent = 100 * value / abs(base) if base else None
+    if df == 0 or error <= NO_SPREAD * max(np.abs(x).max(), np.abs(y).max()):
+        return Gain(against, value, percent, "", *[None] * 9)
+    low, high = result.interval()
+    return Gain(
+        against, value, percent, _over(parts.df, parts.prompt_df), error, df, float(low), float(high),
+        p=float(result.p()), p_holm=None, above_zero=float(result.probability_above_zero()),
+        detectable=detectable_gain(error, df), seeds_needed=seeds_needed(value, parts),
+    )  # fmt: skip
+
+
+def _over(seed_df: tuple[int, int], prompt_df: int) -> str:
+    if min(seed_df) == 0:
+        return "prompts"
+    return "seeds and prompts" if prompt_df else "seeds"
+
+
+def _stability(x: Array, y: Array) -> Stability:
+    """Comparison of the deviations of seed means."""
+    deviations = [v.std(ddof=1) if len(v) > 1 else math.nan for v in (x, y)]
+    ratio = float(deviations[0] / deviations[1]) if deviations[1] > 0 else math.nan
+    return Stability(
+        ratio if math.isfinite(ratio) else None, brown_forsythe_p(x, y), brown_forsythe_power(len(x), len(y))
+    )
+
+
+def _with_holm(rows: list[Row]) -> tuple[Row, ...]:
+    """The rows with p-values adjusted for all comparisons among them."""
+    tested = [row.cell for row in rows if row.gain and row.gain.p is not None]
+    p = [row.gain.p for row in rows if row.gain and row.gain.p is not None]
+    adjusted = dict(zip(tested, holm(p), strict=True))
+    return tuple(
+        replace(row, gain=replace(row.gain, p_holm=adjusted[row.cell])) if row.gain and row.cell in adjusted else row
+        for row in rows
+    )
