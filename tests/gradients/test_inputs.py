@@ -4,9 +4,21 @@ import copy
 
 import pytest
 import torch
-from builders_gradients import INF, NAN, TENSORS, Odd, assert_close, make_advantages, make_batch, oracle_variance
+from builders_gradients import (
+    INF,
+    NAN,
+    SMALL,
+    TENSORS,
+    Odd,
+    assert_close,
+    make_advantages,
+    make_batch,
+    oracle_variance,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
+from transformers import MistralConfig, MistralForCausalLM
 
 from calibrant.errors import CalibrantError
 from calibrant.gradients import gradient_variance
@@ -19,6 +31,23 @@ def test_half_precision_is_finite_and_near(models):
     found = gradient_variance(model.bfloat16(), batch, advantages)
     assert found.variance.dtype == torch.float32
     assert torch.allclose(found.variance, expected.variance, rtol=0.1)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_padding_of_any_length_in_any_attention(dtype, attention, window):
+    """More padding than a window holds, on both sides of rows and within a prompt: values as without padding."""
+    torch.manual_seed(0)
+    config = MistralConfig(**SMALL, sliding_window=window, attn_implementation=attention)
+    model, batch, advantages = MistralForCausalLM(config).to(dtype).eval(), make_batch(), make_advantages()
+    pad = {key: functional.pad(rows, (5, 0) if "prompt" in key else (0, 5)) for key, rows in batch.items()}
+    pad = {key: functional.pad(rows, (0, 3)) if "prompt" in key else rows for key, rows in pad.items()}
+    for backend in ("hooks", "loop"):
+        expected = gradient_variance(model, batch, advantages, backend="loop", gram=True).gram
+        found = gradient_variance(model, pad, advantages, backend=backend, gram=True, rows_per_chunk=6)
+        assert found.where.all() and found.fallback == ()
+        assert_close(found.gram, expected, {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype])
 
 
 @pytest.mark.parametrize("backend", ["hooks", "loop"])

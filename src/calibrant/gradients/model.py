@@ -31,7 +31,11 @@ class Options(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Prompts and completions, concatenated, `[R, T]` each."""
+    """Prompts and completions, concatenated and padded on the right alone, `[R, T]` each.
+
+    Causal attention sees no padding there, so that no mask is needed: rows of padding that see nothing are NaN in some
+    types and kinds of attention, and 0 times NaN in the rows that count.
+    """
 
     ids: Tensor
     attended: Tensor  # boolean; False on padding
@@ -39,9 +43,8 @@ class Rows(NamedTuple):
 
     def part(self, rows: slice) -> "Rows":
         """A slice of the rows, without the columns that are padding in all of them."""
-        ids, attended, counted = self.ids[rows], self.attended[rows], self.counted[rows]
-        columns = attended.any(0)
-        return Rows(ids[:, columns], attended[:, columns], counted[:, columns])
+        length = int(self.attended[rows].sum(-1).max())
+        return Rows(*(x[rows, :length] for x in self))
 
 
 def batch_rows(batch: Mapping[str, Tensor], advantages: Tensor) -> Rows:
@@ -63,11 +66,10 @@ def batch_rows(batch: Mapping[str, Tensor], advantages: Tensor) -> Rows:
     empty = (~prompt_mask.any(-1)).nonzero()
     if len(empty):
         raise CalibrantError(f"{CALLER}: the prompt of row {int(empty[0])} has no token; a first token has no score")
-    return Rows(
-        torch.cat([prompt_ids, completion_ids], 1),
-        torch.cat([prompt_mask, completion_mask], 1),
-        torch.cat([torch.zeros_like(prompt_mask), counted], 1),
-    )
+    attended = torch.cat([prompt_mask, completion_mask], 1)
+    order = attended.long().argsort(dim=-1, descending=True, stable=True)
+    ids, counted = torch.cat([prompt_ids, completion_ids], 1), torch.cat([torch.zeros_like(prompt_mask), counted], 1)
+    return Rows(*(x.gather(-1, order) for x in (ids, attended, counted)))
 
 
 def _flat(key: str, values: object) -> Tensor:
@@ -99,14 +101,14 @@ def log_likelihoods(model: nn.Module, rows: Rows, options: Options) -> Tensor:
 
 
 def token_logits(model: nn.Module, rows: Rows, keep: int) -> Tensor:
-    """Logits of the last `keep` columns, `[R, keep, V]`; positions count from the first token that is no padding."""
-    positions = (rows.attended.long().cumsum(-1) - 1).clamp(min=0)
+    """Logits of the last `keep` columns, `[R, keep, V]`; positions count from the first token."""
+    positions = torch.arange(rows.ids.shape[1], device=rows.ids.device).expand_as(rows.ids)
     known = {"position_ids": positions, "logits_to_keep": keep, "use_cache": False}
     unwrap = getattr(model, "get_base_model", None)  # PEFT adapters hide the signature of their base
     base = unwrap() if callable(unwrap) else model
     accepted = inspect.signature(base.forward).parameters
     options = {name: value for name, value in known.items() if name in accepted}
-    return model(input_ids=rows.ids, attention_mask=rows.attended.long(), **options).logits[:, -keep:]
+    return model(input_ids=rows.ids, attention_mask=torch.ones_like(rows.ids), **options).logits[:, -keep:]
 
 
 @contextmanager
