@@ -329,7 +329,10 @@ class DataOptions(RewardOptions):
         limit=POSITIVE_SHARE,
     )
     levels: str | None = option(
-        None, "levels of difficulty to keep, e.g. 3-5 or 1,2: of math500, or by the column level of maths", shown="all"
+        None,
+        "levels of difficulty to keep, e.g. 3-5 or 1,2: of math500, or by the column level of maths; training keeps "
+        "them in its training prompts, and evaluates on all",
+        shown="all",
     )
     data_dir: str | None = option(
         None,

@@ -58,7 +58,7 @@ STATED = {
     "egpo": {
         "method": ("egpo", "EGPO"),
         "model": ("Qwen/Qwen2.5-Math-7B", "EGPO, experiments: Qwen2.5-Math-7B"),
-        "task": ("math500", "EGPO, experiments: evaluated on MATH-500, among others"),
+        "task": ("openr1_math", "EGPO, experiments: trained on single answers of OpenR1-Math-220k, MATH-500 tested"),
         "eval_prompts": (0, "EGPO, experiments: results of whole benchmarks"),
     },
 }

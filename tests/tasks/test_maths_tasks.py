@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from builders_tasks import MATH, lines, loaded
 from hypothesis import given
@@ -68,6 +69,35 @@ def test_records_of_the_small_test_sets(tmp_path, name, record, reference):
     (row,) = loaded(name, "test", lines(tmp_path / name / "test.jsonl", [record]).parent).values()
     assert row["references"] == [reference]
     assert "P?" in row["prompt"]
+
+
+def test_deepscaler(tmp_path):
+    """The file of the hub is one list; tested on MATH-500, in its own folder or that of the task."""
+    records = [{"problem": "P?", "answer": "-\\frac{2}{3}"}, {"problem": "Q?", "answer": 7}]
+    (tmp_path / "deepscaler.json").write_text(json.dumps([record | {"solution": ""} for record in records]))
+    assert sorted(row["references"] for row in loaded("deepscaler", "train", tmp_path).values()) == [
+        ["-\\frac{2}{3}"],
+        ["7"],
+    ]
+    record = {"problem": "R?", "solution": "-", "answer": "8", "unique_id": "test/algebra/1.json", "level": 2}
+    lines(tmp_path / "MATH" / "train.jsonl", [MATH])  # of another task
+    lines(tmp_path / "MATH" / "test.jsonl", [record])
+    assert list(loaded("deepscaler", "test", tmp_path)) == ["test/algebra/1.json"]
+    assert len(loaded("deepscaler", "train", tmp_path)) == 2
+
+
+def test_openr1_math_without_proofs(tmp_path, caplog):
+    columns = {"solution": "-", "problem_type": "Algebra", "source": "olympiads", "generations": ["long"] * 2}
+    kinds = [("5", "math-word-problem"), ("proof", "proof"), ("B", "MCQ"), ("not found", "math-word-problem")]
+    records = [
+        columns | {"problem": f"P{i}?", "answer": answer, "question_type": kind, "uuid": f"u{i}"}
+        for i, (answer, kind) in enumerate([*kinds, (None, "math-word-problem"), ("7", "proof")])
+    ]
+    (tmp_path / "data").mkdir()
+    pd.DataFrame(records).to_parquet(tmp_path / "data" / "train-00000-of-00010.parquet")
+    found = loaded("openr1_math", "train", tmp_path)
+    assert {name: row["references"] for name, row in found.items()} == {"u0": ["5"], "u2": ["B"]}
+    assert "left out: 4 without an answer" in caplog.text
 
 
 OLYMPIAD = {"subfield": "Algebra", "context": None, "solution": ["-"], "unit": None, "answer_type": "Numerical"}

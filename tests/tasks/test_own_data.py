@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -163,11 +164,27 @@ def test_data_go_with_generic_tasks_alone(tmp_path):
 @pytest.mark.parametrize(("levels", "kept"), [("3-5", 3), ("1", 1), ("1,4-5", 3)])
 def test_levels(tmp_path, levels, kept):
     rows = [{"problem": f"P{i}?", "answer": str(i), "level": f"Level {i}"} for i in range(1, 6)]
-    lines(tmp_path / "maths.jsonl", rows)
-    assert len(everything(tmp_path / "maths.jsonl", "maths", levels=levels)) == kept
-    lines(tmp_path / "test.jsonl", [row | {"level": i + 1} for i, row in enumerate(rows)])
-    task = chosen_task(DataOptions(task="math500", levels=levels))
-    assert len(task.load("test", None, 0, data_dir=tmp_path)) == kept
+    for split in ("train", "test"):
+        lines(tmp_path / f"{split}.jsonl", [row | {"level": i + 1} for i, row in enumerate(rows)])
+    own = DataOptions(task="maths", data=str(tmp_path), levels=levels)
+    for options, folder in ((own, None), (DataOptions(task="math500", levels=levels), tmp_path)):
+        for training, tested in ((False, kept), (True, 5)):
+            task = chosen_task(options, training=training)
+            assert len(task.load("train", None, 0, data_dir=folder)) == kept
+            assert len(task.load("test", None, 0, data_dir=folder)) == tested
+
+
+def test_levels_do_not_move_rows_between_training_and_test(tmp_path):
+    rows = [{"problem": f"P{i}?", "answer": str(i), "level": i % 2} for i in range(40)]
+    options = DataOptions(task="maths", data=str(lines(tmp_path / "maths.jsonl", rows) / "maths.jsonl"))
+    every = chosen_task(options).load("test", None, 0)
+    for training, levels in ((True, (0, 1)), (False, (1,))):
+        task = chosen_task(replace(options, levels="1"), training=training)
+        expected = [row["prompt_id"] for row in every if row["columns"]["level"] in levels]
+        assert sorted(row["prompt_id"] for row in task.load("test", None, 0)) == sorted(expected)
+        assert {row["columns"]["level"] for row in task.load("train", None, 0)} == {1}
+    with pytest.raises(CalibrantError, match="split test: no row is of a level of --levels"):
+        chosen_task(replace(options, levels="7")).load("test", None, 0)
 
 
 def test_levels_that_are_none(tmp_path):

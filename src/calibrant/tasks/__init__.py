@@ -4,7 +4,18 @@ from dataclasses import replace
 
 from calibrant.errors import CalibrantError, nearest
 from calibrant.options import DataOptions
-from calibrant.tasks import arithmetic, contests, gsm8k, hotpotqa, math500, narrativeqa, olympiadbench, places, qasper
+from calibrant.tasks import (
+    arithmetic,
+    contests,
+    gsm8k,
+    hotpotqa,
+    math500,
+    narrativeqa,
+    olympiadbench,
+    places,
+    qasper,
+    training_sets,
+)
 from calibrant.tasks.base import Row, Task
 from calibrant.tasks.generic import GENERIC
 from calibrant.tasks.levels import read_levels, with_levels
@@ -29,6 +40,8 @@ TASKS: dict[str, Task] = {
         contests.MINERVA,
         olympiadbench.TASK,
         gsm8k.TASK,
+        training_sets.DEEPSCALER,
+        training_sets.OPENR1_MATH,
     )
 }
 
@@ -54,11 +67,14 @@ def training_task(task: Task) -> Task:
     return resolve(task.train_task) if task.train_task else task
 
 
-def chosen_task(options: DataOptions) -> Task:
-    """The task that the options of a command name, on the user's data and with the user's rewards if they name some."""
+def chosen_task(options: DataOptions, *, training: bool = False) -> Task:
+    """The task that the options of a command name, on the user's data and with the user's rewards if they name some.
+
+    For `training`, --levels are those of the split "train" alone.
+    """
     if getattr(options, "from_rollouts", None) and (options.data or options.reward_funcs):
         raise CalibrantError("--data and --reward-funcs are for sampled answers; leave them out with --from-rollouts")
-    task = _on_data(resolve(options.task), options)
+    task = _on_data(resolve(options.task), options, training)
     if options.reward_funcs is not None:
         task = with_rewards(task, reward_set(task, options.reward_funcs, options.reward_weights))
     elif options.reward_weights is not None:
@@ -67,8 +83,8 @@ def chosen_task(options: DataOptions) -> Task:
     return replace(task, reward_range=given) if given else task
 
 
-def _on_data(task: Task, options: DataOptions) -> Task:
-    keep = read_levels(options.levels) if options.levels else None
+def _on_data(task: Task, options: DataOptions, training: bool) -> Task:
+    keep = read_levels(options.levels, training=training) if options.levels else None
     if options.data is None:
         for name in ("columns", "prompt_template", "test_share"):
             if getattr(options, name) is not None:

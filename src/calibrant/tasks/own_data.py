@@ -5,7 +5,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from calibrant.errors import CalibrantError
 from calibrant.tasks.base import Row, Task, check_split
 from calibrant.tasks.cells import text_of
+from calibrant.tasks.levels import Keep
 from calibrant.tasks.own_source import GivenRow, Splits, find_splits
 from calibrant.tasks.schema import Schema, WrongCell, cell, resolve_columns
 from calibrant.tasks.sources import LoadReport
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 TEST_SHARE = 0.1  # of data without a test split
 EMPTY: tuple[object, ...] = (None, [])
+Levelled = tuple[Row, str]  # a row and its level, "" without one
 
 
 class OwnData(NamedTuple):
@@ -32,7 +34,7 @@ class OwnData(NamedTuple):
     columns: Mapping[str, str]  # role -> column
     template: str | None = None  # file of a prompt template
     test_share: float | None = None
-    keep: Callable[[str], bool] | None = None  # of the text in the column of the role `level`
+    keep: Keep | None = None  # of the text in the column of the role `level`
 
 
 def on_own_data(task: Task, own: OwnData) -> Task:
@@ -67,7 +69,10 @@ def on_own_data(task: Task, own: OwnData) -> Task:
                 "--data a folder with train and test files"
             )
         check_split(f"'{own.data}'", split, ("train", "test") if divided else whole)
-        rows = list(parts()[split] if divided else read(split))
+        whole_split = parts()[split] if divided else read(split)
+        rows = [row for row, level in whole_split if own.keep is None or own.keep(level, split)]
+        if own.keep and not rows:
+            raise CalibrantError(f"'{own.data}', split {split}: no row is of a level of --levels")
         random.Random(f"{task.name} {split} {seed}").shuffle(rows)
         return rows[:size]
 
@@ -75,7 +80,9 @@ def on_own_data(task: Task, own: OwnData) -> Task:
     return replace(task, load=load, splits=names, source=None, train_task=None)
 
 
-def _read(task: str, schema: Schema, own: OwnData, template: Template | None, split: str, splits: Splits) -> list[Row]:
+def _read(
+    task: str, schema: Schema, own: OwnData, template: Template | None, split: str, splits: Splits
+) -> list[Levelled]:
     """The complete rows of a split, with unique ids; those that lack something are counted in a warning."""
     given = list(splits[split]())
     names = list(dict.fromkeys(str(name) for row in given for name in row.record))
@@ -85,7 +92,7 @@ def _read(task: str, schema: Schema, own: OwnData, template: Template | None, sp
         check_template(template, [*schema.roles, *(name for name in names if name not in schema.roles)])
     if own.keep and "level" not in columns:
         raise CalibrantError(f"{origin} has no column 'level' for --levels; name yours with --columns level=COLUMN")
-    kept: list[Row] = []
+    kept: list[Levelled] = []
     left_out: dict[str, list[str]] = {}
     seen: Counter[str] = Counter()
     for row in given:
@@ -95,15 +102,16 @@ def _read(task: str, schema: Schema, own: OwnData, template: Template | None, sp
         )
         if lacking:
             left_out.setdefault(f"without '{columns[lacking]}'", []).append(row.name)
-        elif not own.keep or own.keep(values.get("level") or ""):
+        else:
             name = values.get("id") or row.name
             seen[name] += 1
             unique = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            kept.append({**_row(row, schema, columns, values, template), "prompt_id": unique})
+            made: Row = {**_row(row, schema, columns, values, template), "prompt_id": unique}
+            kept.append((made, values.get("level") or ""))
     report = LoadReport(task, split, origin, len(kept), left_out)
     log.log(logging.WARNING if left_out else logging.INFO, "%s", report)
     if not kept:
-        raise CalibrantError(f"{report}: no row is left; check --columns{' and --levels' if own.keep else ''}")
+        raise CalibrantError(f"{report}: no row is left; check --columns")
     return kept
 
 
@@ -141,11 +149,11 @@ def _wrong(row: GivenRow, column: str, error: ValueError) -> CalibrantError:
     return CalibrantError(f"{row.place}, column '{column}', {error}")
 
 
-def _divide(rows: list[Row], own: OwnData) -> dict[str, list[Row]]:
+def _divide(rows: list[Levelled], own: OwnData) -> dict[str, list[Levelled]]:
     """Training and test rows; the groups of rows with the smallest SHA-256 of their text are for testing."""
     share = TEST_SHARE if own.test_share is None else own.test_share
     groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
+    for i, (row, _) in enumerate(rows):
         text = " ".join((row.get("context") or row["prompt"]).lower().split())
         groups.setdefault(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(), []).append(i)
     test: set[int] = set()

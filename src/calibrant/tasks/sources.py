@@ -53,7 +53,7 @@ class Source:
     join: Callable[[Path, Iterator[Record], str], Iterator[Record]] | None = None
     divide: Callable[[list[Item], str], list[Item]] | None = None  # chooses a split, if one file has all splits
     needs_context: bool = False  # whether to leave out questions without a context
-    keep: Callable[[Record], bool] | None = None  # whether to read a record
+    keep: Callable[[Record, str], bool] | None = None  # whether to read a record of a split
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def source_files(task: str, source: Source, split: str, data_dir: Path) -> list[
 
 def _from_file(source: Source, path: Path, split: str) -> Iterator[Item]:
     rows = records(path, source.columns)
-    return _parsed(source, source.join(path, rows, split) if source.join else rows, f"'{path}'")
+    return _parsed(source, source.join(path, rows, split) if source.join else rows, f"'{path}'", split)
 
 
 def _from_hub(task: str, source: Source, split: str) -> Iterator[Item]:
@@ -123,7 +123,7 @@ def _from_hub(task: str, source: Source, split: str) -> Iterator[Item]:
             rows = _hub_rows(at, config, list(source.columns))
         except Exception as error:  # datasets and huggingface_hub raise many types
             raise CalibrantError(_unreachable(task, source, where, error)) from None
-        yield from _parsed(source, map(nested, rows), where)
+        yield from _parsed(source, map(nested, rows), where, split)
 
 
 def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Iterable[Record]:
@@ -132,7 +132,8 @@ def _hub_rows(at: Hub, config: str | None, columns: list[str]) -> Iterable[Recor
     if not hub.reachable():
         datasets.config.HF_HUB_OFFLINE = True  # datasets reads the environment on import alone
     rows = datasets.load_dataset(at.repository, config, split=at.split, revision=at.revision)
-    return rows.flatten().select_columns(columns) if columns else rows
+    flat = rows.flatten() if columns else rows
+    return flat.select_columns([name for name in columns if name in flat.column_names]) if columns else rows
 
 
 def _unreachable(task: str, source: Source, where: str, error: Exception) -> str:
@@ -141,13 +142,13 @@ def _unreachable(task: str, source: Source, where: str, error: Exception) -> str
     return f"{where} {problem}; give --data-dir a folder with the files of {task} ({source.schema}; from {source.url})"
 
 
-def _parsed(source: Source, rows: Iterator[Record], where: str) -> Iterator[Item]:
+def _parsed(source: Source, rows: Iterator[Record], where: str, split: str) -> Iterator[Item]:
     for number in count(1):
         try:
             record = next(rows, None)
             if record is None:
                 return
-            if source.keep is None or source.keep(record):
+            if source.keep is None or source.keep(record, split):
                 yield from map(_texts_only, _plain(record) or source.parse(record))
         except CalibrantError:
             raise

@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
 def prepare(settings: TrainSettings) -> Prepared:
     """Reads and checks the inputs of a run, before anything is written or computed."""
     quiet_loading()
-    task = chosen_task(settings)
+    task = chosen_task(settings, training=True)
     method = resolve_method(settings.method)
     hyper = options_of(method, settings)
     if settings.evaluation or ("rewards" in read_inputs(method, hyper) and task.rewards is None):
