@@ -8,10 +8,18 @@ from small_models import build
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import generation, plain_logps
-from calibrant.policy.generation import Sampling, encoded, generate, rows_that_fit, sample_group
+from calibrant.policy.generation import (
+    Sampling,
+    encoded,
+    end_tokens,
+    generate,
+    prompt_ids,
+    rows_that_fit,
+    sample_group,
+)
 from calibrant.policy.models import load_policy, load_tokenizer
 from calibrant.policy.prompts import Tokens
-from calibrant.policy.sampling import GREEDY, Sampler, uniform_numbers
+from calibrant.policy.sampling import GREEDY, NOTHING, Sampler, uniform_numbers
 from calibrant.policy.verify import record_of
 from calibrant.tasks.places import TASK
 
@@ -75,6 +83,31 @@ def test_one_pass_reads_each_prompt_once(model, tokenizer):
     assert len(seen) == 1 + max(len(answer.ids) for answer in (*group.sampled, *group.greedy))
 
 
+def test_what_prompts_begin_with_is_read_once(model, tokenizer):
+    """Questions about one text, beside another text; each answer is that of its prompt alone."""
+    texts = [PROMPTS[0] + end for end in ("", " Which one?", " And why?")] + PROMPTS[1:2]
+    numbered = [[(0, 0)], [(1, 0)], [(2, 0)], [(3, 0)]]
+    alone = [_alone(model, tokenizer, text, row) for text, row in zip(texts, numbered, strict=True)]
+    seen = []
+    model.get_input_embeddings().register_forward_hook(lambda _m, tokens, _o: seen.append(tokens[0].shape))
+    found = generate(model, tokenizer, texts, SAMPLING._replace(samples=1))
+    lengths = list(map(len, prompt_ids(tokenizer, texts)))
+    assert [group.sampled[0].ids for group in found] == alone
+    read = next(shape for shape in seen if shape[0] == 1 and shape[1] > max(lengths))
+    assert lengths[0] + lengths[3] - 2 - 40 <= read[1] < lengths[0] + lengths[3] + 20 < sum(lengths)
+
+
+def _alone(model, tokenizer, text, rows):
+    """The sampled answer of one prompt by `generate` of transformers."""
+    prompt, mask = encoded(tokenizer, [text], "cpu")
+    numbers = uniform_numbers(SAMPLING.seed, rows, SAMPLING.max_new_tokens)
+    sampler = Sampler(numbers, SAMPLING.temperature, end_tokens(model.generation_config.eos_token_id))
+    options = {"do_sample": False, "max_new_tokens": SAMPLING.max_new_tokens}
+    output = model.generate(input_ids=prompt, attention_mask=mask, logits_processor=[sampler], **options)
+    ids = output[0, prompt.shape[1] :]
+    return ids[: int((sampler.logps[0] != 0).sum())].tolist()
+
+
 def test_the_models_own_settings_of_generation_do_not_apply(model, tokenizer, recwarn):
     plain = ids(generate(model, tokenizer, PROMPTS, SAMPLING))
     own = dict(do_sample=True, temperature=0.1, top_k=1, top_p=0.5, repetition_penalty=5.0, num_return_sequences=1)
@@ -118,6 +151,19 @@ def test_rows_that_have_ended_draw_nothing():
     assert (sampler.logps != 0).tolist() == [[True, False, False], [True, True, True]]
 
 
+def test_tokens_of_some_rows_are_those_of_all():
+    numbers = torch.tensor([[0.9], [0.1], [math.nan], [0.5]]).double().expand(4, 3)
+    scores = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    ids, whole, some = torch.zeros(4, 2, dtype=torch.long), Sampler(numbers, 1.0, [2]), Sampler(numbers, 1.0, [2])
+    scores[1, 2], scores[2, 5] = 99.0, 99.0  # row 1 ends
+    assert some.next_tokens(ids, torch.arange(4), scores).tolist() == whole(ids, scores.clone()).argmax(-1).tolist()
+    longer, rows = torch.zeros(4, 3, dtype=torch.long), torch.tensor([3, 0, 2])
+    expected = whole(longer, scores.clone()).argmax(-1)
+    expected[1] = NOTHING
+    assert torch.equal(some.next_tokens(longer, rows, scores[rows]), expected)
+    assert torch.equal(some.logps, whole.logps) and torch.equal(some.entropies, whole.entropies)
+
+
 def test_numbers_of_a_row_are_its_own():
     numbers = uniform_numbers(3, [(0, 0), (0, 1), (1, 0), (0, GREEDY)], 2000)
     assert numbers[3].isnan().all() and not numbers[:3].isnan().any()
@@ -134,9 +180,9 @@ def test_damaged_weights_are_one_sentence(tokenizer):
 
 def test_the_batch_size_follows_from_memory(monkeypatch):
     models = [build(kind, dtype=torch.float32) for kind in ("llama", "gpt2", "gemma3")]
-    assert [rows_that_fit(model, 1000) for model in models] == [64] * 3
+    assert [rows_that_fit(model, 1000) for model in models] == [256] * 3
     monkeypatch.setattr(generation, "_memory", lambda device: 2**25)
     few = [rows_that_fit(model, 1000) for model in models]
-    assert all(1 <= rows < 64 for rows in few)
+    assert all(1 <= rows < 256 for rows in few)
     assert [rows_that_fit(model, 4000) for model in models] < few
     assert rows_that_fit(models[0], 10**9) == 1

@@ -79,6 +79,26 @@ def test_the_samples_of_generate(kind, which):
     assert all(getattr(m, "config", model.config)._attn_implementation != NAME for m in model.modules())
 
 
+def related():
+    """Five prompts of which some begin alike: all tokens of the second, and 12 of the first, stand in others."""
+    ids, mask = prompts(torch.tensor([0, 0, 0, 3, 0]))
+    ids[1], mask[1] = ids[0].roll(6), mask[0]
+    mask[1, :6] = 0
+    ids[2, 12:] = 5
+    ids[4, -1] = 6
+    return ids * mask, mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_begin_alike(kind):
+    """Their samples are those of `generate`, and what they begin with is read once, in whatever order they come."""
+    (ids, mask), model = related(), model_of(kind)
+    for which in (torch.tensor([0, 1, 2, 3, 4, 2, 1, 0, 4, 4]), torch.tensor([4, 2, 3, 3, 2, 1, 1, 0])):
+        plain, shared = both(model, ids[which], mask[which])
+        assert torch.equal(plain, shared) and not record_of(model).failed
+    assert prompt_attention.prompt_row(ids[:, :-1], mask[:, :-1]).ids.shape == (1, 19 + 7 + 1)
+
+
 def test_the_embedded_policy(policy, questions):
     model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(policy)

@@ -57,7 +57,7 @@ def test_prompts_are_read_once(policy):
     model.get_input_embeddings().register_forward_hook(lambda _m, ids, _o: seen.append(tuple(ids[0].shape)))
     with shared_prefill(model):
         sampled(model, PROMPTS[ROWS], MASK[ROWS])
-    assert seen[:2] == [(3, 4), (8, 1)]
+    assert seen[:2] == [(1, 2 + 4 + 3), (8, 1)]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Decoding that drops rows once they are finished: `generate` computes them to the end of the longest row."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,11 @@ from calibrant.policy.draws import sampled
 from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
 from calibrant.policy.prompts import Prompts
+from calibrant.policy.sampling import Sampler
 
 Options = dict[str, Any]  # arguments of `generate`, by name
+Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From ids `[B, L]`, the rows `[b]` that got a pass and their logits `[b, V]`, the next tokens `[B]`."""
 
 DROPPED = 0.125
 """Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
@@ -86,7 +90,7 @@ class RepeatedCache:
             input_ids=ids[:, -new:], attention_mask=mask, position_ids=positions, use_cache=True,
             **{CACHE: self.cache}, logits_to_keep=1,
         )  # fmt: skip
-        logits: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1]
         return logits
 
 
@@ -155,7 +159,8 @@ def decode(
     """
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(input_ids) if mask is None else mask  # `generate` takes one without padding away
-    arguments = (model, input_ids, mask, logits_processor, stopping_criteria, generation_config, prompts)
+    draw = _drawing(logits_processor, generation_config)
+    arguments = (model, input_ids, mask, draw, stopping_criteria, _padding(generation_config), prompts)
     if decoded is None:
         with decoding(model, prompts):
             return _decode(*arguments)[0]
@@ -169,26 +174,18 @@ def decode(
 
 
 def _decode(
-    model: nn.Module, ids: Tensor, mask: Tensor, logits_processor: LogitsProcessorList,
-    stopping_criteria: StoppingCriteriaList, config: GenerationConfig, cache: RowCache,
+    model: nn.Module, ids: Tensor, mask: Tensor, draw: Draw, stopping_criteria: StoppingCriteriaList, pad: int,
+    cache: RowCache,
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first of them."""
-    unfinished, pad = torch.ones_like(cache.rows, dtype=torch.bool), _padding(config)
-    logits, first, passed = torch.empty(0), torch.empty(0), []
-    every = torch.arange(len(ids), device=ids.device)
+    unfinished, first, passed = torch.ones_like(cache.rows, dtype=torch.bool), torch.empty(0), []
     while True:
         rows = cache.rows
-        new = cache.next_logits(model, ids[rows], mask[rows])
+        logits = cache.next_logits(model, ids[rows], mask[rows])
         passed.append(rows)
         if len(passed) == 1:
-            first = new[:1].clone()
-        if not torch.equal(rows, every):  # finished rows keep their last logits: random numbers are drawn for all
-            logits = (logits if len(passed) > 1 else new.new_zeros(len(ids), new.shape[1])).index_copy(0, rows, new)
-            new = logits.clone()
-        else:
-            logits = new
-        scores = logits_processor(ids, new)
-        tokens = sampled(scores) if config.do_sample else scores.argmax(-1)
+            first = logits[:1].clone()
+        tokens = draw(ids, rows, logits)
         ids = torch.cat([ids, torch.where(unfinished, tokens, pad)[:, None]], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         unfinished &= ~stopping_criteria(ids, None)
@@ -197,6 +194,26 @@ def _decode(
             return ids, passed, first
         if kept.float().mean() <= 1 - DROPPED:
             cache.keep(kept.nonzero()[:, 0])
+
+
+def _drawing(processor: LogitsProcessorList, config: GenerationConfig) -> Draw:
+    """How the next tokens are drawn: by a `Sampler` from the logits of the rows that got a pass, if it is alone."""
+    if len(processor) == 1 and isinstance(processor[0], Sampler):
+        return processor[0].next_tokens
+    every = torch.empty(0)
+
+    def draw(ids: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
+        nonlocal every
+        new = logits.float()
+        if not torch.equal(rows, torch.arange(len(ids), device=ids.device)):
+            every = (every if len(every) else new.new_zeros(len(ids), new.shape[1])).index_copy(0, rows, new)
+            new = every.clone()  # finished rows keep their last logits: random numbers are drawn for all
+        else:
+            every = new
+        scores = processor(ids, new)
+        return sampled(scores) if config.do_sample else scores.argmax(-1)
+
+    return draw
 
 
 def _padding(config: GenerationConfig) -> int:

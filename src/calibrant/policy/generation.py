@@ -25,8 +25,8 @@ Prompt = str | list[dict[str, Any]]  # a text, or a conversation
 MEMORY_SHARE = 0.25
 """Share of the device's memory that a batch may take, by the estimate of `rows_that_fit`."""
 
-MOST_ROWS = {"cpu": 64}
-"""Rows per batch: a CPU computes no more of them per second, and prompts of a small batch are padded less (c)."""
+MOST_ROWS = 256
+"""Rows per batch at most: few enough that the last ones of a batch to end do not run alone for long (c)."""
 
 
 class Sampling(NamedTuple):
@@ -171,7 +171,7 @@ def rows_that_fit(model: PreTrainedModel, width: int) -> int:
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_token = item * (2 * config.num_hidden_layers * heads * head + 8 * config.hidden_size + 3 * inner)
     fitting = int(MEMORY_SHARE * _memory(model.device) / (width * per_token + 32 * config.vocab_size))
-    return max(1, min(fitting, MOST_ROWS.get(model.device.type, 256)))
+    return max(1, min(fitting, MOST_ROWS))
 
 
 def _memory(device: torch.device) -> int:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from calibrant.policy.attention import check_inputs, in_computed_type, scaled
@@ -61,15 +60,13 @@ class GroupCache:
     """Keys and values of N prompts, each held once, and of the tokens of B rows that continue them.
 
     Args:
-        cache: of transformers, with an entry per prompt; all of its layers hold keys and values alone.
+        layers: with keys and values of the prompts alone.
         mask: `[N, P]`; 0 for padding.
         which: `[B]`, the prompt of each row.
     """
 
-    def __init__(self, cache: Cache, mask: Tensor, which: Tensor) -> None:
-        self.layers = [
-            GroupLayer([layer.keys, layer.values], getattr(layer, "sliding_window", None)) for layer in cache.layers
-        ]
+    def __init__(self, layers: list[GroupLayer], mask: Tensor, which: Tensor) -> None:
+        self.layers = layers
         self.rows = which.argsort(stable=True)
         """Rows of the batch `[b]` that are held; those of one prompt are neighbours."""
         self._mask, self._which = mask, which[self.rows]
@@ -104,7 +101,7 @@ class GroupCache:
         )  # fmt: skip
         if len({layer.length for layer in self.layers}) > 1 or not self.layers[0].length:
             raise NotShared("not all of its layers attend by the functions that transformers registers")
-        logits: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1]
         return logits
 
     def attend(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import prompt_attention
@@ -17,9 +17,9 @@ from calibrant.policy.block import find_blocks, recording_inputs
 from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
-from calibrant.policy.group_attention import GroupCache
+from calibrant.policy.group_attention import GroupCache, GroupLayer
 from calibrant.policy.head import has_head
-from calibrant.policy.prompt_attention import left_padded_lengths
+from calibrant.policy.prompt_attention import PromptRow, prompt_row
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
@@ -82,8 +82,11 @@ def _block_recorded(model: nn.Module, decoded: Decoded | None, ids: Tensor, mask
     decoded.prompts = decoded.where = None
     passes = [(len(rows), 1) for rows in decoded.rows]
     if [tuple(read.shape[:2]) for read in calls[1:]] == passes:
-        decoded.read, decoded.prompts = calls, distinct_rows(ids, mask)
-        decoded.where = mask[decoded.prompts.first, :-1].bool()
+        prompts = distinct_rows(ids, mask)
+        ids, mask = (x[prompts.first, :-1] for x in (ids, mask))
+        if calls[0].shape[:2] != ids.shape and (row := _row(ids, mask)) is not None:
+            calls[0] = calls[0][0, row.places]
+        decoded.read, decoded.prompts, decoded.where = calls, prompts, mask.bool()
 
 
 def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None], plain: Callable[[], Any]) -> Any:
@@ -200,7 +203,7 @@ def logits_both_ways(
             rows, attended = cache.rows, torch.cat([mask, mask.new_ones(count, step)], dim=1)
             seen = (plain.sequences[:, : ids.shape[1] + step], attended)
             found = cache.next_logits(model, *(x[rows % count] for x in seen))
-            logits.append(found[rows.argsort()[:count]])
+            logits.append(found[rows.argsort()[:count]].float())
             cache.keep((rows <= count).nonzero()[:, 0])
     tokens = plain.sequences[:, ids.shape[1] :].T.flatten()
     return torch.cat(logits), torch.cat(plain.logits), tokens
@@ -214,12 +217,31 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, way: 
     """
     prompts = distinct_rows(input_ids, attention_mask)
     ids, mask = (x[prompts.first, :-1] for x in (input_ids, attention_mask))
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    lengths = left_padded_lengths(mask) if way == GROUPED and ids.device.type == "cpu" else None
-    if lengths is None:
-        output = model(**inputs, use_cache=True, logits_to_keep=1)
+    row = _row(ids, mask) if way == GROUPED else None
+    if row is None:
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        cache = repeatable_cache(model, model(**inputs, use_cache=True, logits_to_keep=1))
     else:
         with attention_named(model, prompt_attention.NAME):
-            output = model(**inputs, use_cache=True, logits_to_keep=1, prompt_lengths=lengths)
-    cache = repeatable_cache(model, output)
-    return GroupCache(cache, mask, prompts.which) if way == GROUPED else RepeatedCache(cache, prompts.which)
+            output = model(
+                input_ids=row.ids, position_ids=row.positions, use_cache=True, logits_to_keep=1, prompt_row=row
+            )
+        cache = repeatable_cache(model, output)
+    if way == REPEATED:
+        return RepeatedCache(cache, prompts.which)
+    return GroupCache(_layers(cache, row), mask, prompts.which)
+
+
+def _row(ids: Tensor, mask: Tensor) -> PromptRow | None:
+    """The row in which prompts `[N, P]` are read, where they are: on a CPU, as its attention is many small products."""
+    return prompt_row(ids, mask) if ids.device.type == "cpu" else None
+
+
+def _layers(cache: Cache, row: PromptRow | None) -> list[GroupLayer]:
+    """Keys and values of prompts, from a cache with an entry per prompt, or one that was filled by a row."""
+    windows = [getattr(layer, "sliding_window", None) for layer in cache.layers]
+    if row is None:
+        return [GroupLayer([x.keys, x.values], window) for x, window in zip(cache.layers, windows, strict=True)]
+    if set(row.layers) != set(range(len(windows))):
+        raise NotShared("not all of its layers attend by the functions that transformers registers")
+    return [GroupLayer(row.columns(i, window and window - 1), window) for i, window in enumerate(windows)]

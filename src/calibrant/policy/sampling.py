@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import CHUNK_ELEMENTS
+from calibrant.policy.logits import ROOM
 
 GREEDY = -1  # the sample number of a row that is decoded greedily
+NOTHING = -1  # in place of a token where none is drawn
 
 
 def uniform_numbers(seed: int, rows: Sequence[tuple[int, int]], length: int) -> Tensor:
@@ -34,8 +35,9 @@ def uniform_numbers(seed: int, rows: Sequence[tuple[int, int]], length: int) -> 
 
 
 class Sampler(LogitsProcessor):
-    """Draws the tokens of a batch, to be taken by greedy search: the logit of a drawn token becomes infinite.
+    """Draws the tokens of a batch.
 
+    `generate` takes them by greedy search, as the logit of a drawn token becomes infinite; `decode` asks for tokens.
     Rows `b` with numbers `u[b]` are samples of `softmax(logits / temperature)`, those with NaN are greedy. After
     `generate`, `logps` and `entropies` `[B, T]` hold the log-probability of each drawn token, and the entropy of the
     distribution that it was drawn from, in nats; 0 in greedy rows and after the end of a row.
@@ -58,32 +60,55 @@ class Sampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores `[B, V]`, changed in place: infinite for the drawn token of each row that has not ended."""
-        if not len(self.open) or input_ids.shape[1] <= self.prompt:  # the first token, also of another attempt
-            self.prompt, self.open = input_ids.shape[1], torch.ones_like(self.greedy)
-        rows, step = self.open.nonzero()[:, 0], input_ids.shape[1] - self.prompt
-        for some in rows.split(max(1, CHUNK_ELEMENTS // scores.shape[1])):
-            tokens = torch.where(self.greedy[some], scores[some].argmax(-1), self._drawn(some, scores[some], step))
-            scores[some, tokens] = torch.inf
-            self.open[some] = ~torch.isin(tokens, self.ends)
-        self.advance(len(rows))
+        tokens = self.next_tokens(input_ids, torch.arange(len(scores), device=scores.device), scores)
+        rows = (tokens != NOTHING).nonzero()[:, 0]
+        scores[rows, tokens[rows]] = torch.inf
         return scores
 
-    def _drawn(self, rows: Tensor, scores: Tensor, step: int) -> Tensor:
-        """Draws a token for each of some rows, and notes log-probabilities and entropies; 0 in greedy rows."""
-        logs = (scores.float() / self.temperature).log_softmax(-1)
-        probabilities = logs.exp()
-        edges = probabilities.cumsum(-1)
+    def next_tokens(self, input_ids: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
+        """The tokens `[B]` that follow `[B, L]`; `NOTHING` in rows that have ended.
+
+        `logits [b, V]` are of the rows `[b]`, among which are all that have not ended.
+        """
+        if not len(self.open) or input_ids.shape[1] <= self.prompt:  # the first token, also of another attempt
+            self.prompt, self.open = input_ids.shape[1], torch.ones_like(self.greedy)
+        tokens, step = torch.full_like(input_ids[:, 0], NOTHING), input_ids.shape[1] - self.prompt
+        size = max(1, ROOM["cpu" if logits.device.type == "cpu" else "other"] // logits.shape[1])
+        for greedy in (True, False):
+            places = (self.open & (self.greedy == greedy))[rows].nonzero()[:, 0]
+            for some in places.split(size):
+                values = logits[some]
+                tokens[rows[some]] = _likeliest(values) if greedy else self._drawn(rows[some], values, step)
+        self.advance(int(self.open.sum()))
+        self.open &= ~torch.isin(tokens, self.ends)
+        return tokens
+
+    def _drawn(self, rows: Tensor, logits: Tensor, step: int) -> Tensor:
+        """Draws a token for each of some rows, and notes log-probabilities and entropies."""
+        values = logits.to(torch.float32) / self.temperature
+        values -= values.amax(-1, keepdim=True)
+        weights = values.exp()
+        edges = weights.cumsum(-1)
         total = edges[:, -1:]
-        if not bool(total.isfinite().all()):
-            raise CalibrantError(
-                "the model's logits are not finite, so nothing can be sampled: its weights are damaged, or training "
-                "has diverged; take an earlier checkpoint, or a lower learning rate"
-            )
-        at = (self.numbers[rows, step, None].nan_to_num() * total).to(total)
+        _check_finite(total)
+        at = (self.numbers[rows, step, None] * total).to(total)
         at = torch.minimum(at, total.nextafter(torch.zeros_like(total)))  # rounding may have reached the total
         tokens = torch.searchsorted(edges, at, right=True)
-        sampled = ~self.greedy[rows]
-        spread = -torch.linalg.vecdot(probabilities, logs.clamp(min=torch.finfo(logs.dtype).min))
-        self.logps[rows, step] = logs.gather(-1, tokens)[:, 0] * sampled
-        self.entropies[rows, step] = spread * sampled
+        self.logps[rows, step] = (values.gather(-1, tokens) - total.log())[:, 0]
+        inner = torch.linalg.vecdot(weights, values.clamp_(min=torch.finfo(values.dtype).min))
+        self.entropies[rows, step] = total.log()[:, 0] - inner / total[:, 0]
         return tokens[:, 0]
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    values, tokens = logits.max(-1)
+    _check_finite(values)
+    return tokens
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise CalibrantError(
+            "the model's logits are not finite, so nothing can be sampled: its weights are damaged, or training "
+            "has diverged; take an earlier checkpoint, or a lower learning rate"
+        )
