@@ -33,6 +33,7 @@ from calibrant.files import append_json_lines, keep_lines, read_json_lines
 from calibrant.gradients import block_gram, gradient_variance
 from calibrant.groups import has_spread, valid
 from calibrant.policy import SharedPrefix, logps_in_chunks
+from calibrant.policy.generation import Sampling
 from calibrant.policy.head import find_head
 from calibrant.policy.models import load_model
 from calibrant.policy.prompts import Tokens
@@ -108,8 +109,8 @@ def measure(options: argparse.Namespace, done: int) -> None:
         if time.monotonic() - began > 60 * options.minutes:
             return
         seed, start = group_seed(options.seed, index), time.monotonic()
-        sampling = {"samples": options.rollouts, "temperature": options.temperature, "length": length, "seed": seed}
-        group = sampled_group(model, tokenizer, task, rows[index], **sampling)
+        sampling = Sampling(options.rollouts, options.temperature, length, seed)
+        group = sampled_group(model, tokenizer, task, rows[index], sampling)
         completions = [str(row["completion"]) for row in group.rows]
         texts = [task.extract(text) for text in completions] if task.meaning == "answer" else completions
         with torch.no_grad():
