@@ -18,7 +18,7 @@ COMMANDS = {
     "analyze": "before training: which signals follow the gradient variance of a model on its data",
     "evaluate": "evaluate a model: answer metrics and calibration",
     "score": "score the rollouts of a file with every method whose inputs it has",
-    "report": "write the report of a run or of an analysis again, from its files",
+    "report": "write the report of a run, analysis or comparison again, from its files",
     "check-prefix": "check that computing prompts once for all of their rollouts is exact for a model",
     "methods": "list the methods, or show the page of one",
     "tasks": "list the tasks",

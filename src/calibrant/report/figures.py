@@ -100,7 +100,7 @@ def curve(
             ax.plot(values.index, mean, color=colour, lw=2.2, label=f"mean over {span} steps")
             _legend_above(ax)
         if log and len(values) > 1 and values.min() > 0 and values.max() / values.min() > 100:
-            _logarithmic(ax)
+            logarithmic(ax)
         if share:
             ax.set_ylim(-0.02, 1.02)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -191,7 +191,7 @@ def scatter(x: pd.Series, y: pd.Series, x_label: str, y_label: str, colour: str 
         title = f"rank correlation {'not defined' if np.isnan(rho) else f'{rho:+.2f}'}"
         ax.set(title=title, xlabel=shorten(x_label), ylabel=y_label)
         if log and len(y) and y.min() > 0:
-            _logarithmic(ax)
+            logarithmic(ax)
 
     return draw
 
@@ -261,7 +261,8 @@ def stacked_counts(table: pd.DataFrame) -> Draw:
     return draw
 
 
-def _logarithmic(ax: Axes) -> None:
+def logarithmic(ax: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers."""
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.yaxis.set_minor_formatter(NullFormatter())

@@ -3,8 +3,9 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -34,6 +35,24 @@ class Plot:
     wide: bool = False
 
 
+class Side(NamedTuple):
+    """The answers of one policy to a prompt."""
+
+    name: str
+    answers: Sequence[tuple[str, str]]  # text, and a note about it
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with the answers of two policies beside each other."""
+
+    title: str
+    note: str  # in one line
+    prompt: str
+    expected: str
+    sides: tuple[Side, Side]
+
+
 @dataclass(frozen=True)
 class Section:
     """A section of a page; `missing` names what the files lack."""
@@ -44,6 +63,8 @@ class Section:
     plots: Sequence[Plot] = ()
     table: Table | None = None
     missing: Sequence[str] = ()
+    folded: Mapping[str, Table] = field(default_factory=dict)  # title -> a table that a reader opens
+    pairs: Sequence[Pair] = ()
 
 
 @dataclass(frozen=True)
