@@ -23,7 +23,7 @@ from calibrant.statistics.comparison_table import (
 from calibrant.statistics.corrections import holm
 from calibrant.statistics.gains import Array, components, difference
 from calibrant.statistics.measurements import Cell, Measurements, Scores
-from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, seeds_needed
+from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, gain_test, seeds_needed
 
 SAME_COST = {"updates": 1.0, "samples": 1.0, "seconds": 1.1}
 """Largest ratio to the baseline, and its inverse, that counts as the same cost; other costs are those of seconds."""
@@ -148,7 +148,7 @@ def _gain(against: str, x: Array, y: Array) -> Gain:
     return Gain(
         against, value, percent, _over(parts.df, parts.prompt_df), error, df, float(low), float(high),
         p=float(result.p()), p_holm=None, above_zero=float(result.probability_above_zero()),
-        detectable=detectable_gain(error, df), seeds_needed=seeds_needed(value, parts),
+        detectable=detectable_gain(gain_test(parts)), seeds_needed=seeds_needed(value, parts),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ cell random, so that with D the difference of the means of x (S seeds) and y (R 
 Main effects of prompts cancel, because both cells answer the same prompts. Seeds are not paired.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ class Components(NamedTuple):
 
     seeds: tuple[Array, Array]  # of x and y: variance of the seeds' means over the number of seeds
     prompts: Array  # prompt-by-cell, over P; not below 0
+    rest: tuple[Array, Array]  # of x and y: seed-by-prompt, over S P; part of `seeds`
     df: tuple[int, int]  # degrees of freedom of `seeds`; 0: one seed, and no estimate
     prompt_df: int  # of `prompts`; 0 without prompts
 
@@ -55,11 +57,12 @@ def components(x: Array, y: Array) -> Components:
     differences; it is subtracted from the latter once. With one seed the rest cannot be told from prompt-by-cell, and
     `prompts` holds both.
     """
+    count, rest = x.shape[-1], (_rest(x), _rest(y))
     prompts = np.zeros(x.shape[:-2])
-    if x.shape[-1] > 1:
+    if count > 1:
         change = x.mean(-2) - y.mean(-2)
-        prompts = np.maximum(change.var(-1, ddof=1) / x.shape[-1] - _rest(x) - _rest(y), 0.0)
-    return Components((_seeds(x), _seeds(y)), prompts, (x.shape[-2] - 1, y.shape[-2] - 1), x.shape[-1] - 1)
+        prompts = np.maximum(change.var(-1, ddof=1) / count - sum(rest), 0.0)
+    return Components((_seeds(x), _seeds(y)), prompts, rest, (x.shape[-2] - 1, y.shape[-2] - 1), count - 1)
 
 
 def _seeds(x: Array) -> Array:
@@ -69,26 +72,36 @@ def _seeds(x: Array) -> Array:
 
 
 def _rest(x: Array) -> Array:
-    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`; 0 with one seed."""
+    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`; 0 with one seed or prompt."""
     seeds, prompts = x.shape[-2:]
-    if seeds < 2:
+    if min(seeds, prompts) < 2:
         return np.zeros(x.shape[:-2])
     rest = x - x.mean(-1, keepdims=True) - x.mean(-2, keepdims=True) + x.mean((-2, -1), keepdims=True)
     return np.square(rest).sum((-2, -1)) / ((seeds - 1) * (prompts - 1)) / (seeds * prompts)
 
 
 def difference(x: Array, y: Array) -> Difference:
-    """`mean(x) - mean(y)` with its standard error and Satterthwaite's degrees of freedom.
-
-    `df = (sum_i v_i)^2 / sum_i (v_i^2 / df_i)` over the parts v_i of the variance. With one seed in either cell the
-    error is that over prompts alone.
-    """
+    """`mean(x) - mean(y)` with its standard error; with one seed in either cell the error over prompts alone."""
     parts = components(x, y)
     value = x.mean((-2, -1)) - y.mean((-2, -1))
     terms = [(parts.prompts, parts.prompt_df)]
     if min(parts.df) > 0:
-        terms += list(zip(parts.seeds, parts.df, strict=True))
-    total = sum((v for v, _ in terms), np.zeros(value.shape))
-    spent = sum((np.square(v) / df for v, df in terms if df), np.zeros(value.shape))
-    df = np.divide(np.square(total), spent, out=np.zeros(value.shape), where=spent > 0)
+        terms += zip(parts.seeds, parts.df, strict=True)
+    total, df = satterthwaite(terms)
     return Difference(value, np.sqrt(total), df)
+
+
+def satterthwaite(parts: Sequence[tuple[Array, int]]) -> tuple[Array, Array]:
+    """The sum of estimated variances v_i and its degrees of freedom, `(sum_i v_i)^2 / sum_i (v_i^2 / df_i)`.
+
+    The latter are 0 where the sum is 0. A part with df 0 has to be 0.
+
+    Reference: Satterthwaite (1946), "An approximate distribution of estimates of variance components".
+
+    >>> total, df = satterthwaite([(np.array(1.0), 2), (np.array(1.0), 2)])
+    >>> float(total), float(df)
+    (2.0, 4.0)
+    """
+    total = np.sum([v for v, _ in parts], axis=0)
+    spent = np.sum([np.square(v) / max(df, 1) for v, df in parts], axis=0)
+    return total, np.divide(np.square(total), spent, out=np.zeros_like(total), where=spent > 0)

@@ -1,48 +1,71 @@
-"""What a comparison of so many seeds and prompts can show: power of the t test of a gain, and what follows from it."""
+"""What a comparison of so many seeds and prompts can show: power of the test of a gain, and what follows from it.
+
+The true parts of the variance are taken to be those that were estimated, and all effects to be normal. The power of
+Student's test with estimated degrees of freedom is then an expectation over the estimates that other seeds and prompts
+would have given: `E[P(|gain + se Z| > t_df^ se^)]`, over `DRAWS` draws of scaled chi-square variances, Z normal.
+"""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from calibrant.statistics.gains import Array, Components
+from calibrant.statistics.gains import Array, Components, satterthwaite
 
 LEVEL, POWER = 0.05, 0.8  # of the two-sided test; what counts as enough
 MOST_SEEDS = 10_000
-LARGEST_SHIFT = 40.0  # in standard errors; the power is above 0.99 there, with one degree of freedom too
-SIMULATED, SIMULATION_SEED = 20_000, 0
+DRAWS, SEED = 4_000, 0
 
 
-def t_power(gain: float, standard_error: float, df: float) -> float:
-    """Power of the two-sided t test at `LEVEL`, by the noncentral t distribution with `gain / standard_error`.
+class GainTest(NamedTuple):
+    """The test of a gain for given parts of the variance: is the estimate farther from 0 than a half width?"""
 
-    >>> round(t_power(1.0, 1 / 8, 1e6), 4), round(t_power(0.0, 1.0, 4), 4)
-    (1.0, 0.05)
+    half_widths: Array  # [DRAWS], `t se`, as they vary with seeds and prompts
+    standard_error: float  # the true one
+
+    def power(self, gain: float) -> float:
+        """Probability that the test at `LEVEL` shows a true gain."""
+        z = scipy.stats.norm
+        above = z.sf((self.half_widths - gain) / self.standard_error)
+        below = z.cdf((-self.half_widths - gain) / self.standard_error)
+        return float(np.mean(above + below))
+
+
+def gain_test(parts: Components, seeds: int | None = None) -> GainTest:
+    """The test with the parts of one comparison (not batched), or with another number of seeds per cell.
+
+    Parts of seeds shrink as 1/S, that of prompts stays.
     """
-    critical = scipy.stats.t.ppf(1 - LEVEL / 2, df)
-    shift = abs(gain) / standard_error
-    if shift > LARGEST_SHIFT:
-        return 1.0
-    wrong_sign = scipy.stats.nct.cdf(-critical, df, shift) if shift < 6 else 0.0  # below 1e-11 from there, or NaN
-    return float(scipy.stats.nct.sf(critical, df, shift) + wrong_sign)
+    known = min(parts.df) > 0
+    df = [seeds - 1] * 2 if seeds else list(parts.df)
+    scale = [(old + 1) / (new + 1) for old, new in zip(parts.df, df, strict=True)]
+    own = [float(v) * s if known else 0.0 for v, s in zip(parts.seeds, scale, strict=True)]
+    rest = sum(float(v) * s for v, s in zip(parts.rest, scale, strict=True))
+    prompts, draw = float(parts.prompts), np.random.default_rng(SEED)
+    estimates = [v * draw.chisquare(n, DRAWS) / n for v, n in zip(own, df, strict=True) if known]
+    over_prompts = np.zeros(DRAWS)
+    if parts.prompt_df:
+        drawn = draw.chisquare(parts.prompt_df, DRAWS) / parts.prompt_df
+        over_prompts = np.maximum((prompts + rest) * drawn - rest, 0.0)
+    total, freedom = satterthwaite([(over_prompts, parts.prompt_df), *zip(estimates, df, strict=False)])
+    half = scipy.stats.t.ppf(1 - LEVEL / 2, np.maximum(freedom, 1)) * np.sqrt(total)
+    return GainTest(half, (sum(own) + prompts) ** 0.5)
 
 
-def detectable_gain(standard_error: float, df: float) -> float:
-    """The gain that the t test shows with a power of `POWER`.
-
-    >>> round(detectable_gain(1.0, 1e6), 2), round(detectable_gain(1.0, 4), 2)
-    (2.8, 3.76)
-    """
-    shift = scipy.optimize.brentq(lambda x: t_power(x, 1.0, df) - POWER, 0.0, LARGEST_SHIFT)
-    return float(shift * standard_error)
+def detectable_gain(test: GainTest) -> float:
+    """The gain that the test shows with a power of `POWER`."""
+    high = test.standard_error
+    while test.power(high) < POWER:
+        high *= 2
+    return float(scipy.optimize.brentq(lambda gain: test.power(gain) - POWER, 0.0, high))
 
 
 def seeds_needed(gain: float, parts: Components) -> int | None:
-    """Seeds per cell with which the t test shows a gain with a power of `POWER`, the prompts staying the same.
+    """Seeds per cell with which the test shows a gain with a power of `POWER`, the prompts staying the same.
 
-    The parts of the variance are taken as estimated: that of seeds shrinks as 1/S, that of prompts stays. None where no
-    number up to `MOST_SEEDS` is enough, or with one seed in either cell.
+    None where no number up to `MOST_SEEDS` is enough, or with one seed in either cell.
     """
     if min(parts.df) < 1 or not _enough(MOST_SEEDS, gain, parts):
         return None
@@ -54,12 +77,7 @@ def seeds_needed(gain: float, parts: Components) -> int | None:
 
 
 def _enough(seeds: int, gain: float, parts: Components) -> bool:
-    """Whether so many seeds per cell reach the power."""
-    now = [float(v) * (df + 1) / seeds for v, df in zip(parts.seeds, parts.df, strict=True)]
-    prompts = float(parts.prompts)
-    total = sum(now) + prompts
-    spent = sum(v**2 for v in now) / (seeds - 1) + (prompts**2 / parts.prompt_df if prompts else 0.0)
-    return total == 0 or t_power(gain, total**0.5, total**2 / spent) >= POWER
+    return gain_test(parts, seeds).power(abs(gain)) >= POWER
 
 
 def brown_forsythe_p(x: Array, y: Array) -> float | None:
@@ -78,7 +96,7 @@ def brown_forsythe_power(seeds: int, others: int, ratio: float = 2.0) -> float |
     """Power at `LEVEL` against deviations in a ratio, normal values, by simulation; None with fewer than three."""
     if min(seeds, others) < 3:
         return None
-    draw = np.random.default_rng(SIMULATION_SEED).standard_normal
-    x, y = ratio * draw((SIMULATED, seeds)), draw((SIMULATED, others))
+    draw = np.random.default_rng(SEED).standard_normal
+    x, y = ratio * draw((5 * DRAWS, seeds)), draw((5 * DRAWS, others))
     distances = (np.abs(v - np.median(v, axis=1, keepdims=True)) for v in (x, y))
     return float(np.mean(scipy.stats.f_oneway(*distances, axis=1).pvalue < LEVEL))
