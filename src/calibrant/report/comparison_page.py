@@ -1,6 +1,6 @@
 """The page of a comparison: which method is better, by how much, and with which doubt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from calibrant.files import JsonObject, versions
@@ -17,7 +17,8 @@ from calibrant.report.comparison_files import (
     metric_words,
     series_label,
 )
-from calibrant.report.comparison_rows import gain_table, limits_table, mean_table, number, p_text, signed, span
+from calibrant.report.comparison_rows import gain_table, mean_table, spread_table, words_table
+from calibrant.report.comparison_words import LEGEND, LEVEL, metric_notes, number, verdict
 from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
@@ -42,18 +43,14 @@ def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) ->
         versions=versions(),
         sections=[*_sections(data, main), *map(_beside, beside)],
         files="comparison.json, evaluations/",
-        notes=[_failed(name, reasons) for name, reasons in _failures(data).items()],
+        notes=[f"{cell.name} failed with {_reasons(cell.failed)}" for cell in data.measured.cells if cell.failed],
     )
     return write_page(data.path / "comparison.html", page)
 
 
-def _failures(data: ComparisonData) -> JsonObject:
-    return {cell.name: cell.failed for cell in data.measured.cells if cell.failed}
-
-
-def _failed(name: str, reasons: JsonObject) -> str:
-    words = "; ".join(f"seed {seed}: {reason}" for seed, reason in reasons.items())
-    return f"Runs of {name} that failed, and are in no number of this page: {words}"
+def _reasons(failed: Mapping[int, str]) -> str:
+    """Seeds with reasons; these runs are in no number of the page."""
+    return "; ".join(f"seed {seed}, which is left out everywhere: {reason}" for seed, reason in failed.items())
 
 
 def main_tables(data: ComparisonData) -> list[MetricTable]:
@@ -69,24 +66,15 @@ def headline(main: Sequence[MetricTable]) -> str:
     if best is None or best.gain is None:
         return "There is nothing to compare: no two cells have finished runs with the same metric."
     gain, where = best.gain, f"{capital(metric_words(main[0].metric))} on {main[0].task}"
-    if gain.value > 0 and gain.p_holm is not None and gain.p_holm < 0.05:
+    if gain.value > 0 and gain.p_holm is not None and gain.p_holm < LEVEL:
         return f"{where}: {best.cell} is better than {gain.against} by {number(gain.value)}."
     return f"{where}: no method is shown to be better than {gain.against}."
 
 
 def subtitle(main: Sequence[MetricTable]) -> str:
-    """The largest gain with its interval, and what could have been shown."""
+    """The verdict on the largest gain."""
     best = best_row(main)
-    if best is None or best.gain is None:
-        return ""
-    gain = best.gain
-    interval = f", 95% interval {span(gain.low, gain.high)} over {gain.over}" if gain.over else ""
-    shown = f" The smallest gain that this comparison could have shown is {number(gain.detectable)}."
-    corrected = "" if gain.p_holm is None else f"; p {p_text(gain.p_holm)} after Holm's correction"
-    return (
-        f"The largest gain is that of {best.cell}: {signed(gain.value)}{interval}{corrected}."
-        f"{shown if gain.detectable is not None else ''}"
-    )
+    return f"The largest gain: {verdict(best, main[0])}" if best else ""
 
 
 def best_row(main: Sequence[MetricTable]) -> Row | None:
@@ -129,19 +117,17 @@ def _tables(data: ComparisonData, main: Sequence[MetricTable]) -> Iterator[Secti
     """A section per task: its first metric in full, the others folded."""
     if not main:
         yield Section("table", "Table", missing=["No metric of the answers was measured."])
-    for number_, task in enumerate(dict.fromkeys(table.task for table in main)):
+    for position, task in enumerate(dict.fromkeys(table.task for table in main)):
         first, *others = [table for table in main if table.task == task]
-        cells = {cell.name: cell for cell in data.table.cells}
         text = [
-            f"Mean ± standard deviation over seeds, and the gain over {data.table.baseline} or the cell named. Look at "
-            "the interval first: where it holds 0, this comparison cannot tell the two apart."
+            "Look at the interval of the gain first: where it holds 0, this comparison cannot tell the two apart.",
+            LEGEND,
+            *metric_notes(first),
         ]
-        more = [f"Without {', '.join(first.missing)}: not measured there."] if first.missing else []
-        more += [f"{first.dropped} prompts without a value in some run are left out."] if first.dropped else []
-        folded = {"What so many seeds and prompts can show, and stability": limits_table(first)}
-        folded |= {metric_label(table.metric): gain_table(table, cells) for table in others}
+        folded = {"In words": words_table(first), "Deviations over seeds": spread_table(first)}
+        folded |= {metric_label(table.metric): gain_table(table) for table in others}
         title = f"Table: {task}, {metric_label(first.metric)}"
-        yield Section(f"table-{number_}", title, text, table=gain_table(first, cells), missing=more, folded=folded)
+        yield Section(f"table-{position}", title, text, table=gain_table(first), folded=folded)
 
 
 def _forest(main: Sequence[MetricTable]) -> Section:

@@ -17,9 +17,10 @@ from calibrant.report.comparison_figures import (
     value_limits,
 )
 from calibrant.report.comparison_files import ComparisonData, metric_label, series_label
-from calibrant.report.formats import DASH, duration, plain
+from calibrant.report.comparison_table import cost_rows
+from calibrant.report.formats import DASH, plain
 from calibrant.report.page import Plot, Section, Table
-from calibrant.statistics.comparison_table import MetricTable, Row
+from calibrant.statistics.comparison_table import Cost, MetricTable, Row
 from calibrant.statistics.measurements import Cell
 
 PANELS = 3  # side by side
@@ -191,8 +192,7 @@ def cost(data: ComparisonData) -> Section:
     if not any(cell.cost for cell in cells):
         return Section("cost", title, missing=["No cost was measured."])
     parts = list(dict.fromkeys(name for cell in cells for name in cell.cost if name.startswith("seconds/")))
-    sums = ("updates", "samples", "seconds")
-    rows = [[cell.name, *(_cost(cell.cost.get(name), name) for name in sums)] for cell in cells]
+    header, *rows = cost_rows(cells)
     bars = {
         cell.name: {name.removeprefix("seconds/"): _per_update(cell.cost, name) for name in parts if name in cell.cost}
         for cell in cells
@@ -201,24 +201,16 @@ def cost(data: ComparisonData) -> Section:
     uri = figures.data_uri([stacked_bars(bars, "seconds per update")], size(1.1 * len(cells), parts))
     plots = [Plot("Seconds per part of a step", uri, caption, wide=True)] if parts else []
     text = (
-        "Per run, as means over seeds; × is the ratio to the baseline. A gain that costs more updates, samples or "
-        "seconds is not a gain of the method alone."
+        "Means over seeds, with the ratio to the baseline, and an asterisk where it differs. A gain that costs more "
+        "updates, samples or seconds is not a gain of the method alone."
     )
     folded = {"Seconds per update by part": _parts_table(bars, parts)} if parts else {}
-    return Section("cost", title, [text], plots, Table(["cell", *sums], rows), folded=folded)
+    return Section("cost", title, [text], plots, Table(header, rows), folded=folded)
 
 
-def _cost(cost: object, name: str) -> str:
-    mean, ratio = getattr(cost, "mean", None), getattr(cost, "ratio", None)
-    if mean is None:
-        return DASH
-    amount = duration(mean) if name == "seconds" else f"{mean:,.0f}"
-    return amount if ratio is None else f"{amount} (× {ratio:.2f})"
-
-
-def _per_update(cost: Mapping[str, object], name: str) -> float:
-    seconds, updates = (getattr(cost.get(key), "mean", 0.0) for key in (name, "updates"))
-    return float(seconds / updates) if updates else 0.0
+def _per_update(cost: Mapping[str, Cost], name: str) -> float:
+    updates = cost["updates"].mean if "updates" in cost else 0.0
+    return cost[name].mean / updates if updates else 0.0
 
 
 def _parts_table(bars: Mapping[str, Mapping[str, float]], parts: Sequence[str]) -> Table:
