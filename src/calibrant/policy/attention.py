@@ -54,6 +54,6 @@ def in_computed_type(*tensors: Tensor) -> list[Tensor]:
 
 def scaled(products: Tensor, scaling: float | None, width: int, softcap: float | None) -> Tensor:
     """Scores from products of queries and keys of this width, in at least float32."""
-    scores = products.to(torch.promote_types(products.dtype, torch.float32))
-    scores = scores * (width**-0.5 if scaling is None else scaling)
+    scores = products.to(torch.promote_types(products.dtype, torch.float32), copy=True)
+    scores *= width**-0.5 if scaling is None else scaling
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)

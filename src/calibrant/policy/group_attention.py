@@ -111,13 +111,16 @@ class GroupCache:
         (keys, values), (own_keys, own_values) = layer.visible()
         query = query.reshape(len(query), keys.shape[1], -1, query.shape[3])
         heads, columns = query.shape[2], keys.shape[2]
-        products = [self._by_prompt(query) @ keys.mT, self._by_prompt(query @ own_keys.mT)]
-        scores = scaled(torch.cat(products, dim=-1), scaling, query.shape[3], softcap)
+        products = self._by_prompt(query) @ keys.mT, self._by_prompt(query @ own_keys.mT)
+        shape = (*products[0].shape[:-1], columns + own_keys.shape[2])
+        scores = query.new_empty(shape, dtype=torch.promote_types(query.dtype, torch.float32))
+        scores[..., :columns], scores[..., columns:] = products
+        scores = scaled(scores, scaling, query.shape[3], softcap)
         if self._padding is not None and columns:
             scores[..., :columns] += self._padding[..., -columns:]
-        weights = nn.functional.dropout(scores.softmax(-1).to(values.dtype), dropout)
-        output = self._by_row(weights[..., :columns] @ values, heads)
-        output += self._by_row(weights[..., columns:], heads) @ own_values
+        weights = nn.functional.dropout(scores.softmax(-1), dropout)
+        output = self._by_row(weights[..., :columns].to(values.dtype) @ values, heads)
+        output += self._by_row(weights[..., columns:].to(values.dtype), heads) @ own_values
         return output.flatten(1, 2)
 
     def _by_prompt(self, x: Tensor) -> Tensor:

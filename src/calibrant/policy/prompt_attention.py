@@ -47,7 +47,10 @@ class PromptRow:
     def columns(self, layer: int, last: int | None) -> list[Tensor]:
         """Keys and values of a layer by prompt, `[N, K, P, D]`; of the `last` columns alone, if given."""
         places = self.places if last is None else self.places[:, max(0, self.places.shape[1] - last) :]
-        return [x.transpose(0, 1)[places].transpose(1, 2).contiguous() for x in self.layers[layer]]
+        heads, tokens, _ = self.layers[layer][0].shape
+        rows = (places[:, None] + tokens * torch.arange(heads, device=places.device)[:, None]).flatten()
+        shape = (len(places), heads, places.shape[1])
+        return [x.flatten(0, 1).index_select(0, rows).unflatten(0, shape) for x in self.layers[layer]]
 
 
 def prompt_row(ids: Tensor, mask: Tensor) -> PromptRow | None:
@@ -99,7 +102,9 @@ def attend(
             rows = slice(part.begin + begin - part.shared, part.begin + end - part.shared)
             products = query[:, :, rows].flatten(1, 2) @ keys[:, first:end].mT
             scores = scaled(products.unflatten(1, (-1, end - begin)), scaling, query.shape[3], softcap)
-            scores.masked_fill_(_hidden(begin - first, end - first, sliding_window).to(scores.device), -torch.inf)
+            seen = 0 if sliding_window else begin - first  # columns that all queries of the block see
+            hidden = _hidden(begin - first - seen, end - first - seen, sliding_window)
+            scores[..., seen:].masked_fill_(hidden.to(scores.device), -torch.inf)
             weights = nn.functional.dropout(scores.softmax(-1).to(value.dtype), dropout).flatten(1, 2)
             output[rows] = (weights @ values[:, first:end]).unflatten(1, (-1, end - begin)).movedim(2, 0)
     return output.flatten(1, 2)[None], None
