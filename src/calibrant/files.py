@@ -113,20 +113,24 @@ def read_json_lines(path: str | Path) -> Iterator[JsonObject]:
     Empty lines and a byte order mark are skipped, and an incomplete last line, as a killed process leaves it. Raises
     CalibrantError if another line is not an object.
     """
-    if not Path(path).exists():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            row, reason = _object(line)
-            if row is not None:
-                yield row
-            elif line.endswith(b"\n") or not line.lstrip().startswith(b"{"):
-                raise CalibrantError(
-                    f"'{path}', line {number}, is damaged: not a JSON object ({reason}); correct or delete that line"
-                )
+    if Path(path).exists():
+        with open(path, "rb") as file:
+            yield from json_lines(file, path)
+
+
+def json_lines(lines: Iterable[bytes], path: str | Path, first: int = 1) -> Iterator[JsonObject]:
+    """The objects of lines of a file, of which `first` is the number of the first; see `read_json_lines`."""
+    for number, line in enumerate(lines, first):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if not line.strip():
+            continue
+        row, reason = _object(line)
+        if row is not None:
+            yield row
+        elif line.endswith(b"\n") or not line.lstrip().startswith(b"{"):
+            raise CalibrantError(
+                f"'{path}', line {number}, is damaged: not a JSON object ({reason}); correct or delete that line"
+            )
 
 
 def json_object(content: bytes) -> JsonObject | None:

@@ -225,15 +225,18 @@ def flat_weights(weights: Tensor, method: Method) -> str | None:
     >>> flat_weights(1 + torch.arange(100) / 1e5, METHODS["gcpo_bot"])  # doctest: +ELLIPSIS
     'the weights of gcpo_bot hardly differ: their coefficient of variation is 0.03% ...
     """
-    if len(weights) < ENOUGH or name_of(method) in UNWEIGHTED:
-        return None
     weights = weights.double()
     spread = (weights.std(correction=0) / weights.mean().clamp(min=1e-12)).item()
-    if spread >= SMALLEST_SPREAD:
+    return flat_spread(spread, len(weights), method)
+
+
+def flat_spread(spread: float, groups: int, method: Method) -> str | None:
+    """`flat_weights` of weights whose coefficient of variation over `groups` groups is `spread`."""
+    if groups < ENOUGH or name_of(method) in UNWEIGHTED or spread >= SMALLEST_SPREAD:
         return None
     return (
         f"the weights of {name_of(method)} hardly differ: their coefficient of variation is {100 * spread:.2f}% over "
-        f"{len(weights)} groups, so that this is nearly its base method; --strength 0.3 sets the spread, and "
+        f"{groups} groups, so that this is nearly its base method; --strength 0.3 sets the spread, and "
         "calibrant analyze shows it for every method"
     )
 

@@ -10,8 +10,8 @@ from PIL import Image
 from test_trainer import arguments, train
 
 from calibrant.rollouts import read_rollouts
+from calibrant.text.messages import as_text
 from calibrant.trl import CalibratedGRPOTrainer
-from calibrant.trl.messages import as_text
 
 PICTURE = Image.new("RGB", (2, 2))
 CALL = {"type": "function", "function": {"name": "multiply", "arguments": {"a": 3, "b": 4}}}

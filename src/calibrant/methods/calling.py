@@ -88,6 +88,15 @@ def _inputs(method: str | Method, *, optional: bool) -> tuple[str, ...]:
     return tuple(name for name, p in named if (p.default is not p.empty) is optional)
 
 
+def keeps_state(method: str | Method) -> bool:
+    """Whether a method has a memory, which passes from batch to batch.
+
+    >>> keeps_state("ha_dw"), keeps_state("grpo")
+    (True, False)
+    """
+    return "state" in _parameters(resolve_method(method))
+
+
 def read_inputs(method: str | Method, hyper: Mapping[str, object] | None = None) -> tuple[str, ...]:
     """Names of the inputs that a method reads with its hyper-parameters `hyper`, optional ones last.
 

@@ -1,7 +1,5 @@
 """The rollout file: one row per rollout, the same from training, evaluation and other tools."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +9,8 @@ import pyarrow.parquet as pq
 
 from calibrant.errors import CalibrantError
 from calibrant.files import read_json_lines, write_json_lines, write_with
-from calibrant.rollouts.columns import COLUMNS, READERS
+from calibrant.rollouts.columns import COLUMNS, READERS, read_values
+from calibrant.rollouts.tables import check_characters, parquet_tables
 
 PARQUET = b"PAR1"  # the first bytes of every Parquet file
 HINTS = {
@@ -36,8 +35,15 @@ def write_rollouts(path: str | Path, rows: Iterable[Mapping[str, object]]) -> Pa
         return write_json_lines(path, rows)
     further = sorted({key for row in rows for key in row} - set(COLUMNS))
     columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in COLUMNS.items()}
-    table = pa.table(columns | {name: _further([row.get(name) for row in rows]) for name in further})
-    return write_with(path, lambda file: pq.write_table(table, file, compression="zstd"))
+    return write_table(path, pa.table(columns | {name: _further([row.get(name) for row in rows]) for name in further}))
+
+
+def write_table(path: str | Path, table: pa.Table) -> Path:
+    """Writes a table of rollouts as Parquet, with all of `COLUMNS`, completely or not at all."""
+    lacking = {name: pa.nulls(len(table), kind) for name, kind in COLUMNS.items() if name not in table.column_names}
+    columns = {name: lacking[name] if name in lacking else table[name] for name in COLUMNS}
+    columns |= {name: table[name] for name in table.column_names if name not in COLUMNS}
+    return write_with(path, lambda file: pq.write_table(pa.table(columns), file, compression="zstd"))
 
 
 def _further(values: list[object]) -> pa.Array:
@@ -104,7 +110,7 @@ def _frame(path: Path) -> pd.DataFrame:
     if path.suffix == ".jsonl":
         return _frame_of_lines(path)
     if start == PARQUET:
-        return _frame_of_parquet(path)
+        return pa.concat_tables(parquet_tables(path, None)).to_pandas(ignore_metadata=True)
     if not start:
         return pd.DataFrame()
     hint = HINTS.get(path.suffix, "convert it to one of them")
@@ -113,62 +119,15 @@ def _frame(path: Path) -> pd.DataFrame:
 
 def _frame_of_lines(path: Path) -> pd.DataFrame:
     rows = list(read_json_lines(path))
-    for number, row in enumerate(rows, 1):
-        for name, value in row.items():
-            try:
-                json.dumps([name, value], ensure_ascii=False).encode()
-            except UnicodeEncodeError:
-                raise CalibrantError(
-                    f"'{path}' has half of a character (a lone surrogate) in the column {name!a}, row {number}; "
-                    "correct that row"
-                ) from None
+    check_characters(rows, f"'{path}'")
     return pd.DataFrame(rows, dtype=object)
-
-
-def _frame_of_parquet(path: Path) -> pd.DataFrame:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (ValueError, OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise CalibrantError(f"'{path}' is a damaged Parquet file ({reason}); write it again") from None
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if not _is_valid(column):
-            row = next(i for i in range(len(column)) if not _is_valid(column.slice(i, 1)))
-            raise CalibrantError(f"'{path}' has no valid UTF-8 in the column '{name}', row {row + 1}; correct that row")
-        if table.column_names.count(name) > 1:
-            raise CalibrantError(f"'{path}' has several columns '{name}'; give each a name of its own")
-    return table.to_pandas(ignore_metadata=True)
-
-
-def _is_valid(column: pa.ChunkedArray) -> bool:
-    try:
-        column.validate(full=True)
-    except pa.ArrowException:
-        return False
-    return True
 
 
 def _typed(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The frame with the columns of `READERS` in their types."""
     for name in READERS.keys() & set(frame):
-        frame[name] = pd.Series(_column(frame[name], name, path), index=frame.index)
+        frame[name] = pd.Series(read_values(frame[name], name, f"'{path}'"), index=frame.index)
     if frame["prompt_id"].isna().any():
         row = int(frame["prompt_id"].isna().to_numpy().argmax()) + 1
         raise CalibrantError(f"'{path}' has no prompt_id in row {row}; rollouts of one prompt share an id")
     return frame.assign(completion=frame["completion"].fillna("")).infer_objects()
-
-
-def _column(values: Iterable[object], name: str, path: Path) -> list[object]:
-    read, kind = READERS[name]
-    typed: list[object] = []
-    for row, value in enumerate(values, 1):
-        absent = value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-        try:
-            typed.append(None if absent else read(value))
-        except (TypeError, ValueError, OverflowError):
-            raise CalibrantError(
-                f"'{path}' has {ascii(value)[:60]} in the column '{name}', row {row}, where {kind} belongs; "
-                "correct that row"
-            ) from None
-    return typed

@@ -25,18 +25,26 @@ class RolloutGroups:
             steps) are a group. Without rewards, `correct` is the reward.
         extract: completion -> answer, if the file has no answers.
         path: the file, for error messages.
+        keys: the columns that identify a group; those of `group_keys` when None.
 
     Raises:
         CalibrantError: rollouts of one group answer different prompts.
     """
 
-    def __init__(self, frame: pd.DataFrame, extract: Callable[[str], str] = str.strip, path: str | Path | None = None):
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        extract: Callable[[str], str] = str.strip,
+        path: str | Path | None = None,
+        keys: list[str] | None = None,
+    ):
         self.frame = frame.reset_index(drop=True)
-        group = self.frame.groupby(group_keys(frame, path), sort=False).ngroup().to_numpy()
+        keys = group_keys(frame, path) if keys is None else keys
+        group = self.frame.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
         slot = self.frame.groupby(group).cumcount().to_numpy()
         self.rows = np.full((group.max() + 1, slot.max() + 1), -1)  # [N, G], -1 for padding
         self.rows[group, slot] = np.arange(len(frame))
-        answers = self.frame["answer"] if "answer" in frame else self.frame["completion"].map(extract)
+        answers = self.frame["answer"] if self._has("answer") else self.frame["completion"].map(extract)
         self.answers = self._texts(answers)
         self.completions = self._texts(self.frame["completion"])
         self.rewards = self._numbers("reward" if self._has("reward") or "correct" not in frame else "correct")

@@ -1,36 +1,53 @@
-"""The steps of `calibrant score`: from settings to scored rollouts."""
+"""The steps of `calibrant score`: from settings to scored rollouts, unit by unit."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from functools import cache
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from calibrant.errors import CalibrantError
-from calibrant.methods import METHODS, read_inputs, resolve_method
+from calibrant.files import JsonObject, locked, versions
 from calibrant.policy.models import quiet_loading
-from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
-from calibrant.score.methods import score_all, with_scores
+from calibrant.rollouts.formats import Layout, layout_of, rollouts_of
+from calibrant.rollouts.sources import Source, find_sources
+from calibrant.rollouts.units import FILE, ROW, GroupsLieApart, check_prompts, in_order, partitioned
+from calibrant.score.methods import States
 from calibrant.score.settings import ScoreSettings
-from calibrant.scorer import Scored
-from calibrant.tasks import resolve as resolve_task
-from calibrant.text.inputs import by_key
-from calibrant.text.metrics import normalise_answer
-from calibrant.text.readers import load_readers
+from calibrant.score.shards import Shards
+from calibrant.score.summary import Summary
+from calibrant.score.units import UnitScorer, start_worker, work
+
+WAITING = 2  # units per process that are read ahead
+NOT_IDENTITY = ("out", "jobs", "embedding_cache")  # settings that change no number
+
+Tell = Callable[[str], object]
 
 
 class ScoredFile(NamedTuple):
-    """The result of scoring a file."""
+    """The result of scoring."""
 
-    scored: Mapping[str, Scored]  # by method
-    refused: Mapping[str, str]  # method -> the reason why it was not applied
-    reward_range: tuple[float, float]
+    summary: Summary
+    methods: tuple[str, ...]  # those that were applied
+    units: int
 
 
 def check_options(settings: ScoreSettings) -> None:
     """Raises CalibrantError for options that contradict each other, before anything is read."""
-    out = Path(settings.out or ".parquet")
-    if not out.name.endswith((".parquet", ".jsonl")) or out.is_dir():
-        raise CalibrantError(f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl")
+    out = Path(settings.out or "folder")
+    other = out.is_dir() if out.suffix else out.is_file()
+    if out.suffix not in (".parquet", ".jsonl", "") or other:
+        raise CalibrantError(
+            f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl, or give a folder"
+        )
     one = settings.mean_one or any(x is not None for x in (settings.alpha, settings.strength, settings.method_options))
     if settings.method is None and one:
         raise CalibrantError(
@@ -38,23 +55,159 @@ def check_options(settings: ScoreSettings) -> None:
         )
 
 
-def score_file(settings: ScoreSettings) -> ScoredFile:
-    """Applies one method, or every method whose inputs the file has, and writes `settings.out`."""
+def score_file(settings: ScoreSettings, tell: Tell = print) -> ScoredFile:
+    """Applies one method, or every method whose inputs the rollouts have, and writes `settings.out`.
+
+    `tell` is called with what the user should know. A run that was stopped is continued after its last shard.
+    """
     check_options(settings)
     quiet_loading()
-    methods = {settings.method: resolve_method(settings.method)} if settings.method else METHODS
-    task = resolve_task(settings.task) if settings.task else None
-    meaning = settings.meaning or (task.meaning if task else "answer")
-    reward_range = settings.reward_range or (task.reward_range if task and task.kind != "chat" else (0.0, 2.0))
-    groups = RolloutGroups(read_rollouts(settings.file), task.extract if task else str.strip, settings.file)
-    if not groups.rewards.isfinite().any():
-        raise CalibrantError(f"'{settings.file}' has no finite value in reward or correct; fill one of them in")
-    inputs = {name for method in methods.values() for name in read_inputs(method)}
-    cluster = task.clusters if task else by_key(normalise_answer)
-    readers = load_readers(inputs, settings, cluster, task.correct_batch if task else None)
-    scored, refused = score_all(groups, methods, replace(settings, reward_range=reward_range), readers, meaning)
-    if settings.method and refused:
-        raise CalibrantError(refused[settings.method])
-    if settings.out:
-        write_rollouts(settings.out, with_scores(groups, scored))
-    return ScoredFile(scored, refused, reward_range)
+    sources = find_sources(settings.file)
+    with tempfile.TemporaryDirectory() as temporary:
+        if settings.out is None:
+            return _scored(settings, sources, None, Path(temporary), tell)
+        shards = Shards(Path(settings.out), _identity(settings, sources))
+        with locked(shards.folder):
+            shards.open()
+            try:
+                result = _scored(settings, sources, shards, shards.folder, tell)
+            except BaseException:
+                shards.abandon()
+                raise
+            if not shards.manifest["complete"]:
+                shards.finish()
+            return result
+
+
+def _identity(settings: ScoreSettings, sources: list[Source]) -> JsonObject:
+    files = [(source.name, source.path.stat() if source.path else None) for source in sources]
+    return {
+        "settings": {name: value for name, value in asdict(settings).items() if name not in NOT_IDENTITY},
+        "sources": [[name, about.st_size, about.st_mtime_ns] if about else [name] for name, about in files],
+        "versions": versions(),
+    }
+
+
+def _scored(
+    settings: ScoreSettings, sources: list[Source], shards: Shards | None, folder: Path, tell: Tell
+) -> ScoredFile:
+    """Scores all units; where groups lie apart, once more after their rows were partitioned."""
+    scorer = UnitScorer(settings, str(folder / "embeddings.sqlite"))
+    if shards and shards.manifest["complete"]:
+        tell(f"'{settings.out}' is complete; nothing is left to do")
+        return _result(scorer, [Summary.read(entry["summary"]) for entry in shards.done])
+    tell = cache(tell)  # once for each note, also where the sources are read twice
+
+    def tables() -> Iterator[pa.Table]:
+        return _tables(settings, sources, tell)
+
+    if not (shards and shards.manifest["partitioned"]):
+        try:
+            return _result(scorer, _summaries(scorer, in_order(tables()), sources, shards))
+        except GroupsLieApart as apart:
+            tell(f"the rollouts of prompt '{apart}' lie apart; all rows are sorted into partitions on the disk first")
+            if shards:
+                shards.restart()
+    size = sum(source.path.stat().st_size for source in sources if source.path)
+    units = in_order(partitioned(tables, folder / "partitions", size))
+    return _result(scorer, _summaries(scorer, units, sources, shards))
+
+
+def _result(scorer: UnitScorer, summaries: list[Summary]) -> ScoredFile:
+    total = sum(summaries[1:], summaries[0])
+    applied = tuple(name for name in scorer.methods if name in total.weights)
+    if not total.scorable:
+        raise CalibrantError(f"'{scorer.settings.file}' has no finite value in reward or correct; fill one of them in")
+    if scorer.settings.method and total.refused:
+        raise CalibrantError(total.refused[scorer.settings.method])
+    return ScoredFile(total, applied, len(summaries))
+
+
+def _tables(settings: ScoreSettings, sources: list[Source], tell: Tell) -> Iterator[pa.Table]:
+    """The rollouts of all sources, with the numbers of source and row."""
+    empty = True
+    for number, source in enumerate(sources):
+        layout: Layout | None = None
+        for block in source.blocks():
+            if layout is None and block.size:
+                layout = layout_of(block, source.origin, settings.format, settings.columns or {}, settings.filter)
+                for note in layout.notes:
+                    tell(note)
+            if layout is None:
+                continue
+            table = rollouts_of(block, layout, source.origin)
+            if len(table):
+                empty = False
+                rows = pa.array(range(block.first, block.first + len(table)), pa.int64())
+                file = pa.array([number] * len(table), pa.int32())
+                yield table.append_column(FILE, file).append_column(ROW, rows)
+    if empty:
+        raise CalibrantError(f"'{settings.file}' holds no rollouts; give a file with one row per rollout")
+
+
+def _summaries(
+    scorer: UnitScorer, units: Iterator[pa.Table], sources: list[Source], shards: Shards | None
+) -> list[Summary]:
+    """The summary of each unit; units whose shards are complete are not scored again."""
+    done = [Summary.read(entry["summary"]) for entry in shards.done] if shards else []
+    states = shards.states() if shards else {}
+    origins = [source.origin for source in sources]
+    for _ in islice(units, len(done)):
+        pass
+
+    def checked() -> Iterator[pa.Table]:
+        for unit in units:
+            check_prompts(unit, origins)
+            yield unit
+
+    def add(rows: int, summary: Summary, states: States) -> None:
+        if scorer.settings.method and summary.refused:
+            raise CalibrantError(summary.refused[scorer.settings.method])
+        done.append(summary)
+        if shards:
+            shards.add(rows, asdict(summary), states)
+
+    path = (lambda number: shards.path(number)) if shards else (lambda _: None)
+    first = len(done)
+    (_alone if scorer.settings.jobs == 1 else _in_processes)(scorer, checked(), states, path, first, add)
+    return done
+
+
+Path_ = Callable[[int], Path | None]
+Add = Callable[[int, Summary, States], None]
+
+
+def _alone(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: Path_, first: int, add: Add) -> None:
+    for number, unit in enumerate(units, first):
+        groups = scorer.groups(unit)
+        part = scorer.apply(groups, list(scorer.methods), states)
+        add(len(unit), scorer.finish(unit, groups, [part], path(number)), states)
+
+
+def _in_processes(
+    scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: Path_, first: int, add: Add
+) -> None:
+    """Methods that need an order or a model are applied here, the others in processes; shards are added in order."""
+    ordered, jobs = scorer.ordered(), scorer.settings.jobs
+    waiting: deque[tuple[Future[dict[str, object]], int, States]] = deque()
+
+    def collect() -> None:
+        future, rows, after = waiting.popleft()
+        add(rows, Summary.read(future.result()), after)
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["calibrant.score.units"])
+    try:
+        with ProcessPoolExecutor(jobs, context, start_worker, (scorer.settings,)) as pool:
+            for number, unit in enumerate(units, first):
+                part = scorer.apply(scorer.groups(unit), sorted(ordered), states)
+                waiting.append((pool.submit(work, unit, part, path(number)), len(unit), dict(states)))
+                if len(waiting) >= WAITING * jobs:
+                    collect()
+            while waiting:
+                collect()
+    except BrokenProcessPool:
+        raise CalibrantError(
+            "a process was killed (is the memory too small?); give fewer --jobs: the same command, given again, "
+            "continues"
+        ) from None

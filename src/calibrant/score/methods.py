@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from calibrant.rollouts import RolloutGroups
 from calibrant.scorer import Scored, Scorer, options_of
 from calibrant.text.inputs import CLUSTERED, Readers
 
+States = dict[str, Mapping[str, Tensor]]  # method -> what it remembers
+
 
 def score(
     groups: RolloutGroups,
@@ -23,40 +26,57 @@ def score(
     given: Mapping[str, Tensor] | None = None,
     cluster_text: str | None = None,
     strength: float | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Scored:
     """Applies a method, with its hyper-parameters `options`, to rollouts of a file.
 
     `readers` compute inputs from texts where neither `given` (`groups.given()` if None) nor a column holds them;
     `meaning` is the text that is embedded and, unless `cluster_text` names another, clustered: "answer" or
-    "completion"; `strength` as in `methods.apply`. Raises CalibrantError if an input that the method needs is in no
-    column and cannot be computed from text.
+    "completion"; `strength` and `state` as in `methods.apply`. Raises CalibrantError if an input that the method
+    needs is in no column and cannot be computed from text.
     """
     scorer = Scorer(method, dict(options or {}), readers or Readers(), meaning, cluster_text, strength)
     given = groups.given() if given is None else given
     return scorer(
-        groups.completions, groups.rewards, answers=groups.answers, references=groups.references(), given=given
+        groups.completions,
+        groups.rewards,
+        answers=groups.answers,
+        references=groups.references(),
+        given=given,
+        state=state,
     )
 
 
 def score_all(
-    groups: RolloutGroups, methods: Mapping[str, Method], settings: WeightOptions, readers: Readers, meaning: str
+    groups: RolloutGroups,
+    methods: Mapping[str, Method],
+    settings: WeightOptions,
+    readers: Readers,
+    meaning: str,
+    states: States | None = None,
 ) -> tuple[dict[str, Scored], dict[str, str]]:
-    """Method -> what it made of the groups, and method -> the reason why it was not applied."""
+    """Method -> what it made of the groups, and method -> the reason why it was not applied.
+
+    `states`, method -> its memory, is updated.
+    """
     scored, refused = {}, {}
+    states = {} if states is None else states
     common = groups.given()  # texts are read once for all methods
     clustered: dict[str, dict[str, Tensor]] = {"answer": {}, "completion": {}}  # by the text that is clustered
     for name, method in methods.items():
         own = settings.cluster_text or str(recommended_values(method).get("cluster_text", meaning))
         given = clustered[own] | common
+        options = options_of(method, settings)
         try:
-            scored[name] = score(
-                groups, method, options_of(method, settings), readers, meaning, given, own, settings.strength
-            )
+            result = score(groups, method, options, readers, meaning, given, own, settings.strength, states.get(name))
         except CalibrantError as error:
             refused[name] = str(error)
-        else:
-            for key, tensor in scored[name].groups.inputs.items():
-                (clustered[own] if key in CLUSTERED else common).setdefault(key, tensor)
+            continue
+        scored[name] = result
+        if result.outcome.state is not None:
+            states[name] = result.outcome.state
+        for key, tensor in result.groups.inputs.items():
+            (clustered[own] if key in CLUSTERED else common).setdefault(key, tensor)
     return scored, refused
 
 
@@ -70,12 +90,18 @@ def distinct_scores(scored: Mapping[str, Scored]) -> dict[str, Tensor]:
     return scores
 
 
-def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, object]]:
-    """The file's rows with each score, and `<method>/weight` and `<method>/advantage` of each method."""
-    frame = groups.frame.copy()
-    for name, values in distinct_scores(scored).items():
-        frame[name] = groups.column(values)
+def score_columns(
+    groups: RolloutGroups, scored: Mapping[str, Scored], scores: Mapping[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """A column for each score, and `<method>/weight` and `<method>/advantage` of each method, by the rows of a file."""
+    columns = {name: groups.column(values) for name, values in scores.items()}
     for method, result in scored.items():
-        frame[f"{method}/weight"] = groups.column(result.outcome.weights)
-        frame[f"{method}/advantage"] = groups.column(result.outcome.advantages)
+        columns[f"{method}/weight"] = groups.column(result.outcome.weights)
+        columns[f"{method}/advantage"] = groups.column(result.outcome.advantages)
+    return columns
+
+
+def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, object]]:
+    """The file's rows with the columns of `score_columns`."""
+    frame = groups.frame.assign(**score_columns(groups, scored, distinct_scores(scored)))
     return frame.astype(object).where(frame.notna(), None).to_dict("records")

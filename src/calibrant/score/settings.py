@@ -3,16 +3,46 @@
 from dataclasses import dataclass
 
 from calibrant import options
-from calibrant.options import TextOptions, WeightOptions, option
+from calibrant.options import COUNT, TextOptions, WeightOptions, option
 
 
 @dataclass(frozen=True)
 class ScoreSettings(WeightOptions, TextOptions):
-    """The settings of scoring a file."""
+    """The settings of scoring rollouts."""
 
     file: str = ""
+    format: str = option(
+        "auto",
+        "format of the rollouts: own files, or those of another tool; auto: by the names of their columns",
+        choices=("auto", "calibrant", "trl", "verl", "openrlhf", "lm-eval"),
+    )
+    columns: dict[str, str] | None = option(
+        None,
+        "columns by what they hold, e.g. prompt_id=uid,completion=output,reward=score; a.b is a field of a nested "
+        "column, reward=a+b the sum of two",
+        shown="those of the format",
+    )
+    filter: str | None = option(None, "filter of lm-evaluation-harness whose rows are read", shown="the file's first")
     task: str | None = option(
-        None, "task that extracts and clusters answers: name in `calibrant tasks`", metavar="NAME"
+        None,
+        "task that extracts and clusters answers, and judges them by their references if there is no reward: name in "
+        "`calibrant tasks`",
+        metavar="NAME",
     )
     method: str | None = options.method(None, shown="every method whose inputs the file has")
-    out: str | None = option(None, "file for the scored rollouts, .parquet or .jsonl", metavar="FILE")
+    embeddings: bool = option(
+        True, "whether to load the embedding model; if not, methods that read embeddings are not applied"
+    )
+    embedding_cache: str | None = option(
+        None,
+        "SQLite file that keeps the embedding of each text for later runs",
+        shown="one for this run alone",
+        metavar="FILE",
+    )
+    out: str | None = option(
+        None,
+        "file for the scored rollouts, .parquet or .jsonl, or folder for many files and a manifest; the same command, "
+        "given again after it was stopped, continues",
+        metavar="PATH",
+    )
+    jobs: int = option(1, "number of processes", limit=COUNT)

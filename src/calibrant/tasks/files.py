@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,18 +14,19 @@ import pyarrow.parquet as pq
 from calibrant.errors import CalibrantError
 
 Record = dict[str, Any]
+COMPRESSED = (".gz", ".zst")
 LONGEST_CELL = 2**31 - 1  # characters of a cell of a CSV file; Python's default is 131,072
 
 
 def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
-    """The records of a file, in the format of its suffix; `.gz` is decompressed.
+    """The records of a file, in the format of its suffix; `.gz` and `.zst` are decompressed.
 
     The suffix is `.json` (a list, an object of objects by their id, or one object), `.jsonl`, `.csv` or `.parquet`, of
     which `columns` are read, nested ones with dots; all when empty.
     """
-    kind = Path(path.name.removesuffix(".gz")).suffix
-    if kind not in READERS and kind != ".parquet":
-        raise CalibrantError(f"'{path}' is no data file; give {', '.join([*READERS, '.parquet'])}, or .gz of them")
+    kind = kind_of(path)
+    if kind not in KINDS:
+        raise CalibrantError(f"'{path}' is no data file; give {', '.join(KINDS)}, or .gz or .zst of them")
     try:
         if kind == ".parquet":
             yield from _parquet(path, columns)
@@ -35,6 +36,15 @@ def records(path: Path, columns: Sequence[str] = ()) -> Iterator[Record]:
     except (OSError, EOFError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CalibrantError(f"cannot read '{path}' ({reason}); fetch it again") from None
+
+
+def kind_of(path: Path) -> str:
+    """The suffix of a file without that of its compression.
+
+    >>> kind_of(Path("a.jsonl.zst")), kind_of(Path("b.csv"))
+    ('.jsonl', '.csv')
+    """
+    return (path.with_suffix("") if path.suffix in COMPRESSED else path).suffix
 
 
 def record_list(value: list[Record] | dict[str, list[object]]) -> list[Record]:
@@ -64,10 +74,15 @@ def nested(record: Record) -> Record:
     return result
 
 
+def decompressed(path: Path) -> BinaryIO:
+    """A file as bytes; `.gz` and `.zst` are decompressed."""
+    if path.suffix == ".zst":
+        return pa.input_stream(str(path), compression="zstd")
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
+
 def _opened(path: Path) -> io.TextIOBase:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(decompressed(path), encoding="utf-8-sig", newline="")
 
 
 def _json(file: io.TextIOBase) -> Iterator[Record]:
@@ -113,3 +128,5 @@ READERS: dict[str, Callable[[io.TextIOBase], Iterator[Record]]] = {
     ".jsonl": _json_lines,
     ".csv": _csv,
 }
+
+KINDS = (*READERS, ".parquet")

@@ -87,7 +87,7 @@ def _read(
     given = list(splits[split]())
     names = list(dict.fromkeys(str(name) for row in given for name in row.record))
     origin = f"'{own.data}'"
-    columns = resolve_columns(schema, own.columns, names, origin)
+    columns = resolve_columns(schema.roles, own.columns, names, origin)
     if template:
         check_template(template, [*schema.roles, *(name for name in names if name not in schema.roles)])
     if own.keep and "level" not in columns:

@@ -44,9 +44,19 @@ def find_splits(data: str) -> Splits:
         return {split_of(path): partial(_of_files, [path])}
     if path.is_dir() or Path(name).is_dir():
         return _of_folder(*((data, None) if path.is_dir() else (name, config)))
-    if not HUB_NAME.fullmatch(name) or re.search(r"\.(jsonl?|csv|parquet|gz|tsv|txt)$", name):
+    if not is_hub_name(data):
         raise CalibrantError(f"--data '{data}' does not exist; give a file, a folder, or the name of a hub's data set")
-    return _of_hub(name, config)
+    return hub_splits(data)
+
+
+def is_hub_name(data: str) -> bool:
+    """Whether a text can name a data set of the hub, with or without a configuration, and no file.
+
+    >>> is_hub_name("openai/gsm8k:main"), is_hub_name("pupils.csv")
+    (True, False)
+    """
+    name, _ = _configured(data)
+    return bool(HUB_NAME.fullmatch(name)) and not re.search(r"\.(jsonl?|csv|parquet|gz|zst|tsv|txt)$", name)
 
 
 def split_of(path: Path) -> str:
@@ -90,9 +100,11 @@ def _of_folder(folder: str, config: str | None) -> Splits:
     return {str(split): partial(_of_files, [Path(file) for file in files]) for split, files in found.items()}
 
 
-def _of_hub(name: str, config: str | None) -> Splits:
+def hub_splits(data: str, option: str = "--data") -> Splits:
+    """The splits of a data set of the hub, NAME or NAME:CONFIG, which `option` names."""
     import datasets
 
+    name, config = _configured(data)
     if not hub.reachable():
         datasets.config.HF_HUB_OFFLINE = True  # datasets reads the environment on import alone
     try:
@@ -101,7 +113,7 @@ def _of_hub(name: str, config: str | None) -> Splits:
         problem = f"could not be loaded from the hub ({' '.join(str(error).split())[:300]})"
         if not hub.reachable():
             problem = "is no file or folder, is not in the hub's cache, and the hub cannot be reached"
-        raise CalibrantError(f"--data '{name}' {problem}; give a file, a folder, or NAME:CONFIG of the hub") from None
+        raise CalibrantError(f"{option} '{name}' {problem}; give a file, a folder, or NAME:CONFIG of the hub") from None
     where = f"{name}{f' ({config})' if config else ''} of the hub"
     return {str(split): partial(_of_rows, rows, where, str(split)) for split, rows in found.items()}
 

@@ -39,23 +39,23 @@ class Schema:
     texts: Callable[[Mapping[str, Any]], Mapping[str, str]]  # values of the roles -> texts for a prompt template
 
 
-def resolve_columns(schema: Schema, given: Mapping[str, str], names: Collection[str], origin: str) -> dict[str, str]:
+def resolve_columns(
+    roles: Mapping[str, Role], given: Mapping[str, str], names: Collection[str], origin: str
+) -> dict[str, str]:
     """Role -> the column that it is read from; `given` are those that the user names.
 
     Raises CalibrantError for an unknown role, and for a column that the data do not have.
     """
     for role, column in given.items():
-        if role not in schema.roles:
-            raise CalibrantError(
-                f"--columns: '{role}'{nearest(role, schema.roles)} is none of {', '.join(schema.roles)}"
-            )
+        if role not in roles:
+            raise CalibrantError(f"--columns: '{role}'{nearest(role, roles)} is none of {', '.join(roles)}")
         if not _exists(column, names):
             raise CalibrantError(
                 f"{origin} has no column '{column}'{nearest(column, names)}, which --columns names for '{role}'; "
                 f"it has {_listed(names)}"
             )
     columns = {}
-    for role, about in schema.roles.items():
+    for role, about in roles.items():
         found = given.get(role) or next((name for name in about.names if name in names), None)
         if found is None and about.required:
             meant = nearest(role, names)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.cells import text_of, texts_of
-from calibrant.trl.messages import as_text
+from calibrant.text.messages import as_text
 
 RolloutColumns = dict[str, list[Any]]
 

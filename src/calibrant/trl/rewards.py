@@ -11,7 +11,7 @@ from trl import GRPOTrainer
 
 from calibrant.errors import CalibrantError
 from calibrant.tasks.checked_rewards import checked
-from calibrant.trl.messages import as_text
+from calibrant.text.messages import as_text
 
 
 class Sampled(NamedTuple):

@@ -1,0 +1,151 @@
+"""Scores one unit of rollouts: texts, methods, the columns of the result, a summary."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from calibrant.files import write_json_lines
+from calibrant.groups import Groups
+from calibrant.methods import METHODS, Method, read_inputs, resolve_method
+from calibrant.methods.calling import keeps_state
+from calibrant.rollouts import RolloutGroups
+from calibrant.rollouts.columns import TYPES
+from calibrant.rollouts.files import write_table
+from calibrant.rollouts.units import FILE, ROW, group_columns
+from calibrant.score.methods import States, distinct_scores, score_all, score_columns
+from calibrant.score.settings import ScoreSettings
+from calibrant.score.summary import Summary
+from calibrant.scorer import Scored
+from calibrant.tasks import Task
+from calibrant.tasks import resolve as resolve_task
+from calibrant.text.embedding_cache import CachedEmbedder
+from calibrant.text.inputs import Readers, by_key
+from calibrant.text.metrics import normalise_answer
+from calibrant.text.readers import load_readers
+
+MODEL_INPUTS = ("embeddings", "clusters", "entailment")  # of them the last two with an entailment model only
+
+
+class PartlyScored(NamedTuple):
+    """What some of the methods made of a unit."""
+
+    scored: Mapping[str, Scored]  # without the inputs of the methods
+    refused: Mapping[str, str]
+
+
+class UnitScorer:
+    """Scores units as the settings say; models are loaded when the first method needs them.
+
+    `embedding_cache` is the file of embeddings, if the settings name none.
+    """
+
+    def __init__(self, settings: ScoreSettings, embedding_cache: str | None = None):
+        task = resolve_task(settings.task) if settings.task else None
+        default = task.reward_range if task and task.kind != "chat" else (0.0, 2.0)
+        self.settings = replace(settings, reward_range=settings.reward_range or default)
+        self.task: Task | None = task
+        self.cache = settings.embedding_cache or embedding_cache
+        self.meaning = settings.meaning or (task.meaning if task else "answer")
+        self.methods: Mapping[str, Method] = METHODS
+        if settings.method:
+            self.methods = {settings.method: resolve_method(settings.method)}
+
+    def ordered(self) -> set[str]:
+        """The methods that one process applies to all units, in their order: with a memory, or with a model."""
+        models = MODEL_INPUTS if self.settings.entailment_model else MODEL_INPUTS[:1]
+        return {
+            name
+            for name, method in self.methods.items()
+            if self.settings.strength is not None
+            or keeps_state(method)
+            or set(models) & set(read_inputs(method, self.settings.method_options))
+        }
+
+    @cached_property
+    def readers(self) -> Readers:
+        """What reads texts; no embedding model without `embeddings`."""
+        inputs = {name for method in self.methods.values() for name in read_inputs(method)}
+        named = inputs if self.settings.embeddings else inputs - {"embeddings"}
+        cluster = self.task.clusters if self.task else by_key(normalise_answer)
+        readers = load_readers(named, self.settings, cluster, self.task.correct_batch if self.task else None)
+        if readers.embed is None or self.cache is None:
+            return readers
+        return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
+
+    def groups(self, unit: pa.Table) -> RolloutGroups:
+        """The rollouts of a unit as groups; where no rollout has a reward or verdict, the task judges the answers."""
+        extract = self.task.extract if self.task else str.strip
+        known = unit.select([name for name in unit.column_names if name in TYPES])
+        frame = known.to_pandas()
+        judged = any(name in frame and frame[name].notna().any() for name in ("reward", "correct"))
+        if self.task and not judged and "references" in frame:
+            answers = frame["answer"] if "answer" in frame else frame["completion"].map(extract)
+            references = [[] if x is None else list(x) for x in frame["references"]]
+            frame["correct"] = self.task.correct_batch(list(answers.fillna("")), references)
+        return RolloutGroups(frame, extract, keys=group_columns(known))
+
+    def apply(self, groups: RolloutGroups, names: Sequence[str], states: States) -> PartlyScored:
+        """Applies some of the methods, in their order; `states` is updated."""
+        methods = {name: self.methods[name] for name in self.methods if name in names}
+        scored, refused = score_all(groups, methods, self.settings, self.readers, self.meaning, states)
+        where = {name: {"where": groups.counts} for name in scored}
+        return PartlyScored(
+            {name: replace(x, groups=Groups(x.groups.rewards, where[name])) for name, x in scored.items()}, refused
+        )
+
+    def finish(self, unit: pa.Table, groups: RolloutGroups, parts: Sequence[PartlyScored], out: Path | None) -> Summary:
+        """Writes the rollouts with their scores, if there is a file for them, and returns their summary."""
+        scored = {name: part.scored[name] for name in self.methods for part in parts if name in part.scored}
+        scores = distinct_scores(scored)
+        if out:
+            columns = score_columns(groups, scored, scores)
+            judged = {} if "correct" not in groups.frame else {"correct": groups.frame["correct"]}
+            _write(out, unit.drop_columns([FILE, ROW]), judged, columns)
+        where = groups.rewards.isfinite() & groups.counts
+        refused = {name: reason for part in parts for name, reason in part.refused.items()}
+        return Summary.of(scored, scores, where, refused)
+
+
+def _write(path: Path, unit: pa.Table, judged: Mapping[str, object], columns: Mapping[str, np.ndarray]) -> None:
+    arrays = {name: unit[name] for name in unit.column_names}
+    arrays |= {name: pa.array(list(values), TYPES[name]) for name, values in judged.items() if name not in arrays}  # type: ignore[call-overload]
+    arrays |= {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
+    table = pa.table(arrays)
+    if path.suffix == ".jsonl":
+        write_json_lines(path, table.to_pylist())
+    else:
+        write_table(path, table)
+
+
+_scorer: UnitScorer | None = None  # of this worker process
+
+
+def start_worker(settings: ScoreSettings) -> None:
+    """Prepares a worker process, which ends when the one that started it is gone."""
+    global _scorer
+    torch.set_num_threads(1)
+    _scorer = UnitScorer(settings)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def work(unit: pa.Table, part: PartlyScored, out: Path | None) -> dict[str, object]:
+    """In a worker: applies the methods that need no order, writes the unit, and returns its summary as plain data."""
+    assert _scorer is not None
+    groups = _scorer.groups(unit)
+    rest = _scorer.apply(groups, [name for name in _scorer.methods if name not in _scorer.ordered()], {})
+    return asdict(_scorer.finish(unit, groups, [part, rest], out))
