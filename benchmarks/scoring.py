@@ -5,7 +5,7 @@
 Rollouts have a prompt, a completion of a few sentences that ends in a short answer, a reward, log-probabilities and
 token counts: about 470 bytes per rollout. Groups differ in difficulty, answers repeat within a group as sampled ones
 do. The file depends on `--seed` alone; one that exists is scored again. `--shuffle` writes the rollouts in random
-order. `cpu_seconds` are those of all processes, user and system; `peak_mb` is the largest size that they have at one time.
+order. `cpu_seconds` are those of all processes, user and system; `peak_mb` is the largest size that they have together.
 """
 
 import argparse
@@ -18,10 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-WORDS = (
-    "the river market bridge captain winter letter garden engine village silver north answer number table window "
-    "measure harvest signal planet minute council ancient harbour surface mountain study reason evening silence"
-).split()  # noqa: SIM905
+WORDS = ["river", "market", "bridge", "captain", "winter", "letter", "garden", "engine", "village", "silver", "harbour"]
 
 
 def rollouts(groups: int, size: int, seed: int) -> Iterator[dict[str, object]]:

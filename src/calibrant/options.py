@@ -268,6 +268,17 @@ def seed(limit: Limit = SEED) -> int:
     return option(0, "random seed of data order and sampling", limit=limit)
 
 
+def columns() -> dict[str, str] | None:
+    """Names of columns."""
+    return option(
+        None,
+        "columns of your own data by what they hold, e.g. question=Frage,answers=Antwort for a task (`calibrant tasks "
+        "NAME` lists what it reads), prompt_id=uid,reward=score for rollouts; a.b is a field of a nested column, a+b "
+        "the list of two columns, and of two rewards their sum",
+        shown="the task's, or those of the format",
+    )
+
+
 def from_rollouts() -> str | None:
     """A rollout file in place of sampling."""
     return option(None, "rollout file (.parquet or .jsonl) to read in place of sampling", metavar="FILE")
@@ -310,12 +321,7 @@ class DataOptions(RewardOptions):
         "with train and test files, or data set of the hub, NAME:CONFIG for one of its configurations",
         metavar="DATA",
     )
-    columns: dict[str, str] | None = option(
-        None,
-        "columns of your own data by what they hold, e.g. question=Frage,answers=Antwort (`calibrant tasks NAME` lists "
-        "what a task reads); a.b is a field of a nested column, a+b the list of two columns",
-        shown="the task's",
-    )
+    columns: dict[str, str] | None = columns()
     prompt_template: str | None = option(
         None,
         "file with the prompt for your own data, in which {question} or {COLUMN} stands for the row's text",

@@ -145,7 +145,9 @@ def _whole_array(values: pa.Array, kind: pa.DataType, name: str) -> pa.Array | N
     if kind == pa.list_(pa.string()):
         listed = pa.types.is_list(given) and given.value_type in (pa.string(), pa.large_string())
         return values.cast(kind) if listed and not values.flatten().null_count else None
-    if not pa.types.is_integer(given) and (kind != pa.float64() or not pa.types.is_floating(given)):
+    if kind == pa.bool_() or (
+        not pa.types.is_integer(given) and (kind != pa.float64() or not pa.types.is_floating(given))
+    ):
         return None
     try:
         return _limited(values.cast(kind, safe=kind != pa.float64()), name)

@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from calibrant.files import json_lines
 from calibrant.tasks.files import Record, decompressed, kind_of, records
 
 BLOCK = 4 * 2**20  # bytes of JSON Lines that are read at a time
+BLANK = re.compile(rb"(?:\A|\n)[^\S\n]*\n")  # an empty line
 ROWS = 8192  # rows of other files
 
 Column: TypeAlias = "pa.Array | pa.ChunkedArray | list[Any]"
@@ -154,6 +156,8 @@ def _parsed(content: bytes, count: int) -> pa.Table | None:
 
     Arrow makes timestamps of texts like dates: such columns are read again, as texts.
     """
+    if BLANK.search(content):  # two objects on a line beside an empty one would not show in the count
+        return None
     texts: list[pa.Field] = []
     for _ in range(2):
         read = pa.json.ReadOptions(use_threads=False, block_size=len(content) + 1)

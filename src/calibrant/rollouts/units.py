@@ -18,9 +18,6 @@ from calibrant.errors import CalibrantError
 from calibrant.files import flush
 
 FILE, ROW = "__file", "__row"
-UNIT = 16_384
-"""The number of rollouts of a unit, smaller groups counted as the largest one of their unit."""
-
 PARTITION = 64 * 2**20  # bytes of the rows of a partition, about
 BUFFER = 64 * 2**20  # bytes of rows that wait to be written into partitions
 
@@ -31,10 +28,11 @@ class GroupsLieApart(Exception):
     """The rollouts of a group are in two units; the message is its prompt_id."""
 
 
-def in_order(tables: Iterable[pa.Table], rows: int = UNIT) -> Iterator[pa.Table]:
-    """Units of rollouts whose groups are consecutive, in their order, of a whole number of groups each.
+def in_order(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Units of about `rows` rollouts, whole groups each, of rollouts whose groups are consecutive, in their order.
 
-    Rollouts that are no more than one unit are one, whatever their order. Raises `GroupsLieApart`.
+    Of a unit, the groups times the size of the largest are at most `rows`, unless it is one group. Rollouts that are no
+    more than `rows` are one unit, whatever their order. Raises `GroupsLieApart`.
     """
     seen: set[int] = set()
     waiting: list[pa.Table] = []

@@ -103,13 +103,13 @@ def _scored(
 
     if not (shards and shards.manifest["partitioned"]):
         try:
-            return _result(scorer, _summaries(scorer, in_order(tables()), sources, shards))
+            return _result(scorer, _summaries(scorer, in_order(tables(), settings.shard_rows), sources, shards))
         except GroupsLieApart as apart:
             tell(f"the rollouts of prompt '{apart}' lie apart; all rows are sorted into partitions on the disk first")
             if shards:
                 shards.restart()
     size = sum(source.path.stat().st_size for source in sources if source.path)
-    units = in_order(partitioned(tables, folder / "partitions", size))
+    units = in_order(partitioned(tables, folder / "partitions", size), settings.shard_rows)
     return _result(scorer, _summaries(scorer, units, sources, shards))
 
 

@@ -16,12 +16,7 @@ class ScoreSettings(WeightOptions, TextOptions):
         "format of the rollouts: own files, or those of another tool; auto: by the names of their columns",
         choices=("auto", "calibrant", "trl", "verl", "openrlhf", "lm-eval"),
     )
-    columns: dict[str, str] | None = option(
-        None,
-        "columns by what they hold, e.g. prompt_id=uid,completion=output,reward=score; a.b is a field of a nested "
-        "column, reward=a+b the sum of two",
-        shown="those of the format",
-    )
+    columns: dict[str, str] | None = options.columns()
     filter: str | None = option(None, "filter of lm-evaluation-harness whose rows are read", shown="the file's first")
     task: str | None = option(
         None,
@@ -44,5 +39,11 @@ class ScoreSettings(WeightOptions, TextOptions):
         "file for the scored rollouts, .parquet or .jsonl, or folder for many files and a manifest; the same command, "
         "given again after it was stopped, continues",
         metavar="PATH",
+    )
+    shard_rows: int = option(
+        16_384,
+        "rollouts per shard; methods that compare groups with each other, or remember earlier ones, do so shard by "
+        "shard",
+        limit=COUNT,
     )
     jobs: int = option(1, "number of processes", limit=COUNT)
