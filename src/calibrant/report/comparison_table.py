@@ -65,14 +65,18 @@ def as_latex(table: ComparisonTable, metrics: Sequence[str] | None = None) -> st
 
 
 def _latex_table(part: MetricTable) -> str:
-    header, *body = [
-        " & ".join(latex(text) for text in row) + r" \\" for row in [HEADERS, *(cells_of(r) for r in part.rows)]
-    ]
+    header, *body = [_latex_row(row) for row in (HEADERS, *(cells_of(row) for row in part.rows))]
     caption = latex(" ".join([f"{title(part)}.", *sentences(part)]))
     return "\n".join([
         r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(HEADERS) - 1)}}}", r"\toprule", header,
         r"\midrule", *body, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}", "",
     ])  # fmt: skip
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    """A row; `[` or `*` at its start would be an argument of the line break before it."""
+    row = " & ".join(map(latex, texts)) + r" \\"
+    return "{}" + row if row[0] in "[*" else row
 
 
 GAIN_FIELDS = (

@@ -54,11 +54,11 @@ def components(x: Array, y: Array) -> Components:
     """The parts of the variance of `mean(x) - mean(y)`, `x` `[..., S, P]` and `y` `[..., R, P]`.
 
     The variance of a seed's mean holds its share of the rest, and so does the variance over prompts of the
-    differences; it is subtracted from the latter once. With one seed the rest cannot be told from prompt-by-cell, and
-    `prompts` holds both.
+    differences; it is subtracted from the latter once. With one seed in either cell `prompts` holds both, which cannot
+    be told apart.
     """
-    count, rest = x.shape[-1], (_rest(x), _rest(y))
-    prompts = np.zeros(x.shape[:-2])
+    count, prompts = x.shape[-1], np.zeros(x.shape[:-2])
+    rest = (_rest(x), _rest(y)) if min(x.shape[-2], y.shape[-2]) > 1 else (prompts, prompts)
     if count > 1:
         change = x.mean(-2) - y.mean(-2)
         prompts = np.maximum(change.var(-1, ddof=1) / count - sum(rest), 0.0)
@@ -72,9 +72,9 @@ def _seeds(x: Array) -> Array:
 
 
 def _rest(x: Array) -> Array:
-    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`; 0 with one seed or prompt."""
+    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`; 0 with one prompt."""
     seeds, prompts = x.shape[-2:]
-    if min(seeds, prompts) < 2:
+    if prompts < 2:
         return np.zeros(x.shape[:-2])
     rest = x - x.mean(-1, keepdims=True) - x.mean(-2, keepdims=True) + x.mean((-2, -1), keepdims=True)
     return np.square(rest).sum((-2, -1)) / ((seeds - 1) * (prompts - 1)) / (seeds * prompts)

@@ -81,14 +81,17 @@ def _enough(seeds: int, gain: float, parts: Components) -> bool:
 
 
 def brown_forsythe_p(x: Array, y: Array) -> float | None:
-    """p-value of equal deviations (Levene's test around medians); None with fewer than three values, or no spread.
+    """p-value of equal deviations (Levene's test around medians).
+
+    None with fewer than three values in either: both distances from a median of two are equal. Likewise where no
+    distances within x or within y differ, so that any F would be infinite.
 
     Reference: Brown and Forsythe (1974), "Robust tests for the equality of variances".
     """
-    if min(len(x), len(y)) < 3:
-        return None  # both distances from a median of two are equal: no spread within, and any F at all
-    p = float(scipy.stats.levene(x, y, center="median").pvalue)
-    return None if np.isnan(p) else p
+    distances = [np.abs(v - np.median(v)) for v in (x, y)]
+    if min(len(x), len(y)) < 3 or not any(np.ptp(v) > 0 for v in distances):
+        return None
+    return float(scipy.stats.levene(x, y, center="median").pvalue)
 
 
 @lru_cache

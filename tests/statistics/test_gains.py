@@ -1,0 +1,114 @@
+"""The interval of a gain: scipy's tests in the special cases, loops in general, coverage by simulation."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from calibrant.statistics.gains import components, difference
+
+DRAW = np.random.default_rng(7)
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "intervals.py"
+
+
+def made_up(seeds, prompts, batch=(), gain=0.0):
+    """Values with effects of prompts, cells by prompts, seeds and both."""
+    shape = (*batch, seeds, prompts)
+    level = DRAW.normal(size=(*batch, 1, prompts))
+    pair = []
+    for shift, width in ((gain, 0.4), (0.0, 0.1)):
+        cell, seed = DRAW.normal(size=level.shape), DRAW.normal(size=(*batch, seeds, 1))
+        pair.append(level + shift + 0.3 * cell + width * seed + 0.2 * DRAW.normal(size=shape))
+    return pair
+
+
+def test_without_prompts_it_is_welchs_t_test():
+    x, y = made_up(3, 1)[0], made_up(5, 1)[1]
+    found = difference(x, y)
+    expected = scipy.stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False)
+    interval = expected.confidence_interval()
+    assert np.allclose([found.p(), found.df], [expected.pvalue, expected.df])
+    assert np.allclose(found.interval(), [interval.low, interval.high])
+    one_sided = scipy.stats.ttest_ind(x[:, 0], y[:, 0], equal_var=False, alternative="less")
+    assert np.isclose(found.probability_above_zero(), one_sided.pvalue)
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (1, 3)])
+def test_with_one_seed_it_is_the_paired_t_test_over_prompts(seeds):
+    x, y = (values[:n] for values, n in zip(made_up(3, 32), seeds, strict=True))
+    found, expected = difference(x, y), scipy.stats.ttest_rel(x.mean(0), y.mean(0))
+    assert np.allclose([found.p(), found.df], [expected.pvalue, 31])
+    assert np.allclose(found.interval(), expected.confidence_interval())
+
+
+def test_one_seed_without_prompts_has_no_interval():
+    found = difference(np.array([[0.5]]), np.array([[0.4]]))
+    assert found.df == 0 and np.isnan(found.interval()).all()
+
+
+def mean_squares(x):
+    """Variances of the seeds' means over S, and of seed-by-prompt over S P, by loops."""
+    seeds, prompts = x.shape
+    means, columns, total = [sum(row) / prompts for row in x], [sum(c) / seeds for c in x.T], x.sum() / x.size
+    between = sum((m - total) ** 2 for m in means) / (seeds - 1)
+    rest = sum((x[s, p] - means[s] - columns[p] + total) ** 2 for s in range(seeds) for p in range(prompts))
+    return between / seeds, rest / ((seeds - 1) * (prompts - 1)) / (seeds * prompts)
+
+
+def test_parts_and_degrees_of_freedom_are_the_loops():
+    x, y = made_up(3, 20)[0], made_up(5, 20)[1]
+    (a, rest_a), (b, rest_b) = mean_squares(x), mean_squares(y)
+    change = [x[:, p].mean() - y[:, p].mean() for p in range(20)]
+    c = sum((v - np.mean(change)) ** 2 for v in change) / 19 / 20 - rest_a - rest_b
+    parts, found = components(x, y), difference(x, y)
+    assert c > 0 and np.allclose([*parts.seeds, parts.prompts, *parts.rest], [a, b, c, rest_a, rest_b])
+    assert np.isclose(found.standard_error, (a + b + c) ** 0.5)
+    assert np.isclose(found.df, (a + b + c) ** 2 / (a**2 / 2 + b**2 / 4 + c**2 / 19))
+
+
+def test_batches_are_single_comparisons():
+    x, y = made_up(3, 16, batch=(4,), gain=0.2)
+    whole = difference(x, y)
+    for i in range(4):
+        single = difference(x[i], y[i])
+        assert np.allclose([v[i] for v in whole], list(single)) and np.isclose(whole.p()[i], single.p())
+
+
+def test_parts_are_unbiased():
+    """Without truncation: 0.4^2/3 and 0.1^2/3 of seeds, each with 0.2^2/3/64 of the rest, and 2 0.3^2/64 of prompts."""
+    parts = components(*made_up(3, 64, batch=(20_000,)))
+    rest = 0.04 / 3 / 64
+    expected = [0.16 / 3 + rest, 0.01 / 3 + rest, 0.18 / 64, rest, rest]
+    found = [part.mean() for part in (*parts.seeds, parts.prompts, *parts.rest)]
+    assert np.allclose(found, expected, rtol=0.03)
+
+
+def benchmark():
+    spec = importlib.util.spec_from_file_location("intervals_benchmark", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def intervals():
+    return benchmark()
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("name", ["no seed effect", "medium seed effects", "method's seeds 3 times as wide"])
+def test_intervals_cover_and_false_alarms_are_few(intervals, name, seeds):
+    scenario = next(s for s in intervals.SCENARIOS if s.name == name)
+    row = intervals.measure(scenario, seeds, 32, 2000, ("components",))["components"]
+    assert 0.93 <= row["coverage"] <= 0.97 and 0.03 <= row["false_alarms"] <= 0.07
+    assert 0.7 <= row["power"] <= 0.87  # predicted: 0.8
+
+
+def test_other_intervals_are_too_narrow_for_new_prompts(intervals):
+    scenario = next(s for s in intervals.SCENARIOS if s.name == "no seed effect, methods differ by prompt")
+    names = ("components", "t over seeds", "t over paired seeds")
+    row = intervals.measure(scenario, 10, 32, 500, names)
+    assert row["components"]["false_alarms"] < 0.08
+    assert row["t over seeds"]["false_alarms"] > 0.3 and row["t over paired seeds"]["false_alarms"] > 0.3
