@@ -132,6 +132,27 @@ def _columns(value: object) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def _wholes(value: Iterable[object]) -> tuple[int, ...]:
+    return tuple(_whole(x) for x in ([value] if isinstance(value, int | str) else value))
+
+
+def _lists(value: Any) -> dict[str, tuple[object, ...]]:
+    """Names with lists of values: a mapping, or lists of a name and values, which are texts and read as YAML.
+
+    >>> _lists([["alpha", "0", "0.3"], ["model", "a"]]), _lists({"alpha": [0, 0.3], "form": "agreement"})
+    ({'alpha': (0, 0.3), 'model': ('a',)}, {'alpha': (0, 0.3), 'form': ('agreement',)})
+    """
+    if isinstance(value, Mapping):
+        return {str(name): tuple(x) if isinstance(x, list) else (x,) for name, x in value.items()}
+    try:
+        lists = {name: tuple(yaml.safe_load(text) for text in texts) for name, *texts in value}
+    except yaml.YAMLError:
+        raise ValueError(value) from None
+    if len(lists) < len(value) or not all(lists.values()):
+        raise ValueError(value)
+    return lists
+
+
 KINDS: dict[object, Kind] = {
     bool: Kind("true or false", lambda x: _only(x, bool), {"action": argparse.BooleanOptionalAction}),
     int: Kind("a whole number", _whole, {"type": int, "metavar": "INT"}),
@@ -141,12 +162,18 @@ KINDS: dict[object, Kind] = {
         "two numbers, the lower one first", _pair, {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
     ),
     tuple[str, ...]: Kind("a list of texts", _texts, {"nargs": "+"}),
+    tuple[int, ...]: Kind("a list of whole numbers", _wholes, {"nargs": "+", "type": int, "metavar": "INT"}),
     tuple[float, ...]: Kind("a list of numbers", _numbers, {"nargs": "+", "type": float, "metavar": "FLOAT"}),
     dict[str, str]: Kind("NAME=COLUMN,...", _columns, {"action": "append", "metavar": "NAME=COLUMN,..."}),
     dict[str, Any]: Kind(
         "names with values",
         lambda x: {str(name): value for name, value in dict(x).items()},
         {"action": "append", "type": assignment, "metavar": "NAME=VALUE"},
+    ),
+    dict[str, tuple[Any, ...]]: Kind(
+        "names, each once, with one or more values each",
+        _lists,
+        {"action": "append", "nargs": "+", "metavar": ("NAME", "VALUE")},
     ),
 }
 """The types that options have; each may be `| None`."""

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from calibrant import __version__
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a model with GRPO-style updates, scaled per group of answers",
     "analyze": "before training: which signals follow the gradient variance of a model on its data",
     "evaluate": "evaluate a model: answer metrics and calibration",
+    "compare": "compare methods with several seeds each: gains with intervals, figures, one page",
     "score": "score the rollouts of a file with every method whose inputs it has",
     "report": "write the report of a run, analysis or comparison again, from its files",
     "check-prefix": "check that computing prompts once for all of their rollouts is exact for a model",
@@ -57,11 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it succeeded, 1 where `check-prefix` found a difference, 2 after bad input, 130 after Ctrl-C.
     """
+    return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit status of a command, with one line for an error that a user can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl)\.")
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return command()
     except (KeyboardInterrupt, Stopped) as stopped:
         print(f"calibrant: {str(stopped) or 'stopped'}", file=sys.stderr)
         return 130
@@ -102,7 +108,7 @@ def _message(error: Exception) -> str | None:
     if disk_full(error):
         return (
             "the disk is full, or a quota or limit on file sizes is reached; free some space or raise the limit, then "
-            "continue (train: with --resume; analyze: with the same command); nothing that was saved is lost"
+            "continue (train: with --resume; analyze, compare: with the same command); nothing that was saved is lost"
         )
     if isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
         return f"not enough memory ({_short(str(error))}); compute less at once, e.g. fewer --rollouts"

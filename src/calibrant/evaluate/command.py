@@ -11,9 +11,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from calibrant.errors import CalibrantError
-from calibrant.evaluate.evaluation import Table, differences, evaluate_answers, evaluate_rollouts
+from calibrant.evaluate.evaluation import (
+    Table,
+    differences,
+    evaluate_answers,
+    evaluate_rollouts,
+    measured_task,
+    prompt_rows,
+)
 from calibrant.evaluate.settings import EvaluateSettings
-from calibrant.files import JsonObject, write_json
+from calibrant.files import JsonObject, write_json, write_json_lines
 from calibrant.policy.generation import PromptAnswers, Sampling, generate
 from calibrant.policy.models import default_dtype, load_model, load_tokenizer, quiet_loading
 from calibrant.policy.vllm import check_vllm, generate_with_vllm, vllm_engine
@@ -32,6 +39,7 @@ class Evaluation(NamedTuple):
 
     results: JsonObject  # the content of evaluation.json
     answers: list[Record]  # the rows of rollouts.parquet
+    by_prompt: list[Record]  # the rows of prompts.jsonl
 
 
 def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
@@ -44,13 +52,14 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
     task = chosen_task(settings)
     if file := settings.from_rollouts:
         frame = read_rollouts(file, ("references", "correct"))
-        return {file: Evaluation(*evaluate_rollouts(frame, task, seed=settings.seed, path=file))}
+        results, judged = evaluate_rollouts(frame, task, seed=settings.seed, path=file)
+        return {file: Evaluation(results, judged, prompt_rows(measured_task(task, judged), {"sampled": judged}))}
     require_reward(task)
     if settings.engine == "vllm":
         check_vllm(settings)
     quiet_loading()
     folder = Path(settings.data_dir) if settings.data_dir else None
-    rows = task.load(task.splits[-1], settings.prompts, 0, data_dir=folder)
+    rows = task.load(task.splits[-1], settings.prompts or None, 0, data_dir=folder)
     length = settings.max_completion_length or task.max_completion_length
     sampling = Sampling(settings.samples, settings.temperature, length, settings.seed, greedy=True)
     evaluated = {}
@@ -58,14 +67,14 @@ def evaluations(settings: EvaluateSettings) -> dict[str, Evaluation]:
         with _writer(name, settings, length) as (write, tokenizer):
             fitted = truncate_for_policy(rows, tokenizer, settings.max_prompt_length, length)
             answers = write([prompt_for(row, tokenizer) for row in fitted], sampling, progress=True)
-        results, records = evaluate_answers(task, fitted, answers, sampling, tokenizer)
+        results, answered = evaluate_answers(task, fitted, answers, sampling, tokenizer)
         about = {
             "split": task.splits[-1],
             "model": name,
             "engine": settings.engine,
             "dtype": settings.dtype or default_dtype(),
         }
-        evaluated[name] = Evaluation(results | about, records)
+        evaluated[name] = Evaluation(results | about, answered["sampled"], prompt_rows(task, answered))
     return evaluated
 
 
@@ -101,9 +110,10 @@ def change(settings: EvaluateSettings, evaluated: Mapping[str, Evaluation]) -> T
 
 
 def write(out: str, evaluated: Mapping[str, Evaluation]) -> list[Path]:
-    """Writes evaluation.json and rollouts.parquet into a folder, of two models into one subfolder each; returns it."""
+    """Writes an evaluation into a folder, evaluation.json last, of two models into one subfolder each; returns it."""
     folders = {name: Path(out) / Path(name).name if len(evaluated) > 1 else Path(out) for name in evaluated}
     for name, folder in folders.items():
         write_rollouts(folder / "rollouts.parquet", evaluated[name].answers)
+        write_json_lines(folder / "prompts.jsonl", evaluated[name].by_prompt)
         write_json(folder / "evaluation.json", evaluated[name].results)
     return list(folders.values())

@@ -1,6 +1,6 @@
 """Metrics and accuracy of a policy's answers and the calibration of its confidence, with intervals over prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def evaluate(
     sampling = Sampling(samples, temperature, max_completion_length or task.max_completion_length, seed, greedy=True)
     prompts = [prompt_for(row, tokenizer) for row in rows]
     answers = generate(model, tokenizer, prompts, sampling, progress=progress)
-    return evaluate_answers(task, rows, answers, sampling, tokenizer)
+    results, answered = evaluate_answers(task, rows, answers, sampling, tokenizer)
+    return results, answered["sampled"]
 
 
 def evaluate_answers(
@@ -53,14 +54,18 @@ def evaluate_answers(
     answers: Sequence[PromptAnswers],
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> tuple[JsonObject, list[Record]]:
-    """As `evaluate`, from the answers to each row of the task; reward functions see them as the tokenizer's turns."""
+) -> tuple[JsonObject, dict[str, list[Record]]]:
+    """As `evaluate`, from the answers to each row of the task; reward functions see them as the tokenizer's turns.
+
+    Returns the content of `evaluation.json`, and the judged answers, `greedy` and `sampled`.
+    """
     greedy = judged_rows(task, rows, [group.greedy for group in answers], tokenizer)
     sampled = judged_rows(task, rows, [group.sampled for group in answers], tokenizer)
     about = {"task": task.name, "prompts": len(rows), "samples": sampling.samples}
     about |= {"temperature": sampling.temperature, "seed": sampling.seed}
     tables = {"greedy": table(task, greedy, seed=sampling.seed), "sampled": table(task, sampled, seed=sampling.seed)}
-    return about | tables | calibration(pd.DataFrame(sampled), task.key, seed=sampling.seed), sampled
+    results = about | tables | calibration(pd.DataFrame(sampled), task.key, seed=sampling.seed)
+    return results, {"greedy": greedy, "sampled": sampled}
 
 
 def table(task: Task, answers: Sequence[Record], *, seed: int = 0) -> Table:
@@ -80,6 +85,14 @@ def by_prompt(task: Task, answers: Sequence[Record]) -> pd.DataFrame:
         columns["accuracy"] = _numbers("correct", answers)
     columns |= {name: _numbers(name, answers) for name in answers[0] if name.startswith("rewards/")}
     return pd.DataFrame(columns).groupby([row["prompt_id"] for row in answers], sort=False).mean()
+
+
+def prompt_rows(task: Task, answered: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """One row per prompt: its `prompt_id`, and `DECODING/METRIC`, the means over its answers; None where unknown."""
+    frames = [by_prompt(task, answers).add_prefix(f"{decoding}/") for decoding, answers in answered.items()]
+    table = pd.concat(frames, axis=1).astype(object)
+    rows = table.where(table.notna(), None).to_dict("index")
+    return [{"prompt_id": prompt, **row} for prompt, row in rows.items()]
 
 
 def _numbers(column: str, answers: Sequence[Record]) -> list[object]:
@@ -131,11 +144,16 @@ def evaluate_rollouts(
     for row in rows:
         row["answer"] = row.get("answer") if row.get("answer") is not None else task.extract(row["completion"])
     _fill_missing_verdicts(rows, task)
-    metrics = task if all(row.get("references") is not None for row in rows) else replace(task, metrics={}, pooled={})
+    metrics = measured_task(task, rows)
     count = frame["prompt_id"].nunique()
     about = {"task": task.name, "split": "given", "prompts": count, "samples": round(len(frame) / count), "seed": seed}
     sampled = {"sampled": table(metrics, rows, seed=seed)}
     return about | sampled | calibration(pd.DataFrame(rows), task.key, seed=seed), rows
+
+
+def measured_task(task: Task, rows: Sequence[Record]) -> Task:
+    """The task without the metrics that need references, unless all answers have them."""
+    return task if all(row.get("references") is not None for row in rows) else replace(task, metrics={}, pooled={})
 
 
 def _fill_missing_verdicts(rows: list[Record], task: Task) -> None:

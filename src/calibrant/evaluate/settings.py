@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from calibrant import options
 from calibrant.errors import CalibrantError
 from calibrant.model_options import EngineOptions, ModelOptions
-from calibrant.options import COUNT, DataOptions, SamplingOptions, option
+from calibrant.options import COUNT, NOT_NEGATIVE, DataOptions, SamplingOptions, option
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class EvaluateSettings(DataOptions, ModelOptions, EngineOptions, SamplingOptions
 
     models: tuple[str, ...] = ()
     from_rollouts: str | None = options.from_rollouts()
-    prompts: int = option(200, "number of prompts, N", limit=COUNT)
+    prompts: int = option(200, "number of prompts, N; 0 for the whole split", limit=NOT_NEGATIVE)
     samples: int = option(16, "number of answers sampled per prompt", limit=COUNT)
     seed: int = options.seed()
     out: str | None = option(

@@ -153,7 +153,7 @@ def recipes_page() -> str:
     for name, about in RECIPES.items():
         lines += [f"## {name}\n", f"{about.paper}: `calibrant train --recipe {name}`\n"]
         lines += ["| option | value | source | certainty |", "|---|---|---|---|"]
-        for option, (value, source, certainty) in (about.train | about.analyze).items():
+        for option, (value, source, certainty, _) in (about.train | about.analyze).items():
             command = " (of `calibrant analyze`)" if option in about.analyze else ""
             lines.append(f"| `--{option.replace('_', '-')}`{command} | `{value}` | {source} | {certainty} |")
         lines += [f"\nStated, without an option: {text}." for text in about.no_option]

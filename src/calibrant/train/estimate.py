@@ -29,15 +29,27 @@ class StepSeconds(NamedTuple):
     pass_token: float  # a pass without gradients, per token
 
 
+class RunSeconds(NamedTuple):
+    """Seconds that a run is estimated to take."""
+
+    step: float  # of optimisation, generation included
+    generation: float  # of a step's rollouts
+    evaluation: float  # one; 0 without
+
+
 def estimate_step(prepared: Prepared) -> list[str]:
     """Lines of a table: seconds per step and of the run, and bytes by what they are for, without activations."""
-    settings = prepared.settings
+    model = _model(prepared.settings)
+    return [*_time(prepared, run_seconds(prepared, model)), *_memory(prepared.settings, model, _length(prepared))]
+
+
+def _model(settings: TrainSettings) -> PreTrainedModel:
     model = load_policy(settings.model, settings)
-    if settings.use_peft:
-        model = with_new_adapter(model, settings, settings.seed)
-    length = settings.max_completion_length or prepared.task.max_completion_length
-    measured = _measure(prepared, model)
-    return [*_time(prepared, measured, length), *_memory(settings, model, length)]
+    return with_new_adapter(model, settings, settings.seed) if settings.use_peft else model
+
+
+def _length(prepared: Prepared) -> int:
+    return prepared.settings.max_completion_length or prepared.task.max_completion_length
 
 
 def _measure(prepared: Prepared, model: PreTrainedModel) -> StepSeconds:
@@ -66,8 +78,10 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _time(prepared: Prepared, measured: StepSeconds, length: int) -> list[str]:
-    settings, prompts = prepared.settings, prepared.settings.prompts_per_step
+def run_seconds(prepared: Prepared, model: PreTrainedModel | None = None) -> RunSeconds:
+    """Seconds of a step and of an evaluation, if every completion has the maximum length."""
+    settings, prompts, length = prepared.settings, prepared.settings.prompts_per_step, _length(prepared)
+    measured = _measure(prepared, model or _model(settings))
     lengths = [prompt_tokens(row, prepared.tokenizer) for row in prepared.training[:50]]
     prompt, rollouts = sum(lengths) / len(lengths), prompts * settings.rollouts
     per_pass = rollouts * length + prompt * (prompts if settings.share_prefix else rollouts)
@@ -75,11 +89,15 @@ def _time(prepared: Prepared, measured: StepSeconds, length: int) -> list[str]:
     generation = measured.prefill + length * measured.token
     step = generation + settings.num_iterations * passes * per_pass * measured.pass_token
     share = len(prepared.evaluation) * (1 + settings.eval_samples) / rollouts
-    whole = settings.steps * step + 2 * share * generation
+    return RunSeconds(step, generation, share * generation)
+
+
+def _time(prepared: Prepared, seconds: RunSeconds) -> list[str]:
+    whole = prepared.settings.steps * seconds.step + 2 * seconds.evaluation
     return [
-        f"time per step:  about {_duration(step)}, of which generation {_duration(generation)}, if every completion "
-        f"has {length} tokens",
-        f"time of a run:  about {_duration(whole)} for {settings.steps} steps"
+        f"time per step:  about {duration(seconds.step)}, of which generation {duration(seconds.generation)}, if every "
+        f"completion has {_length(prepared)} tokens",
+        f"time of a run:  about {duration(whole)} for {prepared.settings.steps} steps"
         + (" and two evaluations" if prepared.evaluation else ""),
     ]
 
@@ -102,10 +120,10 @@ def _others(settings: TrainSettings) -> int:
     return int(bool(set(OF_REFERENCES) & set(read_inputs(method, options_of(method, settings)))))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds in words.
 
-    >>> [_duration(x) for x in (0.5, 90, 7200)]
+    >>> [duration(x) for x in (0.5, 90, 7200)]
     ['0.5 s', '1.5 min', '2.0 h']
     """
     if seconds < 60:

@@ -80,26 +80,29 @@ class TrainSettings(
     )
 
 
-def resolve_settings(given: Mapping[str, object]) -> TrainSettings:
+def resolve_settings(given: Mapping[str, object], *, shared: bool = False) -> TrainSettings:
     """Given options, then the recipe, then what was measured for the policy, then what the method is recommended with.
 
-    So a learning rate that was measured for a small policy stays, and a paper's is that of any other model.
+    So a learning rate that was measured for a small policy stays, and a paper's is that of any other model. `shared`
+    leaves out the settings of the method's paper that do not make it what it is, so that methods train alike.
     """
     recipe = None if given.get("recipe") is None else str(given["recipe"])
     settings = recipe_values(recipe, [f.name for f in fields(TrainSettings)], given) | dict(given)
     policy = settings.get("model", embedded_policy(str(settings.get("task", TrainSettings.task))))
-    defaults = recommended(str(settings.get("method", TrainSettings.method))) | POLICY_DEFAULTS.get(str(policy), {})
+    method = str(settings.get("method", TrainSettings.method))
+    defaults = recommended(method, inherent=shared) | POLICY_DEFAULTS.get(str(policy), {})
     return read(TrainSettings, {"model": policy} | defaults | settings)
 
 
-def recommended(method: str) -> dict[str, object]:
-    """The training options that a method is recommended with, e.g. no KL term for CAPO.
+def recommended(method: str, *, inherent: bool = False) -> dict[str, object]:
+    """The training options that a method is recommended with, e.g. no KL term for CAPO; see `recommended_values`.
 
     >>> recommended("dr_grpo")
     {'loss_type': 'dr_grpo'}
     """
     names = {f.name for f in fields(TrainSettings)}
-    return {name: value for name, value in recommended_values(method).items() if name in names}
+    values = recommended_values(method, inherent=inherent)
+    return {name: value for name, value in values.items() if name in names}
 
 
 def policy_defaults() -> dict[str, str]:

@@ -1,0 +1,94 @@
+"""Compare methods: each is trained with several seeds, evaluated on the same prompts, and set beside a baseline.
+
+A cell of the comparison is a method with options of its own. Every cell and seed is an ordinary run directory in
+OUT/runs; what is there is not run again, what was interrupted is resumed, a run that fails is named and leaves its cell
+with fewer seeds. The options of `calibrant train` hold for all cells. A YAML file (--config) holds options of both
+kinds, and may list cells by name under `cells`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from calibrant.compare.settings import OF_RUNS, CompareSettings
+from calibrant.errors import CalibrantError
+from calibrant.files import locked, read_yaml
+from calibrant.options import add_arguments, coerced, declared, read
+from calibrant.train.settings import TrainSettings, policy_defaults
+
+if TYPE_CHECKING:
+    from calibrant.compare.command import Comparison
+    from calibrant.compare.plan import Planned
+
+EXAMPLES = """examples:
+  calibrant compare --methods grpo gcpo_bot --seeds 0 1 --steps 20
+  calibrant compare --methods grpo gcpo_cd "grpo_care,form=agreement" --settings recommended --out runs/table
+  calibrant compare --methods grpo gcpo_cd gcpo_bot --vary alpha 0 0.3 0.6 0.9 --jobs 4
+  calibrant compare --methods grpo rd_only --vary learning-rate 1e-5 1e-4 1e-3 --dry-run
+  calibrant compare --methods grpo gcpo_bot --task olympiadbench --evaluate-on aime24 math500
+  calibrant compare --config comparison.yaml
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the comparison and of training."""
+    parser.add_argument("--out", metavar="DIR", help="directory (default: runs/compare-TASK-MODEL)")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options, with underscores in their names")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the cells, what is there, and an estimate of time; run nothing"
+    )
+    add_arguments(parser, CompareSettings, without=("cells",))
+    add_arguments(parser, TrainSettings, policy_defaults(), without=OF_RUNS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, evaluates and compares, and prints the table."""
+    own, training = _split(vars(options), "")
+    if options.config:
+        of_file, training_of_file = _split(read_yaml(options.config), f" in '{options.config}'")
+        own, training = of_file | own, training_of_file | training
+    settings = read(CompareSettings, own)
+    from calibrant.compare import command
+
+    compared = command.comparison(settings, training, Path(options.out) if options.out else None)
+    if options.dry_run:
+        return _dry_run(compared)
+    with locked(compared.folder.path):
+        planned = compared.plan()
+        _print_plan(compared, planned)
+        measurements = command.finish(compared, planned)
+        for path in command.write(compared, measurements):
+            print(f"written: {path}")
+    return 0
+
+
+def _split(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
+    """Options of the comparison, and those of training, in their types."""
+    given = {name: value for name, value in given.items() if name not in ("out", "config", "dry_run")}
+    of_comparison = {name: given.pop(name) for name in declared(CompareSettings) if name in given}
+    if set_here := [name for name in OF_RUNS if name in given]:
+        raise CalibrantError(f"option '{set_here[0]}'{origin} is set for each run; give methods and seeds")
+    return coerced(CompareSettings, of_comparison, origin), coerced(TrainSettings, given, origin)
+
+
+def _dry_run(compared: "Comparison") -> int:
+    from calibrant.compare.preview import estimate
+
+    planned = compared.plan()
+    _print_plan(compared, planned)
+    for one in planned:
+        print(f"  {one.name:<50} {one.state}")
+    print(*estimate(compared, planned), sep="\n")
+    return 0
+
+
+def _print_plan(compared: "Comparison", planned: "list[Planned]") -> None:
+    left = sum(not one.complete for one in planned)
+    print(
+        f"{len(compared.cells)} cells with {len(compared.settings.seeds)} seeds each, {compared.settings.settings} "
+        f"settings, compared with {compared.baseline}; evaluated on {', '.join(t.name for t in compared.targets)}"
+    )
+    print(f"{len(planned)} runs and evaluations before training, {left} of them to do, in {compared.folder.path}")
+    if len(compared.settings.seeds) == 1:
+        print("one seed: the table has no deviations over seeds, and its intervals are over prompts", file=sys.stderr)

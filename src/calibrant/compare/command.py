@@ -1,0 +1,118 @@
+"""The steps of `calibrant compare`: from settings to finished runs, measurements and files."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+
+from calibrant.compare.cells import Cell, baseline_of, make_cells
+from calibrant.compare.evaluations import Target, targets
+from calibrant.compare.folder import Folder
+from calibrant.compare.job import job_of
+from calibrant.compare.measure import measure_cell, measure_target
+from calibrant.compare.plan import Planned, plan
+from calibrant.compare.settings import CompareSettings
+from calibrant.compare.work import work
+from calibrant.demo import POLICIES
+from calibrant.errors import CalibrantError
+from calibrant.files import write_json
+from calibrant.statistics.measurements import Measurements
+from calibrant.train.prepare import prepare
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, checked."""
+
+    settings: CompareSettings
+    folder: Folder
+    cells: list[Cell]
+    baseline: str
+    targets: list[Target]
+
+    def plan(self) -> list[Planned]:
+        """Everything that is read of it, with what is there already."""
+        return plan(self.folder, self.cells, self.settings.seeds, self.targets)
+
+
+def comparison(settings: CompareSettings, given: Mapping[str, object], path: Path | None) -> Comparison:
+    """A comparison, by default in `runs/compare-TASK-MODEL`; `given` are the options of training for all cells."""
+    if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise CalibrantError("--seeds names a seed twice, or none; give each once")
+    cells = make_cells(settings, given)
+    baseline = baseline_of(settings, cells)
+    first = cells[0].training
+    path = path or Path("runs") / f"compare-{first.task}-{Path(first.model).name}"
+    return Comparison(settings, Folder(path), cells, baseline, targets(settings, given, cells))
+
+
+def finish(compared: Comparison, planned: list[Planned]) -> Measurements:
+    """Does what is missing, and measures.
+
+    Raises CalibrantError where a run that is not there cannot be started, before any is, or where all runs failed.
+    """
+    _check_startable(planned)
+    jobs = [job_of(one, keep_checkpoints=compared.settings.keep_checkpoints) for one in planned if not one.complete]
+    failed = work(jobs, compared.folder, side_by_side=side_by_side(compared), threads=compared.settings.threads)
+    return measure(compared, planned, failed)
+
+
+def side_by_side(compared: Comparison) -> int:
+    """The number of runs side by side."""
+    if compared.settings.jobs:
+        return compared.settings.jobs
+    small = all(cell.training.model in POLICIES for cell in compared.cells)
+    return max(1, len(os.sched_getaffinity(0)) // compared.settings.threads) if small else 1
+
+
+def _check_startable(planned: list[Planned]) -> None:
+    cells = {one.cell.name: one for one in reversed(planned) if one.run and not one.run.config.exists()}
+    for name, one in cells.items():
+        try:
+            prepare(one.training)
+        except CalibrantError as error:
+            raise CalibrantError(f"the cell '{name}' cannot be trained: {error}") from None
+
+
+def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, str]) -> Measurements:
+    """What the finished runs measured; `failed` are the reasons of the others."""
+    finished: dict[str, list[int]] = {cell.name: [] for cell in compared.cells}
+    reasons: dict[str, dict[int, str]] = {cell.name: {} for cell in compared.cells}
+    for one in planned:
+        if one.run and one.name in failed:
+            reasons[one.cell.name][one.training.seed] = failed[one.name]
+        elif one.run:
+            finished[one.cell.name].append(one.training.seed)
+    if not any(finished.values()):
+        raise CalibrantError(f"every run failed, the last because: {[*failed.values()][-1]}")
+    cells = [
+        measure_cell(
+            cell, {seed: compared.folder.run(cell.name, seed) for seed in finished[cell.name]}, reasons[cell.name]
+        )
+        for cell in compared.cells
+    ]
+    scores = [
+        score
+        for target in compared.targets
+        for score in measure_target(target, compared.cells, finished, compared.folder)
+    ]
+    settings = compared.settings
+    return Measurements(compared.baseline, settings.settings, settings.vary or {}, tuple(cells), tuple(scores))
+
+
+def write(compared: Comparison, measurements: Measurements) -> list[Path]:
+    """Writes `comparison.json`."""
+    return [write_json(compared.folder.comparison, _without_nan({"measurements": measurements.to_json()}))]
+
+
+def _without_nan(data: object) -> object:
+    """Data for JSON, which has no NaN: None in its place."""
+    if isinstance(data, Mapping):
+        return {name: _without_nan(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and isnan(data) else data

@@ -1,0 +1,53 @@
+"""The options of `calibrant compare`, beside those of training, of which it takes all but a few."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from calibrant.options import COUNT, Settings, option
+
+OF_RUNS = ("method", "seed", "evaluation")
+"""Options of training that a comparison sets itself, for each run."""
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Comparison."""
+
+    methods: tuple[str, ...] | None = option(
+        None,
+        "cells of the comparison: methods, each with options of its own after commas, e.g. grpo gcpo_cd "
+        "grpo_care,form=agreement gcpo_cd,alpha=0.3,learning_rate=1e-5",
+        metavar="METHOD",
+    )
+    cells: dict[str, Any] | None = option(None, "cells by name, each with its options")  # of YAML files alone
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of training, of every cell", shown="0 1 2")
+    settings: str = option(
+        "shared",
+        "recommended: each method with the training settings of its paper; shared: all alike but for what makes a "
+        "method what it is; options that are given hold for all",
+        choices=("shared", "recommended"),
+    )
+    vary: dict[str, tuple[Any, ...]] | None = option(
+        None,
+        "option of training, or hyper-parameter of a method, and its values, each a cell of every method that has it; "
+        "repeated: all combinations",
+    )
+    baseline: str | None = option(
+        None,
+        "cell that the others are compared with",
+        shown="the first of the method grpo, else the first",
+        metavar="CELL",
+    )
+    evaluate_on: tuple[str, ...] | None = option(
+        None,
+        "tasks to evaluate on, with options after commas, e.g. aime24 reading,data=DATA",
+        shown="the task of training",
+        metavar="TASK",
+    )
+    jobs: int | None = option(
+        None, "number of runs side by side", shown="1; with an embedded policy one per core", limit=COUNT
+    )
+    threads: int = option(
+        1, "CPU threads per run, on which its numbers depend in the last digits; --jobs changes no number", limit=COUNT
+    )
+    keep_checkpoints: bool = option(False, "whether to keep the checkpoints of finished runs")
