@@ -143,7 +143,7 @@ def _lists(value: Any) -> dict[str, tuple[object, ...]]:
     ({'alpha': (0, 0.3), 'model': ('a',)}, {'alpha': (0, 0.3), 'form': ('agreement',)})
     """
     if isinstance(value, Mapping):
-        return {str(name): tuple(x) if isinstance(x, list) else (x,) for name, x in value.items()}
+        return {str(name): tuple(x) if isinstance(x, list | tuple) else (x,) for name, x in value.items()}
     try:
         lists = {name: tuple(yaml.safe_load(text) for text in texts) for name, *texts in value}
     except yaml.YAMLError:

@@ -86,8 +86,8 @@ def _dry_run(compared: "Comparison") -> int:
 def _print_plan(compared: "Comparison", planned: "list[Planned]") -> None:
     left = sum(not one.complete for one in planned)
     print(
-        f"{len(compared.cells)} cells with {len(compared.settings.seeds)} seeds each, {compared.settings.settings} "
-        f"settings, compared with {compared.baseline}; evaluated on {', '.join(t.name for t in compared.targets)}"
+        f"{len(compared.cells)} cells, each with the seeds {', '.join(map(str, compared.settings.seeds))}, "
+        f"{compared.settings.settings} settings, compared with {compared.baseline}; evaluated on {', '.join(t.name for t in compared.targets)}"
     )
     print(f"{len(planned)} runs and evaluations before training, {left} of them to do, in {compared.folder.path}")
     if len(compared.settings.seeds) == 1:

@@ -19,7 +19,7 @@ from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError
 from calibrant.files import write_json
 from calibrant.statistics.measurements import Measurements
-from calibrant.train.prepare import prepare
+from calibrant.train.prepare import check, prepare
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,16 @@ def side_by_side(compared: Comparison) -> int:
 
 
 def _check_startable(planned: list[Planned]) -> None:
-    cells = {one.cell.name: one for one in reversed(planned) if one.run and not one.run.config.exists()}
-    for name, one in cells.items():
+    """Checks the first run of each cell that has none; data are read once, as cells have them in common."""
+    read = set[object]()
+    cells = {one.cell.name: one.training for one in reversed(planned) if one.run and not one.run.config.exists()}
+    for name, training in cells.items():
+        data = (training.model, training.task, training.data, training.data_dir, training.selection)
         try:
-            prepare(one.training)
+            check(training) if data in read else prepare(training)
         except CalibrantError as error:
             raise CalibrantError(f"the cell '{name}' cannot be trained: {error}") from None
+        read.add(data)
 
 
 def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, str]) -> Measurements:

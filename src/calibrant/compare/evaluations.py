@@ -20,7 +20,7 @@ from calibrant.train.settings import resolve_settings
 
 log = logging.getLogger(__name__)
 
-OF_TASK = ("data", "columns", "prompt_template", "test_share", "levels", "reward_funcs", "reward_weights")
+OF_TASK = ("data", "columns", "prompt_template", "test_share", "reward_funcs", "reward_weights")
 """Options that belong to one task, and not to the others of `--evaluate-on`."""
 OF_MODEL = tuple(f.name for f in fields(ModelOptions))
 RESULTS, CONFIG = "evaluation.json", "config.yaml"
@@ -44,7 +44,7 @@ class Target:
 def targets(settings: CompareSettings, given: Mapping[str, object], cells: list[Cell]) -> list[Target]:
     """The tasks to evaluate on; raises CalibrantError where cells would be evaluated on different prompts."""
     base = resolve_settings({**given, "method": "grpo"}, shared=True)
-    names = {f.name for f in fields(EvaluateSettings)} & {f.name for f in fields(base)} - {*OF_MODEL, "seed"}
+    names = {f.name for f in fields(EvaluateSettings)} & {f.name for f in fields(base)} - {*OF_MODEL, "seed", "levels"}
     common = {name: getattr(base, name) for name in names} | {
         "prompts": base.eval_prompts,
         "samples": base.eval_samples,

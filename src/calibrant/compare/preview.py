@@ -37,7 +37,7 @@ def estimate(compared: Comparison, planned: list[Planned]) -> Iterator[str]:
     evaluating = sum(len(one.evaluations) for one in left) * mean(evaluations)
     jobs = min(side_by_side(compared), len(left))
     yield f"a step: about {duration(typical)}; an evaluation: about {duration(mean(evaluations))}; {source}"
-    yield f"time: about {duration((training + evaluating) / jobs)} with {jobs} side by side, and the start of each process"
+    yield f"time: about {duration((training + evaluating) / jobs)} with {jobs} side by side, beside starts of processes"
 
 
 def _seconds_per_step(planned: list[Planned]) -> dict[str, float]:

@@ -37,6 +37,18 @@ class Prepared(NamedTuple):
 
 def prepare(settings: TrainSettings) -> Prepared:
     """Reads and checks the inputs of a run, before anything is written or computed."""
+    task, tokenizer = check(settings)
+    evaluation, training = _rows(settings, task, tokenizer)
+    if len(training) < settings.prompts_per_step:
+        raise CalibrantError(
+            f"there are {len(training)} training prompts, fewer than the {settings.prompts_per_step} of a step; "
+            "lower --prompts-per-step, or give more"
+        )
+    return Prepared(settings, task, tokenizer, training, evaluation)
+
+
+def check(settings: TrainSettings) -> tuple[Task, PreTrainedTokenizerBase]:
+    """The task and the tokenizer of a run, once everything but the rows of its data is checked."""
     quiet_loading()
     task = chosen_task(settings, training=True)
     method = resolve_method(settings.method)
@@ -58,13 +70,7 @@ def prepare(settings: TrainSettings) -> Prepared:
         raise CalibrantError(
             f"option 'report_to' is '{settings.report_to}', which is not installed; pip install {settings.report_to}"
         )
-    evaluation, training = _rows(settings, task, tokenizer)
-    if len(training) < settings.prompts_per_step:
-        raise CalibrantError(
-            f"there are {len(training)} training prompts, fewer than the {settings.prompts_per_step} of a step; "
-            "lower --prompts-per-step, or give more"
-        )
-    return Prepared(settings, task, tokenizer, training, evaluation)
+    return task, tokenizer
 
 
 def _rows(settings: TrainSettings, task: Task, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Row], list[Row]]:
