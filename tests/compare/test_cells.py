@@ -28,7 +28,7 @@ def test_a_cell_is_a_method_with_options_of_training_and_of_its_own():
     ]  # fmt: skip
     assert second.training.method_options == {"form": "agreement"} and second.training.steps == 7
     assert (third.training.alpha, third.training.learning_rate) == (0.3, 1e-5)
-    assert third.options == {"method": "gcpo_cd", "alpha": 0.3, "learning_rate": "1e-5"}
+    assert third.options == {"method": "gcpo_cd", "alpha": 0.3, "learning_rate": 1e-5}
     assert third.with_seed(4).seed == 4 and not third.training.evaluation
 
 
@@ -101,6 +101,7 @@ def test_a_model_is_a_folder_name_too():
         ("--methods grpo --evaluate-on places places", "a task of --evaluate-on is given twice"),
         ("--methods grpo --evaluate-on places,dtype=auto", "sets 'dtype', which the comparison sets"),
         ("--seeds 0", "a comparison needs methods"),
+        ("--methods grpo --beside gcpo:table9", "gcpo:table9"),
         ("--methods grpo --seed 3", "unknown option '--seed' (did you mean '--seeds'?)"),
     ],
 )

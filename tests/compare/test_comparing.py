@@ -67,7 +67,20 @@ def test_finished_runs_have_no_checkpoints_and_are_not_run_again(compared, capsy
         name for name in after if name.startswith("comparison")
     }
     assert (compared / "comparison.json").read_bytes() == content
-    assert "3 runs and evaluations before training, 0 of them to do" in capsys.readouterr().out
+    assert "to do: 0 of 3 runs and evaluations before training" in capsys.readouterr().out
+
+
+def test_the_table_and_the_page_are_written(compared):
+    written = {file.name for file in compared.glob("comparison.*")}
+    assert written == {f"comparison.{kind}" for kind in ("json", "txt", "md", "tex", "csv", "html")}
+    for kind in ("txt", "md", "tex", "csv", "html"):
+        text = (compared / f"comparison.{kind}").read_text()
+        assert "alpha=0.3" in text, kind
+    tables = read(compared)["table"]["tables"]
+    (f1,) = [table for table in tables if table["metric"] == "sampled/f1"]
+    assert [row["cell"] for row in f1["rows"]] == ["grpo", "gcpo_cd,alpha=0.3"] and f1["rows"][1]["gain"][
+        "over"
+    ] == "prompts"
 
 
 def test_a_dry_run_writes_nothing(compared, capsys, tmp_path):

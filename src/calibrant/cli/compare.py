@@ -7,7 +7,7 @@ kinds, and may list cells by name under `cells`.
 """
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from calibrant.train.settings import TrainSettings, policy_defaults
 if TYPE_CHECKING:
     from calibrant.compare.command import Comparison
     from calibrant.compare.plan import Planned
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = """examples:
   calibrant compare --methods grpo gcpo_bot --seeds 0 1 --steps 20
@@ -58,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
         planned = compared.plan()
         _print_plan(compared, planned)
         measurements = command.finish(compared, planned)
-        for path in command.write(compared, measurements):
-            print(f"written: {path}")
+        text, paths = command.write(compared, measurements)
+    print(f"\n{text}", *(f"written: {path}" for path in paths), sep="\n")
     return 0
 
 
@@ -84,11 +86,10 @@ def _dry_run(compared: "Comparison") -> int:
 
 
 def _print_plan(compared: "Comparison", planned: "list[Planned]") -> None:
-    left = sum(not one.complete for one in planned)
-    print(
-        f"{len(compared.cells)} cells, each with the seeds {', '.join(map(str, compared.settings.seeds))}, "
-        f"{compared.settings.settings} settings, compared with {compared.baseline}; evaluated on {', '.join(t.name for t in compared.targets)}"
-    )
-    print(f"{len(planned)} runs and evaluations before training, {left} of them to do, in {compared.folder.path}")
-    if len(compared.settings.seeds) == 1:
-        print("one seed: the table has no deviations over seeds, and its intervals are over prompts", file=sys.stderr)
+    settings, left = compared.settings, sum(not one.complete for one in planned)
+    seeds, tasks = ", ".join(map(str, settings.seeds)), ", ".join(target.name for target in compared.targets)
+    print(f"cells: {len(compared.cells)}, each with the seeds {seeds}; {settings.settings} settings")
+    print(f"compared with: {compared.baseline}; evaluated on: {tasks}")
+    print(f"to do: {left} of {len(planned)} runs and evaluations before training, in {compared.folder.path}")
+    if len(settings.seeds) == 1:
+        log.warning("one seed: the table has no deviations over seeds, and its intervals are over prompts alone")

@@ -163,7 +163,12 @@ def _cell(name: str, options: Options, given: Mapping[str, object], *, shared: b
         dry_run(method, hyper, strength=training.strength)
     except CalibrantError as error:
         raise CalibrantError(f"the cell '{name}': {error}") from None
-    return Cell(name, options, training)
+    return Cell(name, {option: _plain(own.get(option, value)) for option, value in options.items()}, training)
+
+
+def _plain(value: object) -> object:
+    """A value as tables and figures show it."""
+    return value if value is None or isinstance(value, str | int | float) else _word(value)
 
 
 def _check_distinct(cells: list[Cell]) -> None:

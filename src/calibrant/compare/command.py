@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 
 from calibrant.compare.cells import Cell, baseline_of, make_cells
@@ -17,7 +16,11 @@ from calibrant.compare.settings import CompareSettings
 from calibrant.compare.work import work
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError
-from calibrant.files import write_json
+from calibrant.files import write_json, write_text
+from calibrant.report import write_comparison
+from calibrant.report.comparison_table import as_csv, as_latex, as_markdown, as_text
+from calibrant.report.published import published
+from calibrant.statistics.comparison import compare
 from calibrant.statistics.measurements import Measurements
 from calibrant.train.prepare import check, prepare
 
@@ -43,6 +46,8 @@ def comparison(settings: CompareSettings, given: Mapping[str, object], path: Pat
     """A comparison, by default in `runs/compare-TASK-MODEL`; `given` are the options of training for all cells."""
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise CalibrantError("--seeds names a seed twice, or none; give each once")
+    for name in settings.beside or ():
+        published(name)  # raises for an unknown one
     cells = make_cells(settings, given)
     baseline = baseline_of(settings, cells)
     first = cells[0].training
@@ -104,19 +109,21 @@ def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, s
         for target in compared.targets
         for score in measure_target(target, compared.cells, finished, compared.folder)
     ]
-    settings = compared.settings
-    return Measurements(compared.baseline, settings.settings, settings.vary or {}, tuple(cells), tuple(scores))
+    names = [name.replace("-", "_") for name in compared.settings.vary or {}]
+    values = {name: tuple(dict.fromkeys(c.options[name] for c in cells if name in c.options)) for name in names}
+    return Measurements(compared.baseline, compared.settings.settings, values, tuple(cells), tuple(scores))
 
 
-def write(compared: Comparison, measurements: Measurements) -> list[Path]:
-    """Writes `comparison.json`."""
-    return [write_json(compared.folder.comparison, _without_nan({"measurements": measurements.to_json()}))]
-
-
-def _without_nan(data: object) -> object:
-    """Data for JSON, which has no NaN: None in its place."""
-    if isinstance(data, Mapping):
-        return {name: _without_nan(value) for name, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_without_nan(value) for value in data]
-    return None if isinstance(data, float) and isnan(data) else data
+def write(compared: Comparison, measurements: Measurements) -> tuple[str, list[Path]]:
+    """Writes `comparison.json`, the table in four formats and the page; returns the table as text, and the paths."""
+    table, out, beside = compare(measurements), compared.folder.comparison, compared.settings.beside or ()
+    text = as_text(table)
+    paths = [
+        write_json(out, {"measurements": measurements.to_json(), "table": table.to_json()}),
+        write_text(out.with_suffix(".txt"), text),
+        write_text(out.with_suffix(".md"), as_markdown(table)),
+        write_text(out.with_suffix(".tex"), as_latex(table)),
+        write_text(out.with_suffix(".csv"), as_csv(table)),
+        write_comparison(compared.folder.path, [published(name) for name in beside]),
+    ]
+    return text, paths

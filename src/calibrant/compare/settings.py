@@ -44,6 +44,9 @@ class CompareSettings(Settings):
         shown="the task of training",
         metavar="TASK",
     )
+    beside: tuple[str, ...] | None = option(
+        None, "published tables to show on the page, e.g. gcpo:table1 gcpo:table2 gcpo:table6", metavar="PAPER:TABLE"
+    )
     jobs: int | None = option(
         None, "number of runs side by side", shown="1; with an embedded policy one per core", limit=COUNT
     )
