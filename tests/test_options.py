@@ -90,7 +90,7 @@ def test_one_text_is_a_list_of_one():
 @pytest.mark.parametrize("settings", COMMANDS)
 def test_settings_are_checked_however_they_are_made(settings):
     with pytest.raises(CalibrantError, match=r"it is one of|it must"):
-        settings(**{"cluster_rule": "x"} if hasattr(settings, "cluster_rule") else {"models": ("demo",), "prompts": 0})
+        settings(**{"cluster_rule": "x"} if hasattr(settings, "cluster_rule") else {"models": ("demo",), "samples": 0})
 
 
 @pytest.mark.parametrize("settings", COMMANDS)
