@@ -3,13 +3,14 @@
 #   make test   installs and runs the tests
 # Further: make docs (builds the documentation site into build/site)
 #          make test-versions (tests of the trainer with the oldest and the newest TRL and transformers)
+#          make test-verl (tests of the trainers for verl, in an environment of their own, 3 GB)
 
 PYTHON ?= python3
 VENV := .venv
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: demo test test-all test-versions docs clean
+.PHONY: demo test test-all test-versions test-verl docs clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/calibrant train $(ARGS)
@@ -26,6 +27,9 @@ test-all: $(VENV)/test
 
 test-versions:
 	$(PYTHON) scripts/test_versions.py $(ARGS)
+
+test-verl:
+	$(PYTHON) scripts/test_verl.py $(ARGS)
 
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
@@ -46,4 +50,4 @@ $(VENV)/docs: $(VENV)/demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-versions build dist src/*.egg-info
+	rm -rf $(VENV) .venv-versions .venv-verl build dist src/*.egg-info

@@ -306,6 +306,12 @@ def columns() -> dict[str, str] | None:
     )
 
 
+def reading_task() -> str | None:
+    """The task by which answers are read, where it is not what is trained or evaluated."""
+    words = "task that extracts and clusters answers, and judges them by their references: name in `calibrant tasks`"
+    return option(None, words, metavar="NAME")
+
+
 def from_rollouts() -> str | None:
     """A rollout file in place of sampling."""
     return option(None, "rollout file (.parquet or .jsonl) to read in place of sampling", metavar="FILE")

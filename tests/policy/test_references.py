@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from calibrant import method_state
 from calibrant.errors import CalibrantError
 from calibrant.policy import references
-from calibrant.trl import memory
 
 DAMAGES = {"empty": lambda x: b"", "truncated": lambda x: x[:-10], "random": lambda x: bytes(range(200))}
 
@@ -29,8 +29,8 @@ def test_a_damaged_slow_reference(tmp_path: Path, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_of_a_method(tmp_path: Path, damage: str) -> None:
-    memory.save({"level": torch.ones(3)}, tmp_path)
-    file = tmp_path / memory.FILE
+    method_state.save({"level": torch.ones(3)}, tmp_path)
+    file = tmp_path / method_state.FILE
     file.write_bytes(DAMAGES[damage](file.read_bytes()))
     with pytest.raises(CalibrantError, match="is damaged"):
-        memory.load(tmp_path)
+        method_state.load(tmp_path)

@@ -18,12 +18,7 @@ class ScoreSettings(WeightOptions, TextOptions):
     )
     columns: dict[str, str] | None = options.columns()
     filter: str | None = option(None, "filter of lm-evaluation-harness whose rows are read", shown="the file's first")
-    task: str | None = option(
-        None,
-        "task that extracts and clusters answers, and judges them by their references if there is no reward: name in "
-        "`calibrant tasks`",
-        metavar="NAME",
-    )
+    task: str | None = options.reading_task()
     method: str | None = options.method(None, shown="every method whose inputs the file has")
     embeddings: bool = option(
         True, "whether to load the embedding model; if not, methods that read embeddings are not applied"

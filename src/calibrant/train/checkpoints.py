@@ -9,17 +9,17 @@ from zipfile import ZipFile
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from calibrant import method_state
 from calibrant.errors import CalibrantError
 from calibrant.files import flush, json_object, read_json_lines, sha256, write_json, write_json_lines
 from calibrant.policy import references
 from calibrant.train.runs import Run
-from calibrant.trl import memory
 
 log = logging.getLogger(__name__)
 
 COMPLETE = "complete.json"
 TRAINING_STATE = (
-    COMPLETE, memory.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*", "ref",
+    COMPLETE, method_state.FILE, references.FILE, "*.pt", "*.pth", "*.bin", "trainer_state.json", "global_step*", "ref",
 )  # fmt: skip
 """Files of a checkpoint that are not part of the policy."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 
+from calibrant import method_state
 from calibrant.advantages import total_rewards
 from calibrant.files import write_text
 from calibrant.groups import assert_integrity
@@ -20,7 +21,6 @@ from calibrant.scorer import Scored, Scorer, batch_statistics, dry_run, options_
 from calibrant.tasks.checked_rewards import Reward
 from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
-from calibrant.trl import memory
 from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, check_kernel, complete
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
@@ -265,14 +265,14 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
         """Saves the method's state and the EMA reference too, before a checkpoint is pushed to the hub."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            memory.save(self._memory, Path(output_dir))
+            method_state.save(self._memory, Path(output_dir))
             if self._policy_inputs.slow is not None:
                 self._policy_inputs.slow.save(Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._memory = {k: x.to(self.accelerator.device) for k, x in memory.load(Path(checkpoint)).items()}
+            self._memory = {k: x.to(self.accelerator.device) for k, x in method_state.load(Path(checkpoint)).items()}
             if self._policy_inputs.slow is not None:
                 self._policy_inputs.slow.load(Path(checkpoint))
 
