@@ -18,7 +18,7 @@ def broken(error: Exception) -> CalibrantError:
 def register_broken(verl_trainers: ModuleType, error: Exception) -> None:
     """Registers trainers that raise the cause as soon as they are made."""
 
-    class Broken(verl_trainers.PPOTrainer):  # type: ignore[name-defined]
+    class Broken(verl_trainers.PPOTrainerSync):  # type: ignore[name-defined]
         def __init__(self, *_: Any, **__: Any):
             raise broken(error) from error
 

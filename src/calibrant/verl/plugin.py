@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -105,7 +106,7 @@ def _look_into_trl(import_utils: ModuleType) -> None:
     @functools.cache
     def is_trl_available() -> bool:
         for module in ("trl.experimental.ppo", "trl"):
-            with contextlib.suppress(ImportError, RuntimeError):  # the latter from TRL's lazy modules
+            with contextlib.suppress(ImportError, RuntimeError), warnings.catch_warnings(action="ignore"):
                 if hasattr(importlib.import_module(module), "AutoModelForCausalLMWithValueHead"):
                     return True
         return False

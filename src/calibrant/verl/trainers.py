@@ -74,6 +74,7 @@ class Calibrated:
         scored = self._score(rollouts, base, rollouts.layout.grouped(padded(optimised).sum(1)))
         self.method_state = dict(scored.outcome.state or self.method_state)
         statistics = batch_statistics(scored, self.calibration.reward_range)
+        statistics["batch/unscorable"] -= float((~rollouts.layout.where).sum())  # of groups with fewer rollouts
         metrics.update({f"{SECTION}/{name}": value for name, value in statistics.items()})
         if self.calibration.scorer.method is METHODS["grpo"]:
             return batch
