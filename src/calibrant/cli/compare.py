@@ -46,9 +46,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, evaluates and compares, and prints the table."""
-    own, training = _split(vars(options), "")
+    own, training = split_options(vars(options), "")
     if options.config:
-        of_file, training_of_file = _split(read_yaml(options.config), f" in '{options.config}'")
+        of_file, training_of_file = split_options(read_yaml(options.config), f" in '{options.config}'")
         own, training = of_file | own, training_of_file | training
     settings = read(CompareSettings, own)
     from calibrant.compare import command
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _split(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
+def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
     """Options of the comparison, and those of training, in their types."""
     given = {name: value for name, value in given.items() if name not in ("out", "config", "dry_run")}
     of_comparison = {name: given.pop(name) for name in declared(CompareSettings) if name in given}
