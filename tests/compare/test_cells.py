@@ -1,20 +1,14 @@
 """The cells of a comparison, and what is refused before anything is run."""
 
-from pathlib import Path
-
 import pytest
 from refusals import refused
 
-from calibrant.cli.compare import split_options
 from calibrant.compare.cells import make_cells
 from calibrant.compare.command import comparison
 from calibrant.compare.settings import CompareSettings
 from calibrant.errors import CalibrantError
-from calibrant.files import read_yaml
 from calibrant.options import read
 from calibrant.train.settings import resolve_settings
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def cells(given=None, **options):
@@ -134,9 +128,3 @@ def test_tasks_of_the_evaluation_have_options_of_their_own(tmp_path):
 def test_cells_of_a_file_need_a_method():
     with pytest.raises(CalibrantError, match="the cell 'mine' has no method"):
         cells(cells={"mine": {"alpha": 0.3}})
-
-
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
-def test_the_files_of_comparisons_are_comparisons(file):
-    own, training = split_options(read_yaml(file), f" in '{file}'")
-    assert len(make_cells(read(CompareSettings, own), training)) > 1

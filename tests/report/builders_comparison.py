@@ -30,9 +30,9 @@ def make_comparison(path: Path, skills: Skill | None = None, seeds: int = 3, rol
 
 
 def make_sweep(path: Path, values: tuple[object, ...] = (1e-5, 1e-4, 1e-3)) -> Path:
-    """Two methods over the values of an option, the baseline breaking at the last, and one without the option."""
+    """Two methods over the values of an option, the baseline breaking at the last, and a poor one without it."""
     cells = {f"{m},learning_rate={v}": {"method": m, "learning_rate": v} for m in ("grpo", "gcpo_bot") for v in values}
-    skills = dict.fromkeys(cells, 0.5) | {f"grpo,learning_rate={values[-1]}": 0.08, "rd_only": 0.5}
+    skills = dict.fromkeys(cells, 0.5) | {f"grpo,learning_rate={values[-1]}": 0.08, "rd_only": 0.3}
     measured = measurements(skills, cells | {"rd_only": {"method": "rd_only"}}, 3, {}, {"learning_rate": values})
     write_json(path / "comparison.json", {"measurements": measured.to_json()})
     return path

@@ -4,7 +4,7 @@ import pytest
 
 from calibrant.errors import CalibrantError
 from calibrant.methods import METHODS
-from calibrant.report.published import WARNING, published, published_names
+from calibrant.report.published import WARNING, as_lines, published, published_names
 
 PRINTED = {  # gains over GRPO in per cent, as the paper prints them in table 1
     "gcpo_cd": (9.60, 10.29, 9.30, 17.95, 20.00, 18.24, 19.94, 26.28),
@@ -45,6 +45,13 @@ def test_what_is_not_printed_stays_open() -> None:
 def test_gains_need_a_baseline() -> None:
     table = published("gcpo:table6")
     assert all(table.gain(row, 0) is None for row in table.rows)
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_a_table_fits_a_terminal(name: str) -> None:
+    text = as_lines(published(name))
+    assert max(len(line) for lines in text for line in lines.split("\n")) <= 120
+    assert all(any(cell in line for line in text) for cells in published(name).cells() for cell in cells)
 
 
 def test_an_unknown_table_is_named_with_the_nearest() -> None:

@@ -3,13 +3,15 @@
 A cell of the comparison is a method with options of its own. Every cell and seed is an ordinary run directory in
 OUT/runs; what is there is not run again, what was interrupted is resumed, a run that fails is named and leaves its cell
 with fewer seeds. The options of `calibrant train` hold for all cells. A YAML file (--config) holds options of both
-kinds, and may list cells by name under `cells`.
+kinds, and may list cells by name under `cells`; what stands under `about` is shown by --dry-run alone.
 """
 
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
 
 from calibrant.compare.settings import OF_RUNS, CompareSettings
 from calibrant.errors import CalibrantError
@@ -29,7 +31,8 @@ EXAMPLES = """examples:
   calibrant compare --methods grpo gcpo_cd gcpo_bot --vary alpha 0 0.3 0.6 0.9 --jobs 4
   calibrant compare --methods grpo rd_only --vary learning-rate 1e-5 1e-4 1e-3 --dry-run
   calibrant compare --methods grpo gcpo_bot --task olympiadbench --evaluate-on aime24 math500
-  calibrant compare --config comparison.yaml
+  calibrant compare --config configs/gcpo_table1.yaml --dry-run
+  calibrant compare --methods grpo gcpo_bot --beside gcpo:table1
 """
 
 
@@ -46,26 +49,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, evaluates and compares, and prints the table."""
-    own, training = split_options(vars(options), "")
+    own, training = _split(vars(options), "")
+    file = Config({}, {}, {})
     if options.config:
-        of_file, training_of_file = split_options(read_yaml(options.config), f" in '{options.config}'")
-        own, training = of_file | own, training_of_file | training
+        file = read_config(options.config)
+        own, training = file.comparison | own, file.training | training
     settings = read(CompareSettings, own)
     from calibrant.compare import command
 
     compared = command.comparison(settings, training, Path(options.out) if options.out else None)
     if options.dry_run:
-        return _dry_run(compared)
+        return _dry_run(compared, file.about)
     with locked(compared.folder.path):
         planned = compared.plan()
         _print_plan(compared, planned)
         measurements = command.finish(compared, planned)
         text, paths = command.write(compared, measurements)
-    print(f"\n{text}", *(f"written: {path}" for path in paths), sep="\n")
+    print(f"\n{text}", *_beside(settings), *(f"written: {path}" for path in paths), sep="\n")
     return 0
 
 
-def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
+class Config(NamedTuple):
+    """A YAML file of options."""
+
+    comparison: dict[str, object]
+    training: dict[str, object]
+    about: dict[str, object]  # for people: what it reproduces, checksums, what it is expected to need
+
+
+def read_config(path: str | Path) -> Config:
+    """Reads a YAML file of options; `about` in it is for people, any mapping."""
+    content = read_yaml(path)
+    about = content.pop("about", {})
+    if not isinstance(about, dict):
+        raise CalibrantError(f"'about' in '{path}' is no mapping; write 'name: text' lines below it")
+    return Config(*_split(content, f" in '{path}'"), about)
+
+
+def _beside(settings: CompareSettings) -> list[str]:
+    """The lines of the published tables to show."""
+    from calibrant.report.published import as_lines, published
+
+    return [line for name in settings.beside or () for line in (*as_lines(published(name)), "")]
+
+
+def _split(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
     """Options of the comparison, and those of training, in their types."""
     given = {name: value for name, value in given.items() if name not in ("out", "config", "dry_run")}
     of_comparison = {name: given.pop(name) for name in declared(CompareSettings) if name in given}
@@ -74,9 +102,11 @@ def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, obje
     return coerced(CompareSettings, of_comparison, origin), coerced(TrainSettings, given, origin)
 
 
-def _dry_run(compared: "Comparison") -> int:
+def _dry_run(compared: "Comparison", about: dict[str, object]) -> int:
     from calibrant.compare.preview import estimate
 
+    if about:
+        print(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=115))
     planned = compared.plan()
     _print_plan(compared, planned)
     for one in planned:

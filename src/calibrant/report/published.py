@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from calibrant.errors import CalibrantError, nearest
 from calibrant.files import JsonObject, read_yaml
+from calibrant.report.comparison_table import aligned, wrapped
 from calibrant.report.formats import DASH
 
 FILE = Path(__file__).with_name("published.yaml")
+COLUMNS = 4  # of numbers, side by side in a terminal
 WARNING = "A reference of shape, not a comparison: another model, other data and another amount of training than here."
 
 
@@ -72,6 +74,14 @@ class Published:
         if number is None:
             return DASH
         return str(number) if gain is None or row.method == self.baseline else f"{number} ({gain:+.1f}%)"
+
+
+def as_lines(table: Published) -> list[str]:
+    """The table for a terminal, a few columns at a time, under the sentences of `about`."""
+    rows = [["published as", "method here", *table.columns], *table.cells()]
+    starts = range(2, len(rows[0]), COLUMNS)
+    blocks = [aligned([row[:2] + row[start : start + COLUMNS] for row in rows]) for start in starts]
+    return [*map(wrapped, table.about()), *(line for block in blocks for line in ["", *block])]
 
 
 def published(name: str) -> Published:
