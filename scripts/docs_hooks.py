@@ -13,7 +13,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(
-    r"\]\(((?:\.\./)+)((?:examples|benchmarks|scripts|src|tests|README\.md|CITATION\.cff)[^)#]*)([^)]*)\)"
+    r"\]\(((?:\.\./)+)((?:examples|benchmarks|configs|scripts|src|tests|README\.md|CITATION\.cff)[^)#]*)([^)]*)\)"
 )
 
 

@@ -12,8 +12,10 @@ from calibrant.errors import CalibrantError
 from calibrant.options import read
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LARGE, SMALL = sorted(CONFIGS.glob("*.yaml")), sorted((CONFIGS / "small").glob("*.yaml"))
-OWN_DATA = {"table1_smollm2"}  # files whose data are given on the command line
+OWN_DATA = {"table1_smollm2", "smollm2_fairytaleqa"}  # files whose data are given on the command line
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+LARGE = [file for file in FILES if file.parent == CONFIGS and file.stem not in OWN_DATA]
+SMALL = [file for file in FILES if file not in LARGE]
 
 
 def compared(file: Path, folder: Path) -> command.Comparison:
@@ -26,7 +28,7 @@ def compared(file: Path, folder: Path) -> command.Comparison:
     return command.comparison(read(CompareSettings, own), training, folder / "out")
 
 
-@pytest.mark.parametrize("file", LARGE + SMALL, ids=lambda file: f"{file.parent.name}/{file.stem}")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_file_resolves_to_cells_without_a_model(file: Path, tmp_path: Path) -> None:
     found = compared(file, tmp_path)
     planned = found.plan()

@@ -1,17 +1,20 @@
 """Rollouts of a file, scored without a trainer, and plain words where they lack something."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from builders_entail import save
+from refusals import refused
 
 from calibrant.cli.main import main
 from calibrant.methods import METHODS
 from calibrant.rollouts import RolloutGroups, read_rollouts, write_rollouts
 from calibrant.score.methods import score
+from calibrant.tasks import resolve
 
 ROWS = [
     {"prompt_id": "a", "completion": "Paris", "reward": 2.0, "logprob": -2.0, "num_tokens": 4, "model": "mine"},
@@ -135,3 +138,39 @@ def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name
     assert main(["score", str(source), "--out", str(tmp_path / name)]) == 2
     assert "is not the name of a rollout file" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "kept"
+
+
+LM_EVAL = Path(__file__).parents[1] / "fixtures" / "lm_eval" / "samples_places_4.jsonl"
+
+
+def test_a_task_judges_responses_that_have_no_reward(tmp_path, capsys):
+    """lm-evaluation-harness asked each question four times, and its metric is of the first response."""
+    assert main(["score", str(LM_EVAL), "--no-embeddings"]) == 2
+    assert "no finite value in reward or correct" in capsys.readouterr().err
+    out = tmp_path / "scored.parquet"
+    assert main(["score", str(LM_EVAL), "--no-embeddings", "--task", "places", "--out", str(out)]) == 0
+    scored = read_rollouts(out)
+    task = resolve("places")
+    expected = [
+        task.reward(task.extract(x), list(r)) for x, r in zip(scored.completion, scored.references, strict=True)
+    ]
+    assert scored["reward"].tolist() == expected
+    assert scored.groupby("prompt_id").size().tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--filter", "words"], "holds no rollouts with the filter 'words'"),
+        (["--format", "verl"], "read as the format verl, lacks completion, prompt_id (or prompt), reward (or correct)"),
+        (["--format", "lm_eval"], "'lm_eval' (did you mean 'lm-eval'?)"),
+        (["--columns", "reward=exact"], "has no column 'exact' (did you mean 'exact_match'?)"),
+    ],
+)
+def test_samples_that_cannot_be_read_so_are_refused(capsys, arguments, said):
+    assert said in refused(capsys, "score", str(LM_EVAL), *arguments)
+
+
+def test_a_filter_of_other_files_is_refused(tmp_path, capsys):
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert "--filter goes with files of lm-evaluation-harness" in refused(capsys, "score", str(source), "--filter", "x")

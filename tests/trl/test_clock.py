@@ -23,7 +23,7 @@ def test_an_inner_part_is_not_counted_twice(monkeypatch):
 def test_training_logs_the_seconds_of_its_parts(policy, questions, tmp_path):
     passes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
     trainer = train(policy, questions, arguments(tmp_path, method="gcpo_bot", beta=0.01, **passes))
-    expected = "generation rewards log_probabilities forward backward scores embedding clustering"
+    expected = "generation rewards log_probabilities policy_inputs forward backward scores embedding clustering"
     for row in trainer.state.log_history[:-1]:
         seconds = {name: value for name, value in row.items() if name.startswith("seconds/")}
         assert seconds.keys() == {f"seconds/{name}" for name in expected.split()}

@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, evaluates and compares, and prints the table."""
-    own, training = _split(vars(options), "")
+    own, training = split_options(vars(options), "")
     file = Config({}, {}, {})
     if options.config:
         file = read_config(options.config)
@@ -83,7 +83,7 @@ def read_config(path: str | Path) -> Config:
     about = content.pop("about", {})
     if not isinstance(about, dict):
         raise CalibrantError(f"'about' in '{path}' is no mapping; write 'name: text' lines below it")
-    return Config(*_split(content, f" in '{path}'"), about)
+    return Config(*split_options(content, f" in '{path}'"), about)
 
 
 def _beside(settings: CompareSettings) -> list[str]:
@@ -93,7 +93,7 @@ def _beside(settings: CompareSettings) -> list[str]:
     return [line for name in settings.beside or () for line in (*as_lines(published(name)), "")]
 
 
-def _split(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
+def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
     """Options of the comparison, and those of training, in their types."""
     given = {name: value for name, value in given.items() if name not in ("out", "config", "dry_run")}
     of_comparison = {name: given.pop(name) for name in declared(CompareSettings) if name in given}

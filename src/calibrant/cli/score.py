@@ -6,7 +6,8 @@ completion, and reward or correct. Rollouts of one prompt, and one step where th
 TRL, verl, OpenRLHF and lm-evaluation-harness are read as they are; other columns are named with --columns. Further
 columns are inputs of further methods: logprob and num_tokens, ref_logprob, token_entropy, references, cluster; the
 inputs that a method lacks are listed. --out writes the rows with one more column per score and, per method,
-METHOD/weight and METHOD/advantage. Rollouts of any number are read in units of about 16,000.
+METHOD/weight and METHOD/advantage. Where there is no reward, --task rewards the answers by their references. Rollouts
+of any number are read in units of about 16,000.
 """
 
 import argparse

@@ -32,7 +32,7 @@ CURVES = (
 def measure_cell(cell: Cell, runs: Mapping[int, Run], failed: Mapping[int, str]) -> measurements.Cell:
     """A cell with what its runs cost and how they went; `runs` and `failed` are by seed."""
     logs = {seed: list(read_json_lines(run.metrics)) for seed, run in runs.items()}
-    costs = {seed: _cost(logs[seed], run) for seed, run in runs.items()}
+    costs = {seed: _cost(logs[seed], run, cell.training.rollouts) for seed, run in runs.items()}
     curves = {
         name: {seed: tuple(_number(row.get(name)) for row in rows) for seed, rows in logs.items()}
         for name in CURVES
@@ -42,10 +42,11 @@ def measure_cell(cell: Cell, runs: Mapping[int, Run], failed: Mapping[int, str])
     return measurements.Cell(cell.name, cell.options, tuple(runs), dict(failed), cost, curves)
 
 
-def _cost(rows: Sequence[JsonObject], run: Run) -> dict[str, float]:
-    """Updates, sampled rollouts and seconds of a run, these also by part."""
-    files = sorted(run.rollouts.glob("step-*.parquet"))
-    cost = {"updates": float(len(rows)), "samples": float(sum(pq.read_metadata(file).num_rows for file in files))}
+def _cost(rows: Sequence[JsonObject], run: Run, rollouts: int) -> dict[str, float]:
+    """Updates, sampled rollouts and seconds of a run, these also by part; `rollouts` are those of a group."""
+    trained_on = sum(pq.read_metadata(file).num_rows for file in run.rollouts.glob("step-*.parquet"))
+    replaced = rollouts * sum(row.get("batch/resampled", 0) for row in rows)
+    cost = {"updates": float(len(rows)), "samples": float(trained_on + replaced)}
     for row in rows:
         for name, value in row.items():
             if name == "seconds" or name.startswith("seconds/"):

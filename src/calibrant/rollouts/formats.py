@@ -66,7 +66,9 @@ def layout_of(block: Block, origin: str, name: str, given: Mapping[str, str], ch
     name = _detected(block) if name == "auto" else name
     if FORMATS[name].expand:
         chosen = chosen or lm_eval.first_filter(block)
-        block = _expanded(block, name, origin, chosen)
+        block = _expanded(block, name, origin, None)
+    elif chosen:
+        raise CalibrantError(f"--filter goes with files of lm-evaluation-harness; {origin} is read as {name}")
     rewards = _rewards_of_trl(block) if name == "trl" and "reward" not in given else []
     if rewards:
         given = {**given, "reward": "+".join(rewards)}

@@ -142,7 +142,8 @@ def _tables(settings: ScoreSettings, sources: list[Source], tell: Tell) -> Itera
                 file = pa.array([number] * len(table), pa.int32())
                 yield table.append_column(FILE, file).append_column(ROW, rows)
     if empty:
-        raise CalibrantError(f"'{settings.file}' holds no rollouts; give a file with one row per rollout")
+        filtered = f" with the filter '{settings.filter}'" if settings.filter else ""
+        raise CalibrantError(f"'{settings.file}' holds no rollouts{filtered}; give a file with one row per rollout")
 
 
 def _summaries(
@@ -158,7 +159,7 @@ def _summaries(
     def checked() -> Iterator[pa.Table]:
         for unit in units:
             check_prompts(unit, origins)
-            yield unit
+            yield scorer.judged(unit)
 
     def add(rows: int, summary: Summary, states: States) -> None:
         if scorer.settings.method and summary.refused:

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,17 +81,30 @@ class UnitScorer:
             return readers
         return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
 
+    @property
+    def extract(self) -> Callable[[str], str]:
+        """Completion -> answer."""
+        return self.task.extract if self.task else str.strip
+
+    def judged(self, unit: pa.Table) -> pa.Table:
+        """The unit with the task's rewards of the answers, if it has references, and no reward or verdict."""
+        names = [name for name in ("reward", "correct", "answer", "references") if name in unit.column_names]
+        columns = {name: unit[name] for name in names}
+        filled = {name for name, values in columns.items() if values.null_count < len(unit)}
+        if self.task is None or {"reward", "correct"} & filled or "references" not in filled:
+            return unit
+        if "answer" in filled:
+            answers = unit["answer"].fill_null("").to_pylist()
+        else:
+            answers = [self.extract(text) for text in unit["completion"].to_pylist()]
+        references = [right or [] for right in unit["references"].to_pylist()]
+        rewards = pa.array(self.task.reward_batch(answers, references), pa.float64())
+        return unit.drop_columns([name for name in ("reward",) if name in columns]).append_column("reward", rewards)
+
     def groups(self, unit: pa.Table) -> RolloutGroups:
-        """The rollouts of a unit as groups; where no rollout has a reward or verdict, the task judges the answers."""
-        extract = self.task.extract if self.task else str.strip
+        """The rollouts of a unit as groups."""
         known = unit.select([name for name in unit.column_names if name in TYPES])
-        frame = known.to_pandas()
-        judged = any(name in frame and frame[name].notna().any() for name in ("reward", "correct"))
-        if self.task and not judged and "references" in frame:
-            answers = frame["answer"] if "answer" in frame else frame["completion"].map(extract)
-            references = [[] if x is None else list(x) for x in frame["references"]]
-            frame["correct"] = self.task.correct_batch(list(answers.fillna("")), references)
-        return RolloutGroups(frame, extract, keys=group_columns(known))
+        return RolloutGroups(known.to_pandas(), self.extract, keys=group_columns(known))
 
     def apply(self, groups: RolloutGroups, names: Sequence[str], states: States) -> PartlyScored:
         """Applies some of the methods, in their order; `states` is updated."""
@@ -107,17 +120,14 @@ class UnitScorer:
         scored = {name: part.scored[name] for name in self.methods for part in parts if name in part.scored}
         scores = distinct_scores(scored)
         if out:
-            columns = score_columns(groups, scored, scores)
-            judged = {} if "correct" not in groups.frame else {"correct": groups.frame["correct"]}
-            _write(out, unit.drop_columns([FILE, ROW]), judged, columns)
+            _write(out, unit.drop_columns([FILE, ROW]), score_columns(groups, scored, scores))
         where = groups.rewards.isfinite() & groups.counts
         refused = {name: reason for part in parts for name, reason in part.refused.items()}
         return Summary.of(scored, scores, where, refused)
 
 
-def _write(path: Path, unit: pa.Table, judged: Mapping[str, object], columns: Mapping[str, np.ndarray]) -> None:
+def _write(path: Path, unit: pa.Table, columns: Mapping[str, np.ndarray]) -> None:
     arrays = {name: unit[name] for name in unit.column_names}
-    arrays |= {name: pa.array(list(values), TYPES[name]) for name, values in judged.items() if name not in arrays}  # type: ignore[call-overload]
     arrays |= {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
     table = pa.table(arrays)
     if path.suffix == ".jsonl":

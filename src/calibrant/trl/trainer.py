@@ -146,7 +146,7 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
         columns, rewards = self._gather_columns(rows, sampled, mode), sampled.rewards
         assert_integrity(columns.pop("key"), size)
         answers = local_rows(columns["answer"], len(rows), self.accelerator)
-        read = self._policy_inputs(self.model, output, answers, size)
+        read = self._clock.timed("policy_inputs", self._policy_inputs)(self.model, output, answers, size)
         read = {name: self._gathered(x) for name, x in read.items()} | correctness(columns, rewards.device)
         given = {name: x.view(-1, size, *x.shape[1:]) for name, x in read.items()}
         per_function = rewards.view(-1, size, rewards.shape[1])
