@@ -58,6 +58,7 @@ def measurements(
             Scores("places", "sampled/f1", IDS, f1, {"demo": start}),
             Scores("places", "sampled/accuracy", IDS, right, {"demo": tuple(float(v > 0.5) for v in start)}),
             Scores("places", "calibration/correctness_auc", (), auc, {"demo": (0.7,)}),
+            *(Scores("places", f"selection/majority_vote/{n}", (), auc, {"demo": (0.7,)}) for n in (8, 16, 2)),
         ),
     )
 

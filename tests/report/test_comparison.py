@@ -89,6 +89,17 @@ def test_a_band_goes_from_the_lowest_to_the_highest_seed() -> None:
     assert table.loc[2].tolist() == [3.5, 2.0, 5.0]
 
 
+def test_selections_are_those_among_the_most_samples(page: Page) -> None:
+    assert "majority vote of 16" in page.text["th"]
+    assert "majority vote of 8" not in page.text["th"]
+
+
+def test_equal_answers_make_no_pairs(folder: Path) -> None:
+    data = load_comparison(folder)
+    section = comparison_answers.changed_prompts(data, data.measured.scores[0], "grpo", "grpo")
+    assert section.text == ["No prompt has another sampled F1 with grpo than with grpo."]
+
+
 def test_missing_answers_are_said(tmp_path: Path) -> None:
     path = make_comparison(tmp_path, rollouts=False)
     write_comparison(path)

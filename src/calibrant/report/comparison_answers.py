@@ -26,6 +26,8 @@ def changed_prompts(data: ComparisonData, scores: Scores, first: str, second: st
         return Section("prompts", title, missing=[f"{first} and {second} have no seed in common to compare."])
     changes = prompt_changes(scores, first, second, seeds)
     chosen = extremes(changes)
+    if not chosen:
+        return Section("prompts", title, [f"No prompt has another {metric} with {second} than with {first}."])
     missing: list[str] = []
     answers = {cell: _answers(data, scores.task, cell, seeds, chosen, missing) for cell in (first, second)}
     text = (

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from calibrant.report.figures import BLUE, DASHED, GREEN, GREY, INK, ORANGE, PURPLE, WIDE, Draw, logarithmic, window
 from calibrant.report.formats import shorten
@@ -65,6 +66,7 @@ def curves(
             ax.set_ylim(limits)
         ax.set(xlabel="training step", ylabel=shorten(label), title=shorten(title, 44))
         ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if legend:
             _legend(ax)
 

@@ -177,8 +177,18 @@ def _calibration(data: ComparisonData) -> Section:
     keys = [f"calibration/{name}" for name in CALIBRATION]
     shown = {task: [by_key[task, key] for key in keys if (task, key) in by_key] for task in tasks}
     folded = {f"Calibration on {task}": _calibration_table(tables) for task, tables in shown.items()}
+    for task in tasks:
+        chosen = _largest_selections([table for key, table in by_key.items() if key[0] == task])
+        folded |= {f"One of the sampled answers on {task}, chosen": mean_table(chosen)} if chosen else {}
     first, *others = folded.items()
     return Section("calibration", title, [text], plots, first[1], folded=dict(others))
+
+
+def _largest_selections(tables: Sequence[MetricTable]) -> list[tuple[str, MetricTable]]:
+    """Per rule of selection the table with the most samples, under its name."""
+    parts = [(table.metric.split("/"), table) for table in tables if table.metric.startswith("selection/")]
+    last = {rule: table for (_, rule, size), table in sorted(parts, key=lambda part: int(part[0][2]))}
+    return [(metric_label(table.metric), table) for table in last.values()]
 
 
 def _calibration_table(tables: Sequence[MetricTable]) -> Table:
