@@ -20,24 +20,24 @@ NONE = (0.0, 0.0)
 
 
 def test_power_over_prompts_alone_is_that_of_the_noncentral_t():
-    parts = Components(NONE, 0.01, NONE, (0, 0), 9)
+    parts = Components(NONE, 0.01, (0, 0), 9)
     critical = scipy.stats.t.ppf(0.975, 9)
     for gain in (0.0, 0.1, 0.25, 0.5):
         nct = scipy.stats.nct(9, gain / 0.1)
         assert np.isclose(gain_test(parts).power(gain), nct.sf(critical) + nct.cdf(-critical), atol=0.01)
 
 
-@pytest.mark.parametrize("seeds", [3, 5, 10])
-def test_power_is_the_share_of_simulated_tests(seeds):
+@pytest.mark.parametrize(("seeds", "noise"), [(3, 0.1), (3, 0.8), (5, 0.1), (10, 0.8)])
+def test_power_is_the_share_of_simulated_tests(seeds, noise):
     draw, count, prompts = np.random.default_rng(seeds), 4000, 40
     widths = (0.03, 0.01)
     x, y = (
         0.2 * draw.normal(size=(count, 1, prompts)) + w * draw.normal(size=(count, seeds, 1))
-        + 0.1 * draw.normal(size=(count, seeds, prompts)) for w in widths
+        + noise * draw.normal(size=(count, seeds, prompts)) for w in widths
     )  # fmt: skip
-    rest = 0.01 / seeds / prompts
+    rest = noise**2 / seeds / prompts
     own = tuple(w**2 / seeds + rest for w in widths)
-    test = gain_test(Components(own, 0.08 / prompts, (rest, rest), (seeds - 1, seeds - 1), prompts - 1))
+    test = gain_test(Components(own, 0.08 / prompts, (seeds - 1, seeds - 1), prompts - 1))
     for gain in (0.0, 0.05, detectable_gain(test)):
         shown = float(np.mean(difference(x + gain, y).p() < 0.05))
         assert np.isclose(test.power(gain), shown, atol=0.025)
@@ -45,7 +45,7 @@ def test_power_is_the_share_of_simulated_tests(seeds):
 
 
 def test_seeds_needed_is_the_first_number_that_reaches_the_power():
-    parts = Components((4e-4, 1e-4), 1e-4, (2e-5, 2e-5), (2, 2), 31)
+    parts = Components((4e-4, 1e-4), 1e-4, (2, 2), 31)
     powers = {seeds: gain_test(parts, seeds).power(0.05) for seeds in range(2, 12)}
     first = min(seeds for seeds, power in powers.items() if power >= 0.8)
     assert 2 < first < 11 and seeds_needed(0.05, parts) == seeds_needed(-0.05, parts) == first
@@ -53,9 +53,9 @@ def test_seeds_needed_is_the_first_number_that_reaches_the_power():
 
 
 def test_no_number_of_seeds_helps_where_prompts_decide():
-    parts = Components((1e-4, 1e-4), 1e-2, NONE, (2, 2), 31)
+    parts = Components((1e-4, 1e-4), 1e-2, (2, 2), 31)
     assert seeds_needed(0.1, parts) is None and seeds_needed(0.0, parts) is None
-    assert seeds_needed(1.0, Components(NONE, 1e-2, NONE, (0, 0), 31)) is None  # one seed
+    assert seeds_needed(1.0, Components(NONE, 1e-2, (0, 0), 31)) is None  # one seed
 
 
 def test_holm_by_hand():

@@ -24,7 +24,6 @@ class Components(NamedTuple):
 
     seeds: tuple[Array, Array]  # of x and y: variance of the seeds' means over the number of seeds
     prompts: Array  # prompt-by-cell, over P; not below 0
-    rest: tuple[Array, Array]  # of x and y: seed-by-prompt, over S P; part of `seeds`
     df: tuple[int, int]  # degrees of freedom of `seeds`; 0: one seed, and no estimate
     prompt_df: int  # of `prompts`; 0 without prompts
 
@@ -58,11 +57,11 @@ def components(x: Array, y: Array) -> Components:
     be told apart.
     """
     count, prompts = x.shape[-1], np.zeros(x.shape[:-2])
-    rest = (_rest(x), _rest(y)) if min(x.shape[-2], y.shape[-2]) > 1 else (prompts, prompts)
+    df = (x.shape[-2] - 1, y.shape[-2] - 1)
     if count > 1:
-        change = x.mean(-2) - y.mean(-2)
-        prompts = np.maximum(change.var(-1, ddof=1) / count - sum(rest), 0.0)
-    return Components((_seeds(x), _seeds(y)), prompts, rest, (x.shape[-2] - 1, y.shape[-2] - 1), count - 1)
+        rest = _rest(x) + _rest(y) if min(df) > 0 else prompts
+        prompts = np.maximum((x.mean(-2) - y.mean(-2)).var(-1, ddof=1) / count - rest, 0.0)
+    return Components((_seeds(x), _seeds(y)), prompts, df, count - 1)
 
 
 def _seeds(x: Array) -> Array:
@@ -72,10 +71,8 @@ def _seeds(x: Array) -> Array:
 
 
 def _rest(x: Array) -> Array:
-    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`; 0 with one prompt."""
+    """Variance of the mean by seed-by-prompt alone, `MS / (S P)`."""
     seeds, prompts = x.shape[-2:]
-    if prompts < 2:
-        return np.zeros(x.shape[:-2])
     rest = x - x.mean(-1, keepdims=True) - x.mean(-2, keepdims=True) + x.mean((-2, -1), keepdims=True)
     return np.square(rest).sum((-2, -1)) / ((seeds - 1) * (prompts - 1)) / (seeds * prompts)
 

@@ -38,20 +38,14 @@ def gain_test(parts: Components, seeds: int | None = None) -> GainTest:
 
     Parts of seeds shrink as 1/S, that of prompts stays.
     """
-    known = min(parts.df) > 0
-    df = [seeds - 1] * 2 if seeds else list(parts.df)
-    scale = [(old + 1) / (new + 1) for old, new in zip(parts.df, df, strict=True)]
-    own = [float(v) * s if known else 0.0 for v, s in zip(parts.seeds, scale, strict=True)]
-    rest = sum(float(v) * s for v, s in zip(parts.rest, scale, strict=True))
-    prompts, draw = float(parts.prompts), np.random.default_rng(SEED)
-    estimates = [v * draw.chisquare(n, DRAWS) / n for v, n in zip(own, df, strict=True) if known]
-    over_prompts = np.zeros(DRAWS)
-    if parts.prompt_df:
-        drawn = draw.chisquare(parts.prompt_df, DRAWS) / parts.prompt_df
-        over_prompts = np.maximum((prompts + rest) * drawn - rest, 0.0)
-    total, freedom = satterthwaite([(over_prompts, parts.prompt_df), *zip(estimates, df, strict=False)])
-    half = scipy.stats.t.ppf(1 - LEVEL / 2, np.maximum(freedom, 1)) * np.sqrt(total)
-    return GainTest(half, (sum(own) + prompts) ** 0.5)
+    now = [(float(v), df) for v, df in zip(parts.seeds, parts.df, strict=True)] if min(parts.df) > 0 else []
+    if seeds:
+        now = [(v * (df + 1) / seeds, seeds - 1) for v, df in now]
+    terms, draw = [(float(parts.prompts), parts.prompt_df), *now], np.random.default_rng(SEED)
+    estimates = [(v * draw.chisquare(df, DRAWS) / df, df) for v, df in terms if v]
+    total, freedom = satterthwaite(estimates)
+    half = scipy.stats.t.ppf(1 - LEVEL / 2, freedom) * np.sqrt(total)
+    return GainTest(half, sum(v for v, _ in terms) ** 0.5)
 
 
 def detectable_gain(test: GainTest) -> float:
