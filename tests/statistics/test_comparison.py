@@ -112,8 +112,23 @@ def test_missing_values_leave_all_rows_and_missing_metrics_are_named():
     assert table.rows[0].mean == pytest.approx(np.mean([row[1:] for row in data["grpo"].values()]))
     assert table.rows[0].before is None
     data["grpo"] = {0: (math.nan,) * 32}
+    other = compare(measured(CELLS, (0, 0, 0), scores=(Scores("t", "m", PROMPTS, data, {}),))).tables[0]
+    assert [row.gain for row in other.rows] == [None] and other.missing == ("grpo", "gcpo_cd")
+    data["grpo"] = {0: (0.5, *[math.nan] * 31)}  # no prompt in common
     nothing = compare(measured(CELLS, (0, 0, 0), scores=(Scores("t", "m", PROMPTS, data, {}),))).tables[0]
     assert nothing.rows == () and nothing.missing == ("grpo", "gcpo_bot", "gcpo_cd")
+
+
+def test_a_seed_without_any_value_is_left_out_of_its_row_alone():
+    auc = Scores(
+        "t", "auc", (), {"grpo": {0: (0.7,), 1: (math.nan,), 2: (0.8,)}, "gcpo_bot": {2: (0.9,), 0: (0.7,)}}, {}
+    )
+    cost = {"updates": {0: 30.0, 1: math.nan}, "seconds": {0: math.nan}}
+    cells = (cell("grpo", cost=cost), cell("gcpo_bot"))
+    table = compare(measured(cells, (0, 0), scores=(auc,)))
+    assert [row.by_seed for row in table.tables[0].rows] == [{0: 0.7, 2: 0.8}, {0: 0.7, 2: 0.9}]
+    assert {name: c.mean for name, c in table.cells[0].cost.items()} == {"updates": 30.0}
+    json.dumps(table.to_json(), allow_nan=False)
 
 
 def test_other_prompts_are_refused():

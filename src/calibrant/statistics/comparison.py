@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibrant.errors import CalibrantError
 from calibrant.statistics.comparison_table import (
@@ -67,9 +68,8 @@ def reference_of(cell: Cell, measurements: Measurements) -> str:
 
 
 def _summary(cell: Cell, baseline: Cell) -> CellSummary:
-    means = {name: _mean(values) for name, values in cell.cost.items() if values}
-    base = {name: _mean(values) for name, values in baseline.cost.items() if values}
-    cost = {name: _cost(name, mean, base.get(name)) for name, mean in means.items()}
+    base = _means(baseline.cost)
+    cost = {name: _cost(name, mean, base.get(name)) for name, mean in _means(cell.cost).items()}
     return CellSummary(cell.name, dict(cell.options), tuple(cell.seeds), dict(cell.failed), cost)
 
 
@@ -79,18 +79,25 @@ def _cost(name: str, mean: float, base: float | None) -> Cost:
     return Cost(mean, ratio, ratio is not None and not 1 / limit - 1e-9 <= ratio <= limit + 1e-9)
 
 
-def _mean(values: Mapping[int, float]) -> float:
-    return math.fsum(values.values()) / len(values)
+def _means(cost: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
+    """Means over the seeds whose cost is known; without the costs that no seed has."""
+    known = {name: [v for v in by_seed.values() if math.isfinite(v)] for name, by_seed in cost.items()}
+    return {name: math.fsum(values) / len(values) for name, values in known.items() if values}
 
 
 def _table(scores: Scores, measurements: Measurements) -> MetricTable:
     """All rows of one metric on one task."""
-    values = {cell.name: _array(scores, cell.name) for cell in measurements.cells if scores.values.get(cell.name)}
+    by_seed = {cell.name: _by_seed(scores, cell.name) for cell in measurements.cells}
+    values = {name: np.array(list(rows.values()), dtype=np.float64) for name, rows in by_seed.items() if rows}
     kept = np.ones(max(1, len(scores.prompts)), dtype=bool)
     for array in values.values():
         kept &= np.isfinite(array).all(0)
     values = {name: array[:, kept] for name, array in values.items()} if kept.any() else {}
-    rows = [_row(cell, scores, values, kept, measurements) for cell in measurements.cells if cell.name in values]
+    rows = [
+        _row(cell, tuple(by_seed[cell.name]), values, _before(cell, scores, kept), reference_of(cell, measurements))
+        for cell in measurements.cells
+        if cell.name in values
+    ]
     return MetricTable(
         scores.task,
         scores.metric,
@@ -101,34 +108,34 @@ def _table(scores: Scores, measurements: Measurements) -> MetricTable:
     )
 
 
-def _array(scores: Scores, cell: str) -> Array:
-    """The values of a cell `[S, P]`, seeds in ascending order."""
-    columns, width = scores.values[cell], max(1, len(scores.prompts))
-    for seed, row in columns.items():
+def _by_seed(scores: Scores, cell: str) -> dict[int, tuple[float, ...]]:
+    """The values of a cell, seeds in ascending order, without seeds that have none."""
+    width = max(1, len(scores.prompts))
+    for seed, row in scores.values.get(cell, {}).items():
         if len(row) != width:
             raise CalibrantError(
                 f"{scores.task}, {scores.metric}: cell '{cell}' with seed {seed} has {len(row)} values for {width} "
                 "prompts; evaluate all cells on the same prompts"
             )
-    return np.array([columns[seed] for seed in sorted(columns)], dtype=np.float64)
+    rows = sorted(scores.values.get(cell, {}).items())
+    return {seed: row for seed, row in rows if any(map(math.isfinite, row))}
 
 
-def _row(cell: Cell, scores: Scores, values: Mapping[str, Array], kept: np.ndarray, measurements: Measurements) -> Row:
-    mine, against = values[cell.name], reference_of(cell, measurements)
-    means = mine.mean(1)
-    compared = against != cell.name and against in values
+def _row(cell: Cell, seeds: tuple[int, ...], values: Mapping[str, Array], before: float | None, against: str) -> Row:
+    mine = values[cell.name]
+    means, compared = mine.mean(1), against != cell.name and against in values
     return Row(
         cell.name,
-        dict(zip(sorted(scores.values[cell.name]), means.tolist(), strict=True)),
+        dict(zip(seeds, means.tolist(), strict=True)),
         float(means.mean()),
         float(means.std(ddof=1)) if len(means) > 1 else None,
-        _before(cell, scores, kept),
+        before,
         _gain(against, mine, values[against]) if compared else None,
         _stability(means, values[against].mean(1)) if compared else None,
     )
 
 
-def _before(cell: Cell, scores: Scores, kept: np.ndarray) -> float | None:
+def _before(cell: Cell, scores: Scores, kept: NDArray[np.bool_]) -> float | None:
     """The value before training of the cell's model; of the only one, if the model is not among the cell's options."""
     models = scores.before
     model = str(cell.options.get("model", next(iter(models)) if len(models) == 1 else ""))
