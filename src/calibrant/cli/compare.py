@@ -8,10 +8,9 @@ kinds, and may list cells by name under `cells`; what stands under `about` is sh
 
 import argparse
 import logging
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-
-import yaml
 
 from calibrant.compare.settings import OF_RUNS, CompareSettings
 from calibrant.errors import CalibrantError
@@ -102,11 +101,19 @@ def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, obje
     return coerced(CompareSettings, of_comparison, origin), coerced(TrainSettings, given, origin)
 
 
+def _about_lines(name: str, value: object) -> list[str]:
+    """`name: text`, with each item of a list or a mapping on lines of its own."""
+    items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
+    texts = [f"  - {item}" for item in items] if isinstance(items, list) else []
+    lines = [f"{name}:", *texts] if texts else [f"{name}: {value}"]
+    return [textwrap.fill(line, 115, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
+
+
 def _dry_run(compared: "Comparison", about: dict[str, object]) -> int:
     from calibrant.compare.preview import estimate
 
-    if about:
-        print(yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=115))
+    for name, value in about.items():
+        print(*_about_lines(name, value), sep="\n")
     planned = compared.plan()
     _print_plan(compared, planned)
     for one in planned:
