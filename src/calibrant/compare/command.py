@@ -11,6 +11,7 @@ from calibrant.compare.evaluations import Target, targets
 from calibrant.compare.folder import Folder
 from calibrant.compare.job import job_of
 from calibrant.compare.measure import measure_cell, measure_target
+from calibrant.compare.on_ray import require_ray, work_on_ray
 from calibrant.compare.plan import Planned, plan
 from calibrant.compare.settings import CompareSettings
 from calibrant.compare.work import work
@@ -46,6 +47,8 @@ def comparison(settings: CompareSettings, given: Mapping[str, object], path: Pat
     """A comparison, by default in `runs/compare-TASK-MODEL`; `given` are the options of training for all cells."""
     if not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
         raise CalibrantError("--seeds names a seed twice, or none; give each once")
+    if settings.ray is not None:
+        require_ray()
     for name in settings.beside or ():
         published(name)  # raises for an unknown one
     cells = make_cells(settings, given)
@@ -62,7 +65,10 @@ def finish(compared: Comparison, planned: list[Planned]) -> Measurements:
     """
     _check_startable(planned)
     jobs = [job_of(one, keep_checkpoints=compared.settings.keep_checkpoints) for one in planned if not one.complete]
-    failed = work(jobs, compared.folder, side_by_side=side_by_side(compared), threads=compared.settings.threads)
+    if compared.settings.ray is None:
+        failed = work(jobs, compared.folder, side_by_side=side_by_side(compared), threads=compared.settings.threads)
+    else:
+        failed = work_on_ray(jobs, compared.folder, compared.settings)
     return measure(compared, planned, failed)
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from calibrant.options import COUNT, Settings, option
+from calibrant.errors import CalibrantError
+from calibrant.options import COUNT, NOT_NEGATIVE, POSITIVE, Settings, option
 
 OF_RUNS = ("method", "seed", "evaluation")
 """Options of training that a comparison sets itself, for each run."""
@@ -53,4 +54,20 @@ class CompareSettings(Settings):
     threads: int = option(
         1, "CPU threads per run, on which its numbers depend in the last digits; --jobs changes no number", limit=COUNT
     )
+    ray: str | None = option(
+        None,
+        "address of a Ray cluster, or auto: each run is a task with --threads CPUs, resumed elsewhere when its node "
+        "dies; --out has to be on storage that all nodes share",
+        metavar="ADDRESS",
+    )
+    ray_gpus: float = option(0.0, "GPUs per run on the Ray cluster", limit=NOT_NEGATIVE)
+    ray_memory: float | None = option(None, "memory per run on the Ray cluster, in GB", limit=POSITIVE)
     keep_checkpoints: bool = option(False, "whether to keep the checkpoints of finished runs")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("ray_gpus", "ray_memory"):
+            if getattr(self, name) and self.ray is None:
+                raise CalibrantError(f"option '{name}' does nothing without --ray; give an address or auto")
+        if self.ray is not None and self.jobs is not None:
+            raise CalibrantError("a Ray cluster runs as many side by side as it has room for; leave out --jobs")

@@ -18,12 +18,14 @@ from tqdm.auto import tqdm
 from calibrant.compare.folder import Folder
 from calibrant.compare.job import Job
 from calibrant.compare.plan import steps_done
-from calibrant.errors import Stopped
+from calibrant.errors import Stopped, shortened
 from calibrant.train.runs import Run
 
 CHILD = (sys.executable, "-m", "calibrant.cli.child")
 """The command that reads a job from its standard input, and ends when that is closed: when this process dies."""
 ERROR = "calibrant: error: "
+STOPPING = "stopping; runs write a checkpoint after their step; a second Ctrl-C stops at once"
+STOPPED = "stopped; the same command continues the comparison"
 EVERY = 0.5  # seconds between looks at the processes
 
 
@@ -33,30 +35,30 @@ class Running:
 
     job: Job
     process: "subprocess.Popen[bytes]"
-    log: Path
     slot: int  # which of the jobs side by side
-    since: float
 
 
 def work(jobs: Sequence[Job], folder: Folder, *, side_by_side: int, threads: int) -> dict[str, str]:
     """Does all jobs; name -> reason of those that failed. Raises Stopped after Ctrl-C, once their processes ended."""
     waiting, running, failed = list(jobs), list[Running](), dict[str, str]()
-    with _interrupted_by_sigterm(), Progress(jobs) as progress:
+    with interrupted_by_sigterm(), Progress(jobs, folder) as progress:
         try:
             while waiting or running:
                 while waiting and len(running) < side_by_side:
                     slot = min(set(range(side_by_side)) - {one.slot for one in running})
-                    running.append(_start(waiting.pop(0), folder, slot, side_by_side, threads))
+                    job = waiting.pop(0)
+                    process = start(job, folder.log(job.name), environment(threads, _gpu(slot)))
+                    running.append(Running(job, process, slot))
                 time.sleep(EVERY)
-                progress.show(running)
+                progress.show([one.job for one in running])
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     if one.process.returncode:
-                        failed[one.job.name] = failure(one.process.returncode, one.log)
-                    progress.ended(one, failed.get(one.job.name))
+                        failed[one.job.name] = failure(one.process.returncode, folder.log(one.job.name))
+                    progress.ended(one.job, failed.get(one.job.name))
         except KeyboardInterrupt:
             _stop(running)
-            raise Stopped("stopped; the same command continues the comparison") from None
+            raise Stopped(STOPPED) from None
     return failed
 
 
@@ -76,22 +78,23 @@ def failure(status: int, log: Path) -> str:
     return said[-1].rpartition(ERROR)[2]
 
 
-def _start(job: Job, folder: Folder, slot: int, side_by_side: int, threads: int) -> Running:
-    log = folder.log(job.name)
+def start(job: Job, log: Path, env: dict[str, str], folder: str | None = None) -> "subprocess.Popen[bytes]":
+    """The process that does a job, in the current folder or another."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
+    with open(log, "wb") as file:
         process = subprocess.Popen(
             CHILD,
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment(threads, _gpu(slot)),
+            env=env,
+            cwd=folder,
             start_new_session=True,  # Ctrl-C reaches it through this process alone
         )
     assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
     process.stdin.flush()
-    return Running(job, process, log, slot, time.monotonic())
+    return process
 
 
 def _gpu(slot: int) -> str | None:
@@ -105,7 +108,7 @@ def _gpu(slot: int) -> str | None:
 
 def _stop(running: Sequence[Running]) -> None:
     """Ends the processes: training writes a checkpoint after its step, or at a second Ctrl-C ends at once."""
-    print("stopping; runs write a checkpoint after their step; a second Ctrl-C stops at once", file=sys.stderr)
+    print(STOPPING, file=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for one in running:
             if one.process.poll() is None:
@@ -119,7 +122,7 @@ def _stop(running: Sequence[Running]) -> None:
 
 
 @contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Context manager: SIGTERM, as a scheduler sends it, is a Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -135,8 +138,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 class Progress:
     """Context manager: a bar over the optimisation steps of all runs, and a line for each job that ended."""
 
-    def __init__(self, jobs: Sequence[Job]):
-        self.left, self.steps = len(jobs), 0
+    def __init__(self, jobs: Sequence[Job], folder: Folder):
+        self.left, self.folder, self.since = len(jobs), folder, dict[str, float]()
         self.done = {job.name: _steps(job) for job in jobs}
         total = sum(job.training["steps"] for job in jobs if job.training) - sum(self.done.values())
         self.bar = tqdm(total=total, unit="step", desc=f"{self.left} to do", dynamic_ncols=True, disable=None)
@@ -147,21 +150,22 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def show(self, running: Sequence[Running]) -> None:
-        """Counts the steps of the processes."""
-        self.bar.set_postfix_str(", ".join(one.job.name for one in running), refresh=False)
-        for one in running:
-            now = _steps(one.job)
-            self.bar.update(max(0, now - self.done[one.job.name]))
-            self.done[one.job.name] = max(now, self.done[one.job.name])
+    def show(self, running: Sequence[Job]) -> None:
+        """Counts the steps of running jobs."""
+        self.bar.set_postfix_str(shortened([job.name for job in running]), refresh=False)
+        for job in running:
+            self.since.setdefault(job.name, time.monotonic())
+            now = _steps(job)
+            self.bar.update(max(0, now - self.done[job.name]))
+            self.done[job.name] = max(now, self.done[job.name])
 
-    def ended(self, one: Running, reason: str | None) -> None:
+    def ended(self, job: Job, reason: str | None) -> None:
         """Says how a job ended."""
         self.left -= 1
         self.bar.set_description(f"{self.left} to do")
-        seconds = time.monotonic() - one.since
-        how = f"failed: {reason} (see {one.log})" if reason else f"done in {seconds:.0f} s"
-        self.bar.write(f"{one.job.name}: {how}", file=sys.stderr)
+        seconds = time.monotonic() - self.since[job.name]
+        how = f"failed: {reason} (see {self.folder.log(job.name)})" if reason else f"done in {seconds:.0f} s"
+        self.bar.write(f"{job.name}: {how}", file=sys.stderr)
 
 
 def _steps(job: Job) -> int:
