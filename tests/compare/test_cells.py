@@ -5,6 +5,7 @@ from refusals import refused
 
 from calibrant.compare.cells import make_cells
 from calibrant.compare.command import comparison
+from calibrant.compare.plan import model_label, models
 from calibrant.compare.settings import CompareSettings
 from calibrant.errors import CalibrantError
 from calibrant.options import read
@@ -123,6 +124,20 @@ def test_tasks_of_the_evaluation_have_options_of_their_own(tmp_path):
     assert (places.name, arithmetic.name) == ("places", "arithmetic,temperature=0.5")
     assert (places.options["temperature"], arithmetic.options["temperature"]) == (0.7, 0.5)
     assert places.options["prompts"] == arithmetic.options["prompts"] == 9
+
+
+def test_models_that_cannot_be_told_apart_as_folders_are_refused():
+    apart = cells(cells={"a": {"method": "grpo", "model": "x/y"}, "b": {"method": "grpo", "model": "../z"}})
+    assert {model_label(model) for model in models(apart)} == {"z", "x-y"}
+    with pytest.raises(CalibrantError, match="have the same name as a folder"):
+        models(cells(cells={"a": {"method": "grpo", "model": "x/y"}, "b": {"method": "grpo", "model": "x-y"}}))
+    assert model_label("..") == "model"
+
+
+def test_a_run_directory_is_no_place_for_a_comparison(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(CalibrantError, match="holds a run or an analysis"):
+        comparison(read(CompareSettings, {"methods": ["grpo"]}), {}, tmp_path)
 
 
 def test_cells_of_a_file_need_a_method():

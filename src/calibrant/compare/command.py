@@ -55,6 +55,8 @@ def comparison(settings: CompareSettings, given: Mapping[str, object], path: Pat
     baseline = baseline_of(settings, cells)
     first = cells[0].training
     path = path or Path("runs") / f"compare-{first.task}-{Path(first.model).name}"
+    if (path / "config.yaml").exists():
+        raise CalibrantError(f"'{path}' holds a run or an analysis; give another --out")
     return Comparison(settings, Folder(path), cells, baseline, targets(settings, given, cells))
 
 
@@ -77,7 +79,8 @@ def side_by_side(compared: Comparison) -> int:
     if compared.settings.jobs:
         return compared.settings.jobs
     small = all(cell.training.model in POLICIES for cell in compared.cells)
-    return max(1, len(os.sched_getaffinity(0)) // compared.settings.threads) if small else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // compared.settings.threads) if small else 1
 
 
 def _check_startable(planned: list[Planned]) -> None:

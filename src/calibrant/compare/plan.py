@@ -57,13 +57,18 @@ def plan(folder: Folder, cells: list[Cell], seeds: tuple[int, ...], targets: lis
 
 
 def models(cells: list[Cell]) -> dict[str, Cell]:
-    """Model -> the first cell that trains it."""
-    return {cell.training.model: cell for cell in reversed(cells)}
+    """Model -> the first cell that trains it; raises CalibrantError where two have the same name as a folder."""
+    first = {cell.training.model: cell for cell in reversed(cells)}
+    names = {model_label(model): model for model in first}
+    for model in first:
+        if (other := names[model_label(model)]) != model:
+            raise CalibrantError(f"the models '{other}' and '{model}' have the same name as a folder; rename one")
+    return first
 
 
 def model_label(model: str) -> str:
     """A model's name as that of a folder."""
-    return label(model.strip("/"), {})
+    return label(model.strip("/."), {}) or "model"
 
 
 def _before(folder: Folder, cells: list[Cell], targets: list[Target]) -> Iterator[Planned]:
