@@ -37,6 +37,13 @@ def test_it_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_what_the_trainers_use_needs_no_trl() -> None:
+    code = "import sys; sys.modules['trl'] = None; import calibrant.verl.batch, calibrant.verl.settings as x; "
+    code += "x.calibration(x.read_settings({'method': 'gcpo_cd', 'task': 'math500'})); print('works')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "works", done.stderr
+
+
 def test_verl_finds_it() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["verl.plugins"] == {"calibrant": "calibrant.verl.plugin"}
