@@ -42,7 +42,7 @@ class Planned:
             return "there"
         if self.trained:
             return f"{'trained, ' if self.run else ''}{len(self.evaluations)} of its evaluations missing"
-        return f"interrupted after step {self.done} of {self.training.steps}" if self.done else "missing"
+        return f"at step {self.done} of {self.training.steps}" if self.done else "missing"
 
 
 def plan(folder: Folder, cells: list[Cell], seeds: tuple[int, ...], targets: list[Target]) -> list[Planned]:
