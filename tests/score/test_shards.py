@@ -10,34 +10,16 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from builders_score import rollouts
 
 from calibrant.cli.main import main
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, Stopped
 from calibrant.rollouts import write_rollouts
 from calibrant.score import command
 from calibrant.score.command import score_file
 from calibrant.score.settings import ScoreSettings
 
 ACROSS = ("ha_dw", "dgpo", "capo")  # methods that compare groups of a batch, or remember earlier ones
-
-
-def rollouts(groups=12, size=4, seed=0):
-    draw = np.random.default_rng(seed)
-    return [
-        {
-            "prompt_id": f"q{group}",
-            "prompt": f"Question {group}?",
-            "completion": f"It is {draw.choice(['Paris', 'Rome', 'Oslo'])}",
-            "reward": float(draw.integers(0, 3)),
-            "correct": bool(draw.integers(0, 2)),
-            "logprob": -float(draw.uniform(1, 9)),
-            "ref_logprob": -float(draw.uniform(1, 9)),
-            "num_tokens": int(draw.integers(2, 9)),
-            "token_entropy": float(draw.uniform(0, 1)),
-        }
-        for group in range(groups)
-        for _ in range(size)
-    ]
 
 
 @pytest.fixture
@@ -124,7 +106,7 @@ def test_what_was_stopped_is_continued_to_the_same_bytes(tmp_path, monkeypatch, 
         count.append(self.manifest["partitioned"] is shuffle)
 
     monkeypatch.setattr(command.Shards, "add", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="stopped after [23] shards; the same command"):
         scored(file, tmp_path / "b" / name, shard_rows=8)
     monkeypatch.setattr(command.Shards, "add", lambda self, *x: (count.append(True), add(self, *x)))
     before = len(count)

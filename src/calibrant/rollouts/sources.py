@@ -30,6 +30,14 @@ class Source(NamedTuple):
         """The name in error messages."""
         return f"'{self.name}'"
 
+    @property
+    def size(self) -> int:
+        """The bytes of the rows, estimated: eight times those of a compressed file, 2 GB of the hub."""
+        if self.path is None:
+            return 2 * 2**30
+        packed = self.path.suffix in (*COMPRESSED, ".parquet")
+        return self.path.stat().st_size * (8 if packed else 1)
+
     def blocks(self) -> Iterator[Block]:
         """The rows, block by block."""
         if self.path is not None:

@@ -3,31 +3,30 @@
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import cache
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from calibrant.errors import CalibrantError
+from calibrant.errors import CalibrantError, Stopped
 from calibrant.files import JsonObject, locked, versions
 from calibrant.policy.models import quiet_loading
 from calibrant.rollouts.formats import Layout, layout_of, rollouts_of
 from calibrant.rollouts.sources import Source, find_sources
 from calibrant.rollouts.units import FILE, ROW, GroupsLieApart, check_prompts, in_order, partitioned
+from calibrant.score.cluster import Cluster
 from calibrant.score.methods import States
+from calibrant.score.pools import Processes, Result
 from calibrant.score.settings import ScoreSettings
 from calibrant.score.shards import Shards
 from calibrant.score.summary import Summary
-from calibrant.score.units import UnitScorer, start_worker, work
+from calibrant.score.units import UnitScorer
 
-WAITING = 2  # units per process that are read ahead
-NOT_IDENTITY = ("out", "jobs", "embedding_cache")  # settings that change no number
+WAITING = 2  # units per process or processor of a cluster that are read ahead
+NOT_IDENTITY = ("out", "jobs", "ray", "embedding_cache")  # settings that change no number
 
 Tell = Callable[[str], object]
 
@@ -71,6 +70,10 @@ def score_file(settings: ScoreSettings, tell: Tell = print) -> ScoredFile:
             shards.open()
             try:
                 result = _scored(settings, sources, shards, shards.folder, tell)
+            except KeyboardInterrupt:
+                done = len(shards.done)
+                shards.abandon()
+                raise Stopped(f"stopped after {done} shards; the same command, given again, continues") from None
             except BaseException:
                 shards.abandon()
                 raise
@@ -108,7 +111,7 @@ def _scored(
             tell(f"the rollouts of prompt '{apart}' lie apart; all rows are sorted into partitions on the disk first")
             if shards:
                 shards.restart()
-    size = sum(source.path.stat().st_size for source in sources if source.path)
+    size = sum(source.size for source in sources)
     units = in_order(partitioned(tables, folder / "partitions", size), settings.shard_rows)
     return _result(scorer, _summaries(scorer, units, sources, shards))
 
@@ -170,7 +173,8 @@ def _summaries(
 
     path = (lambda number: shards.path(number)) if shards else (lambda _: None)
     first = len(done)
-    (_alone if scorer.settings.jobs == 1 else _in_processes)(scorer, checked(), states, path, first, add)
+    alone = scorer.settings.jobs == 1 and not scorer.settings.ray
+    (_alone if alone else _in_pool)(scorer, checked(), states, path, first, add)
     return done
 
 
@@ -185,30 +189,20 @@ def _alone(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: 
         add(len(unit), scorer.finish(unit, groups, [part], path(number)), states)
 
 
-def _in_processes(
-    scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: Path_, first: int, add: Add
-) -> None:
-    """Methods that need an order or a model are applied here, the others in processes; shards are added in order."""
-    ordered, jobs = scorer.ordered(), scorer.settings.jobs
-    waiting: deque[tuple[Future[dict[str, object]], int, States]] = deque()
+def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: Path_, first: int, add: Add) -> None:
+    """Methods that need an order or a model are applied here, the others in a pool; shards are added in order."""
+    ordered = sorted(scorer.ordered())
+    waiting: deque[tuple[Result, int, States]] = deque()
 
     def collect() -> None:
-        future, rows, after = waiting.popleft()
-        add(rows, Summary.read(future.result()), after)
+        result, rows, after = waiting.popleft()
+        add(rows, Summary.read(result()), after)
 
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["calibrant.score.units"])
-    try:
-        with ProcessPoolExecutor(jobs, context, start_worker, (scorer.settings,)) as pool:
-            for number, unit in enumerate(units, first):
-                part = scorer.apply(scorer.groups(unit), sorted(ordered), states)
-                waiting.append((pool.submit(work, unit, part, path(number)), len(unit), dict(states)))
-                if len(waiting) >= WAITING * jobs:
-                    collect()
-            while waiting:
+    with Cluster(scorer.settings, scorer) if scorer.settings.ray else Processes(scorer.settings) as pool:
+        for number, unit in enumerate(units, first):
+            part = scorer.apply(scorer.groups(unit), ordered, states)
+            waiting.append((pool.submit(unit, part, path(number)), len(unit), dict(states)))
+            if len(waiting) >= WAITING * pool.size:
                 collect()
-    except BrokenProcessPool:
-        raise CalibrantError(
-            "a process was killed (is the memory too small?); give fewer --jobs: the same command, given again, "
-            "continues"
-        ) from None
+        while waiting:
+            collect()

@@ -42,3 +42,9 @@ class ScoreSettings(WeightOptions, TextOptions):
         limit=COUNT,
     )
     jobs: int = option(1, "number of processes", limit=COUNT)
+    ray: str | None = option(
+        None,
+        "Ray cluster whose nodes score: HOST:PORT, auto for the one that this machine belongs to, or local to start "
+        "one here (calibrant[ray])",
+        metavar="ADDRESS",
+    )

@@ -1,8 +1,5 @@
 """Scores one unit of rollouts: texts, methods, the columns of the result, a summary."""
 
-import os
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -11,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
+from torch import Tensor
 
-from calibrant.files import write_json_lines
+from calibrant.files import JsonObject, write_json_lines
 from calibrant.groups import Groups
 from calibrant.methods import METHODS, Method, read_inputs, resolve_method
 from calibrant.methods.calling import keeps_state
@@ -28,7 +25,7 @@ from calibrant.scorer import Scored
 from calibrant.tasks import Task
 from calibrant.tasks import resolve as resolve_task
 from calibrant.text.embedding_cache import CachedEmbedder
-from calibrant.text.inputs import Readers, by_key
+from calibrant.text.inputs import Readers, TextGroups, VerdictFunction, by_key
 from calibrant.text.metrics import normalise_answer
 from calibrant.text.readers import load_readers
 
@@ -51,6 +48,7 @@ class UnitScorer:
     def __init__(self, settings: ScoreSettings, embedding_cache: str | None = None):
         task = resolve_task(settings.task) if settings.task else None
         default = task.reward_range if task and task.kind != "chat" else (0.0, 2.0)
+        self.given = settings
         self.settings = replace(settings, reward_range=settings.reward_range or default)
         self.task: Task | None = task
         self.cache = settings.embedding_cache or embedding_cache
@@ -70,16 +68,36 @@ class UnitScorer:
             or set(models) & set(read_inputs(method, self.settings.method_options))
         }
 
+    def reads_embeddings(self) -> bool:
+        """Whether a method is applied that reads embeddings."""
+        return self.settings.embeddings and any("embeddings" in read_inputs(method) for method in self.methods.values())
+
+    def with_models(self) -> bool:
+        """Whether texts go through a model."""
+        return self.reads_embeddings() or self.settings.entailment_model is not None
+
     @cached_property
     def readers(self) -> Readers:
         """What reads texts; no embedding model without `embeddings`."""
         inputs = {name for method in self.methods.values() for name in read_inputs(method)}
         named = inputs if self.settings.embeddings else inputs - {"embeddings"}
-        cluster = self.task.clusters if self.task else by_key(normalise_answer)
-        readers = load_readers(named, self.settings, cluster, self.task.correct_batch if self.task else None)
+        return self.cached(load_readers(named, self.settings, self.cluster, self.judge))
+
+    def cached(self, readers: Readers) -> Readers:
+        """Readers whose embeddings are kept on the disk."""
         if readers.embed is None or self.cache is None:
             return readers
         return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
+
+    @property
+    def cluster(self) -> Callable[[TextGroups], Tensor]:
+        """Groups of texts -> clusters, without an entailment model."""
+        return self.task.clusters if self.task else by_key(normalise_answer)
+
+    @property
+    def judge(self) -> VerdictFunction | None:
+        """The task's verdicts."""
+        return self.task.correct_batch if self.task else None
 
     @property
     def extract(self) -> Callable[[str], str]:
@@ -115,6 +133,12 @@ class UnitScorer:
             {name: replace(x, groups=Groups(x.groups.rewards, where[name])) for name, x in scored.items()}, refused
         )
 
+    def complete(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> JsonObject:
+        """Applies the methods that need no order beside those of `part`; the summary, as plain data."""
+        groups = self.groups(unit)
+        rest = self.apply(groups, [name for name in self.methods if name not in self.ordered()], {})
+        return asdict(self.finish(unit, groups, [part, rest], out))
+
     def finish(self, unit: pa.Table, groups: RolloutGroups, parts: Sequence[PartlyScored], out: Path | None) -> Summary:
         """Writes the rollouts with their scores, if there is a file for them, and returns their summary."""
         scored = {name: part.scored[name] for name in self.methods for part in parts if name in part.scored}
@@ -134,28 +158,3 @@ def _write(path: Path, unit: pa.Table, columns: Mapping[str, np.ndarray]) -> Non
         write_json_lines(path, table.to_pylist())
     else:
         write_table(path, table)
-
-
-_scorer: UnitScorer | None = None  # of this worker process
-
-
-def start_worker(settings: ScoreSettings) -> None:
-    """Prepares a worker process, which ends when the one that started it is gone."""
-    global _scorer
-    torch.set_num_threads(1)
-    _scorer = UnitScorer(settings)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def work(unit: pa.Table, part: PartlyScored, out: Path | None) -> dict[str, object]:
-    """In a worker: applies the methods that need no order, writes the unit, and returns its summary as plain data."""
-    assert _scorer is not None
-    groups = _scorer.groups(unit)
-    rest = _scorer.apply(groups, [name for name in _scorer.methods if name not in _scorer.ordered()], {})
-    return asdict(_scorer.finish(unit, groups, [part, rest], out))

@@ -1,0 +1,141 @@
+"""Scores units on the nodes of a Ray cluster."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from calibrant.errors import CalibrantError
+from calibrant.files import JsonObject, write_with
+from calibrant.score.pools import Result
+from calibrant.score.settings import ScoreSettings
+from calibrant.score.units import PartlyScored, UnitScorer
+from calibrant.text.inputs import Readers, TextGroups
+
+_scorer: UnitScorer | None = None  # of this worker process
+
+
+class Cluster:
+    """The nodes of a Ray cluster, each with calibrant installed: a task per unit, and an actor that holds the models.
+
+    Shards come back as bytes, so that the nodes need not share a file system. What a lost node had is scored again.
+    """
+
+    def __init__(self, settings: ScoreSettings, scorer: UnitScorer):
+        ray = _ray()
+        try:
+            ray.init(None if settings.ray == "local" else settings.ray, ignore_reinit_error=True, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CalibrantError(
+                f"no Ray cluster at '{settings.ray}' ({reason}); start one with `ray start --head`, or give --ray local"
+            ) from None
+        self.ray = ray
+        self.size = max(int(ray.cluster_resources().get("CPU", 1)), 1)
+        self.settings = ray.put(settings)
+        self.task = ray.remote(max_retries=-1)(_work)
+        if scorer.with_models():
+            scorer.readers = scorer.cached(_remote_readers(ray, settings, scorer))
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.ray.shutdown()
+
+    def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
+        """As `Pool.submit`."""
+        reference = self.task.remote(self.settings, unit, part, out.suffix if out else None)
+
+        def result() -> JsonObject:
+            try:
+                summary, content = self.ray.get(reference)
+            except self.ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            if out:
+                write_with(out, lambda file: file.write_bytes(content))
+            return summary
+
+        return result
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise CalibrantError("--ray needs Ray; install calibrant[ray]") from None
+    return ray
+
+
+def _work(settings: ScoreSettings, unit: pa.Table, part: PartlyScored, suffix: str | None) -> tuple[JsonObject, bytes]:
+    """The summary of a unit and the content of its shard, on any node."""
+    global _scorer
+    if _scorer is None or _scorer.given != settings:
+        torch.set_num_threads(1)
+        _scorer = UnitScorer(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / f"part{suffix}" if suffix else None
+        return _scorer.complete(unit, part, out), out.read_bytes() if out else b""
+
+
+class Models:
+    """The embedding and the entailment model, in an actor."""
+
+    def __init__(self, settings: ScoreSettings):
+        self.scorer = UnitScorer(settings)
+
+    @cached_property
+    def readers(self) -> Readers:
+        """Loaded at the first call."""
+        return self.scorer.readers
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """As `Readers.embed`."""
+        assert self.readers.embed is not None
+        return self.readers.embed(texts)
+
+    def cluster(self, groups: TextGroups) -> Tensor:
+        """As `Readers.cluster`."""
+        assert self.readers.cluster is not None
+        return self.readers.cluster(groups)
+
+    def entail(self, groups: TextGroups) -> Tensor:
+        """As `Readers.entail`."""
+        assert self.readers.entail is not None
+        return self.readers.entail(groups)
+
+
+@dataclass(frozen=True)
+class RemoteEmbedder:
+    """An embedder in an actor, with the name of its model."""
+
+    name: str
+    ask: Callable[[Sequence[str]], Tensor]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """As `Embedder`."""
+        return self.ask(texts)
+
+
+def _remote_readers(ray: Any, settings: ScoreSettings, scorer: UnitScorer) -> Readers:
+    """Readers whose models are in an actor, with a GPU if there is one; a lost actor is started anew."""
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    actor = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=-1, max_task_retries=-1)(Models).remote(settings)
+
+    def asking(method: Any) -> Callable[[Any], Tensor]:
+        return lambda texts: ray.get(method.remote(texts))
+
+    embed = RemoteEmbedder(settings.embedding_model, asking(actor.embed)) if scorer.reads_embeddings() else None
+    if settings.entailment_model is None:
+        return Readers(embed, scorer.cluster, None, scorer.judge)
+    return Readers(embed, asking(actor.cluster), asking(actor.entail), scorer.judge)
