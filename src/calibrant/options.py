@@ -350,8 +350,8 @@ class DataOptions(RewardOptions):
     task: str = option("places", "task: name in `calibrant tasks`, or dotted path of a Task object", metavar="NAME")
     data: str | None = option(
         None,
-        "your own data, for the tasks reading, maths, choice and chat: file (JSONL, JSON, CSV, Parquet, .gz), folder "
-        "with train and test files, or data set of the hub, NAME:CONFIG for one of its configurations",
+        "your own data, for the tasks reading, maths, choice and chat: file (JSONL, JSON, CSV, Parquet, .gz, .zst), "
+        "folder with train and test files, or data set of the hub, NAME:CONFIG for one of its configurations",
         metavar="DATA",
     )
     columns: dict[str, str] | None = columns()

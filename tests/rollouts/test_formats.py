@@ -1,6 +1,5 @@
 """Files of other tools, written by hand in their schemas, and the refusals of what is in none."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -118,7 +117,10 @@ def test_lm_eval_of_likelihoods_is_refused(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".csv", ".csv.gz", ".parquet"])
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.zst", ".csv", ".csv.gz", ".csv.zst", ".parquet")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_columns_of_ones_own_in_every_kind_of_file(tmp_path, ending):
     rows = [{"uid": "7", "output": text, "points": p, "ok": p > 0} for text, p in (("Paris", 0.5), ("a,b", 0.0))]
     path = tmp_path / f"mine{ending}"
@@ -126,9 +128,10 @@ def test_columns_of_ones_own_in_every_kind_of_file(tmp_path, ending):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif ".csv" in ending:
         text = 'uid,output,points,ok\n7,Paris,0.5,True\n7,"a,b",0.0,false\n'
-        path.write_bytes(gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode())
+        with pa.output_stream(str(path), compression="detect") as opened:
+            opened.write(text.encode())
     else:
-        text = json.dumps(rows) if ending == ".json" else "".join(json.dumps(row) + "\n" for row in rows)
+        text = json.dumps(rows) if ".jsonl" not in ending else "".join(json.dumps(row) + "\n" for row in rows)
         opened = pa.output_stream(str(path), compression="detect")
         opened.write(text.encode())
         opened.close()

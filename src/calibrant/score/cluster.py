@@ -30,6 +30,7 @@ class Cluster:
 
     def __init__(self, settings: ScoreSettings, scorer: UnitScorer):
         ray = _ray()
+        self.started = not ray.is_initialized()
         try:
             ray.init(None if settings.ray == "local" else settings.ray, ignore_reinit_error=True, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -50,7 +51,8 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ray.shutdown()
+        if self.started:
+            self.ray.shutdown()
 
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """As `Pool.submit`."""
