@@ -149,6 +149,18 @@ def test_nested_columns_and_sums(tmp_path):
     assert [(row["completion"], row["reward"]) for row in found] == [("x", 1.5), ("y", None)]
 
 
+def test_numbers_as_ids_are_the_same_in_every_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("calibrant.rollouts.tables.BLOCK", 10)
+    values = [7, 7.0, 0.5, 2**60 + 1, "x", "7"]
+    for order in (values, values[::-1]):
+        rows = [{"prompt_id": value, "completion": "x", "reward": 1} for value in order]
+        for block in (10, 10**6):
+            monkeypatch.setattr("calibrant.rollouts.tables.BLOCK", block)
+            for count in (4, 6):
+                found = [row["prompt_id"] for row in read(lines(tmp_path / "r.jsonl", rows[:count]))[0]]
+                assert found == [{7: "7", 0.5: "0.5"}.get(x, str(x)) for x in order[:count]]
+
+
 def test_ids_of_equal_prompts_are_equal_and_of_others_not(tmp_path):
     rows = [{"prompt": prompt, "completion": "x", "reward": 1} for prompt in ("a", "b", "a")]
     ids = [row["prompt_id"] for row in read(lines(tmp_path / "r.jsonl", rows))[0]]

@@ -200,6 +200,8 @@ def _read(values: Column, role: str, column: str, block: Block, origin: str) -> 
         values = _each(_listed(values), _text, role, column, block, origin)
     elif role == "references" and kind != TYPES[role]:
         values = _each(_listed(values), lambda x: _texts(x, block.textual), role, column, block, origin)
+    elif role == "prompt_id" and (kind is None or pa.types.is_floating(kind)):
+        values = [cells.number_text(x) if isinstance(x, float) and x.is_integer() else x for x in _listed(values)]
     elif role == "correct" and block.textual:
         values = [FLAGS.get(str(value).lower(), value) for value in _listed(values)]
     return read_column(values, role, origin, block.first)

@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -171,7 +173,16 @@ def _parsed(content: bytes, count: int) -> pa.Table | None:
         texts = [pa.field(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)]
         if not texts:
             break
-    return table if all(_is_plain(field.type) and _is_valid(table[field.name]) for field in table.schema) else None
+    columns = zip(table.schema, table.columns, strict=True)
+    return table if all(_is_plain(field.type) and _is_valid(x) and _is_exact(x) for field, x in columns) else None
+
+
+def _is_exact(column: pa.ChunkedArray) -> bool:
+    """Whether no whole number was rounded; Arrow reads whole numbers beside fractions as floats."""
+    if not pa.types.is_floating(column.type):
+        return True
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is None or not 2**53 <= largest < math.inf
 
 
 def _is_plain(kind: pa.DataType) -> bool:

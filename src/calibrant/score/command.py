@@ -178,18 +178,18 @@ def _summaries(
     return done
 
 
-ShardPath = Callable[[int], Path | None]
+PathOf = Callable[[int], Path | None]
 Add = Callable[[int, Summary, States], None]
 
 
-def _alone(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: ShardPath, first: int, add: Add) -> None:
+def _alone(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: PathOf, first: int, add: Add) -> None:
     for number, unit in enumerate(units, first):
         groups = scorer.groups(unit)
         part = scorer.apply(groups, list(scorer.methods), states)
         add(len(unit), scorer.finish(unit, groups, [part], path(number)), states)
 
 
-def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: ShardPath, first: int, add: Add) -> None:
+def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: PathOf, first: int, add: Add) -> None:
     """Methods that need an order or a model are applied here, the others in a pool; shards are added in order."""
     ordered = sorted(scorer.ordered())
     waiting: deque[tuple[Result, int, States]] = deque()

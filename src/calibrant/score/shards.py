@@ -98,8 +98,8 @@ class Shards:
         self._remove((*TEMPORARY, "state-*.safetensors"))
 
     def abandon(self) -> None:
-        """Removes what is left of a run of which no shard is complete."""
-        if not self.done:
+        """Removes what is left of a run of which no shard is complete, or holds a reward."""
+        if not any(entry["summary"]["scorable"] for entry in self.done):
             self._remove((*FILES, *TEMPORARY, MANIFEST))
             if self.folder.is_dir() and not any(self.folder.iterdir()):
                 self.folder.rmdir()
