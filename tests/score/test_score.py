@@ -106,6 +106,7 @@ def test_entailment_makes_the_clusters_that_the_options_ask_for(tmp_path):
         ),
         (["--method", "capoo"], "did you mean 'capo'"),
         (["--alpha", "1"], "name it with --method"),
+        (["--ray", "auto", "--jobs", "2"], "leave out --jobs"),
         (["--method", "rd_only", "--reward-range", "1", "1"], "range"),
     ],
 )

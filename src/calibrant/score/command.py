@@ -47,6 +47,8 @@ def check_options(settings: ScoreSettings) -> None:
         raise CalibrantError(
             f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl, or give a folder"
         )
+    if settings.ray and settings.jobs > 1:
+        raise CalibrantError("a Ray cluster scores as many units at a time as it has processors; leave out --jobs")
     one = settings.mean_one or any(x is not None for x in (settings.alpha, settings.strength, settings.method_options))
     if settings.method is None and one:
         raise CalibrantError(
