@@ -85,18 +85,17 @@ class Sampler(LogitsProcessor):
 
     def _drawn(self, rows: Tensor, logits: Tensor, step: int) -> Tensor:
         """Draws a token for each of some rows, and notes log-probabilities and entropies."""
-        values = logits.to(torch.float32) / self.temperature
-        values -= values.amax(-1, keepdim=True)
-        weights = values.exp()
-        edges = weights.cumsum(-1)
+        logs = (logits.float() / self.temperature).log_softmax(-1)
+        probabilities = logs.exp()
+        edges = probabilities.cumsum(-1)
         total = edges[:, -1:]
         _check_finite(total)
         at = (self.numbers[rows, step, None] * total).to(total)
         at = torch.minimum(at, total.nextafter(torch.zeros_like(total)))  # rounding may have reached the total
         tokens = torch.searchsorted(edges, at, right=True)
-        self.logps[rows, step] = (values.gather(-1, tokens) - total.log())[:, 0]
-        inner = torch.linalg.vecdot(weights, values.clamp_(min=torch.finfo(values.dtype).min))
-        self.entropies[rows, step] = total.log()[:, 0] - inner / total[:, 0]
+        self.logps[rows, step] = logs.gather(-1, tokens)[:, 0]
+        lowest = torch.finfo(logs.dtype).min
+        self.entropies[rows, step] = -torch.linalg.vecdot(probabilities, logs.clamp_(min=lowest))
         return tokens[:, 0]
 
 
