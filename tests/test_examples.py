@@ -27,6 +27,12 @@ def test_trl_one_line(tmp_path, monkeypatch, capsys):
     [
         ("own_task", [], "'rewards/f1/mean': ", "runs/own_task"),
         ("lora", [], "parameters; the adapter is in", "runs/lora/adapter/adapter_model.safetensors"),
+        (
+            "stated_confidence",
+            ["--steps", "1", "--epochs", "2", "--prompts", "32"],
+            "brier   ",
+            "runs/stated_confidence/brier",
+        ),
         ("score_rollouts", [], "capital-of-chile      weight 1.000", "runs/score_rollouts/scored.parquet"),
         ("compare_methods", ["--steps", "1", "--prompts", "8"], "paired by prompt", "runs/compare_methods/grpo/model"),
         ("gradient_variance", [], "V(q) = ", "gradient_variance.png"),
@@ -39,6 +45,16 @@ def test_examples_run(name, arguments, printed, written, tmp_path, monkeypatch, 
     monkeypatch.setattr("sys.argv", [f"{name}.py", *arguments])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert printed in capsys.readouterr().out and (tmp_path / written).exists()
+
+
+@pytest.mark.slow
+def test_stated_confidences_come_nearer_to_the_truth(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["stated_confidence.py"])
+    runpy.run_path(str(EXAMPLES / "stated_confidence.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Brier score" in line]
+    before, *after = (float(line.split()[-1]) for line in lines)
+    assert len(after) == 2 and all(score < before - 0.03 for score in after)
 
 
 def test_the_theory_on_real_groups(monkeypatch, capsys):
