@@ -79,6 +79,14 @@ def test_what_limits_a_table_is_said():
     ]
 
 
+def test_runs_that_collapsed_are_named():
+    broken = replace(row("gcpo_bot", gain()), by_seed={0: 0.4, 1: 0.01, 2: 0.41})
+    worse = replace(row("rd_only", gain()), by_seed={0: 0.1, 1: 0.1, 2: 0.1})  # 0.3 before training
+    notes = metric_notes(table_of(row("grpo"), broken, worse))
+    assert [note.split(":")[0] for note in notes[:-1]] == ["gcpo_bot, seed 1", "rd_only, seed 0, 1, 2"]
+    assert len(metric_notes(table_of(row("grpo"), broken, metric="calibration/brier"))) == 1
+
+
 def test_text_says_settings_failures_cost_and_verdicts_within_the_width():
     names = ("grpo", "gcpo_bot, learning_rate=0.0001, alpha=0.3, beta=0.001, " + "x" * 80 + ", temperature=0.7")
     wide = table_of(row(names[0]), row(names[1], gain(-12345.678, -23456.789, -1234.567)))
