@@ -204,7 +204,7 @@ def main() -> None:
     }
     scenarios = [asdict(scenario) for scenario in SCENARIOS]
     about = {"benchmark": "intervals", "comparisons_per_row": count, "scenarios": scenarios}
-    print(json.dumps(about | {"rows": rows, "deviations": deviations}, indent=1))
+    print(json.dumps(about | {"rows": rows, "deviations": deviations}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ LOWER_IS_BETTER = re.compile(r"(^|[/_])(brier|ece|calibration_error|perplexity|l
 
 
 LEGEND = (
-    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind; "
+    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind (too wide where "
+    "cells of one seed share their luck); "
     "detectable: the gain that is shown with a probability of 80%; "
     "needed: seeds per cell that show the gain that was seen, with the same probability."
 )
