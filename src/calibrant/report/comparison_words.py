@@ -13,8 +13,8 @@ LOWER_IS_BETTER = re.compile(r"(^|[/_])(brier|ece|calibration_error|perplexity|l
 
 
 LEGEND = (
-    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind (too wide where "
-    "cells of one seed share their luck); "
+    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind (too wide "
+    "where cells of one seed share their luck); "
     "detectable: the gain that is shown with a probability of 80%; "
     "needed: seeds per cell that show the gain that was seen, with the same probability."
 )
@@ -128,8 +128,8 @@ def _collapsed(row: Row) -> str:
     if not seeds:
         return ""
     return (
-        f"{row.cell}, seed {', '.join(seeds)}: below half of the other seeds or of the value before training. Where runs "
-        "collapse, intervals cover less than 95% (in simulations 86% to 92% with three seeds); count such runs."
+        f"{row.cell}, seed {', '.join(seeds)}: below half of the other seeds or of the value before training. Where "
+        "runs collapse, intervals cover less than 95% (in simulations 86% to 92% with three seeds); count such runs."
     )
 
 
