@@ -82,6 +82,16 @@ def test_the_table_and_the_page_are_written(compared):
     assert f1["rows"][1]["gain"]["against"] == "grpo"
 
 
+def test_published_numbers_stand_beside(compared, capsys, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    capsys.readouterr()
+    assert main([*COMMAND, "--seeds", "0", "--beside", "gcpo:table1", "--out", str(out)]) == 0
+    for text in (capsys.readouterr().out, (out / "comparison.txt").read_text(), (out / "comparison.html").read_text()):
+        assert "A reference of shape, not a comparison" in " ".join(text.split())
+        assert "here: places, F1, sampled" in text
+
+
 def test_a_dry_run_writes_nothing(compared, capsys, tmp_path):
     before = files(compared)
     assert main([*COMMAND, "--seeds", "0", "1", "--out", str(compared), "--dry-run"]) == 0

@@ -13,9 +13,8 @@ from test_report import Page
 from calibrant.cli.main import main
 from calibrant.errors import CalibrantError
 from calibrant.report import comparison_answers, comparison_figures, comparison_training, write_comparison
-from calibrant.report.comparison_files import load_comparison
-from calibrant.report.comparison_page import main_tables
-from calibrant.report.published import published
+from calibrant.report.comparison_files import load_comparison, main_tables
+from calibrant.report.published import gains_here, published
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def page(folder: Path) -> Page:
 
 
 def test_the_headline_is_the_largest_gain_of_the_table(folder: Path, page: Page) -> None:
-    table = main_tables(load_comparison(folder))[0]
+    table = main_tables(load_comparison(folder).table)[0]
     best = next(row for row in table.rows if row.cell == "gcpo_bot")
     assert table.metric == "sampled/f1"
     assert best.gain is not None
@@ -42,7 +41,7 @@ def test_the_headline_is_the_largest_gain_of_the_table(folder: Path, page: Page)
 
 def test_no_difference_is_said_not_to_be_shown(tmp_path: Path) -> None:
     path = make_comparison(tmp_path, {"grpo": 0.45, "gcpo_bot": 0.463}, rollouts=False)
-    gain = main_tables(load_comparison(path))[0].rows[1].gain
+    gain = main_tables(load_comparison(path).table)[0].rows[1].gain
     assert gain is not None
     assert gain.value > 0
     write_comparison(path)
@@ -108,13 +107,13 @@ def test_missing_answers_are_said(tmp_path: Path) -> None:
 
 def test_a_sweep_has_a_figure_against_its_option_and_counts_collapses(tmp_path: Path) -> None:
     data = load_comparison(make_sweep(tmp_path))
-    section = next(iter(comparison_training.sweeps(data, main_tables(data))))
+    section = next(iter(comparison_training.sweeps(data, main_tables(data.table))))
     assert [plot.title for plot in section.plots] == [
         "F1, sampled, on places, against learning rate",
         "Collapsed runs by F1, sampled, on places",
         "accuracy, sampled, on places, against learning rate",
     ]
-    broken = [row.cell for row in main_tables(data)[0].rows if any(comparison_training.collapsed(row))]
+    broken = [row.cell for row in main_tables(data.table)[0].rows if any(comparison_training.collapsed(row))]
     assert broken == ["grpo,learning_rate=0.001"]
 
 
@@ -133,6 +132,18 @@ def test_one_seed_and_one_cell_make_a_page(tmp_path: Path) -> None:
 def test_published_numbers_are_said_to_be_no_comparison(page: Page) -> None:
     assert "A reference of shape, not a comparison" in page.text["p"]
     assert "73.77 ± 0.16 (+11.4%)" in page.text["td"]
+
+
+def test_a_published_table_stands_beside_what_was_measured_here(folder: Path) -> None:
+    table = load_comparison(folder).table
+    header, *rows = published("gcpo:table1").rows_of_text(gains_here(table))
+    assert header[2] == "here: places, F1, sampled"
+    best = next(row for row in main_tables(table)[0].rows if row.cell == "gcpo_bot")
+    assert best.gain is not None
+    assert best.deviation is not None
+    mine = f"{best.mean:.3f} ± {best.deviation:.3f} ({best.gain.percent:+.1f}%)"
+    assert next(row for row in rows if row[1] == "gcpo_bot")[2] == mine
+    assert next(row for row in rows if row[1] == "empo")[2] == "–"
 
 
 def test_the_command_draws_a_comparison(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         _print_plan(compared, planned)
         measurements = command.finish(compared, planned)
         text, paths = command.write(compared, measurements)
-    print(f"\n{text}", *_beside(settings), *(f"written: {path}" for path in paths), sep="\n")
+    print(f"\n{text}", *(f"written: {path}" for path in paths), sep="\n")
     return 0
 
 
@@ -83,13 +83,6 @@ def read_config(path: str | Path) -> Config:
     if not isinstance(about, dict):
         raise CalibrantError(f"'about' in '{path}' is no mapping; write 'name: text' lines below it")
     return Config(*split_options(content, f" in '{path}'"), about)
-
-
-def _beside(settings: CompareSettings) -> list[str]:
-    """The lines of the published tables to show."""
-    from calibrant.report.published import as_lines, published
-
-    return [line for name in settings.beside or () for line in (*as_lines(published(name)), "")]
 
 
 def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:

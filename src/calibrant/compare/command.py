@@ -20,7 +20,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import write_json, write_text
 from calibrant.report import write_comparison
 from calibrant.report.comparison_table import as_csv, as_latex, as_markdown, as_text
-from calibrant.report.published import published
+from calibrant.report.published import as_lines, gains_here, published
 from calibrant.statistics.comparison import compare
 from calibrant.statistics.measurements import Measurements
 from calibrant.train.prepare import check, prepare
@@ -125,14 +125,16 @@ def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, s
 
 def write(compared: Comparison, measurements: Measurements) -> tuple[str, list[Path]]:
     """Writes `comparison.json`, the table in four formats and the page; returns the table as text, and the paths."""
-    table, out, beside = compare(measurements), compared.folder.comparison, compared.settings.beside or ()
-    text = as_text(table)
+    table, out = compare(measurements), compared.folder.comparison
+    beside = [published(name) for name in compared.settings.beside or ()]
+    blocks = ["\n".join(as_lines(other, gains_here(table))) + "\n" for other in beside]
+    text = "\n".join([as_text(table), *blocks])
     paths = [
         write_json(out, {"measurements": measurements.to_json(), "table": table.to_json()}),
         write_text(out.with_suffix(".txt"), text),
         write_text(out.with_suffix(".md"), as_markdown(table)),
         write_text(out.with_suffix(".tex"), as_latex(table)),
         write_text(out.with_suffix(".csv"), as_csv(table)),
-        write_comparison(compared.folder.path, [published(name) for name in beside]),
+        write_comparison(compared.folder.path, beside),
     ]
     return text, paths

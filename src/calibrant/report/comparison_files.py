@@ -12,7 +12,7 @@ from calibrant.report.evaluations import LABELS, SAMPLINGS, inside
 from calibrant.report.formats import plain
 from calibrant.report.reading import finite
 from calibrant.statistics.comparison import compare
-from calibrant.statistics.comparison_table import ComparisonTable
+from calibrant.statistics.comparison_table import ComparisonTable, MetricTable
 from calibrant.statistics.measurements import Cell, Measurements
 
 FILE = "comparison.json"
@@ -84,6 +84,13 @@ def metric_words(metric: str) -> str:
 def is_main(metric: str) -> bool:
     """Whether a metric is one of the answers themselves, not of calibration or of a selection among them."""
     return metric.partition("/")[0] in SAMPLINGS
+
+
+def main_tables(table: ComparisonTable) -> list[MetricTable]:
+    """The tables of the answers' metrics: of each task in turn, sampled answers first, F1 before others."""
+    tasks = list(dict.fromkeys(part.task for part in table.tables))
+    mine = [part for part in table.tables if is_main(part.metric) and part.rows]
+    return sorted(mine, key=lambda part: (tasks.index(part.task), main_order(part.metric)))
 
 
 def main_order(metric: str) -> tuple[int, int, str]:

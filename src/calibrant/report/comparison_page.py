@@ -10,9 +10,8 @@ from calibrant.report.comparison_figures import coverage, palette, seeds_as_poin
 from calibrant.report.comparison_figures import pairs as scatter_pairs
 from calibrant.report.comparison_files import (
     ComparisonData,
-    is_main,
     load_comparison,
-    main_order,
+    main_tables,
     metric_label,
     metric_words,
     series_label,
@@ -23,7 +22,7 @@ from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
 from calibrant.report.page import Page, Plot, Section, Table, write_page
-from calibrant.report.published import Published
+from calibrant.report.published import Here, Published, gains_here
 from calibrant.statistics.comparison_table import MetricTable, Row
 
 AUC, ACCURACY = "calibration/correctness_auc", "sampled/accuracy"
@@ -32,7 +31,7 @@ AUC, ACCURACY = "calibration/correctness_auc", "sampled/accuracy"
 def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) -> Path:
     """Writes `comparison.html` into the directory of a comparison, beside published tables, and returns its path."""
     data = load_comparison(directory)
-    main = main_tables(data)
+    main = main_tables(data.table)
     page = Page(
         kind="comparison",
         name=data.path.resolve().name,
@@ -41,7 +40,7 @@ def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) ->
         facts=facts(data),
         options={cell.name: dict(cell.options) for cell in data.measured.cells},
         versions=versions(),
-        sections=[*_sections(data, main), *map(_beside, beside)],
+        sections=[*_sections(data, main), *(_beside(table, gains_here(data.table)) for table in beside)],
         files="comparison.json, evaluations/",
         notes=[f"{cell.name} failed with {_reasons(cell.failed)}" for cell in data.measured.cells if cell.failed],
     )
@@ -51,13 +50,6 @@ def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) ->
 def _reasons(failed: Mapping[int, str]) -> str:
     """Seeds with reasons; these runs are in no number of the page."""
     return "; ".join(f"seed {seed}, which is left out everywhere: {reason}" for seed, reason in failed.items())
-
-
-def main_tables(data: ComparisonData) -> list[MetricTable]:
-    """The tables of the answers' metrics: of each task in turn, sampled answers first, F1 before others."""
-    tasks = list(dict.fromkeys(table.task for table in data.table.tables))
-    mine = [table for table in data.table.tables if is_main(table.metric) and table.rows]
-    return sorted(mine, key=lambda table: (tasks.index(table.task), main_order(table.metric)))
 
 
 def headline(main: Sequence[MetricTable]) -> str:
@@ -222,8 +214,7 @@ def _calibration_plots(
         yield Plot(f"Precision over coverage on {task}", figures.data_uri([draw], size(8, names)), caption, wide=True)
 
 
-def _beside(table: Published) -> Section:
-    header = ["published as", "method here", *table.columns]
-    rows = list(table.cells())
-    return Section(f"beside-{table.name.replace(':', '-')}", f"Published: {table.source}", table.about(),
-                   table=Table(header, rows, text_columns=2))  # fmt: skip
+def _beside(table: Published, here: Here) -> Section:
+    title, rows = f"Published: {table.source}", list(table.rows_of_text(here))
+    shown = Table(rows[0], rows[1:], text_columns=2)
+    return Section(f"beside-{table.name.replace(':', '-')}", title, table.about(), table=shown)

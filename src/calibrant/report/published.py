@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from calibrant.errors import CalibrantError, nearest
 from calibrant.files import JsonObject, read_yaml
-from calibrant.report.comparison_table import aligned, wrapped
+from calibrant.report.comparison_files import main_tables, metric_label
+from calibrant.report.comparison_table import aligned, cells_of, wrapped
 from calibrant.report.formats import DASH
+from calibrant.statistics.comparison_table import ComparisonTable
 
 FILE = Path(__file__).with_name("published.yaml")
-COLUMNS = 4  # of numbers, side by side in a terminal
+COLUMNS = 3  # of numbers, side by side in a terminal
 WARNING = "A reference of shape, not a comparison: another model, other data and another amount of training than here."
 
 
@@ -24,6 +26,13 @@ class Number(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
+
+
+class Here(NamedTuple):
+    """What was measured here: a title, and a text per method."""
+
+    title: str
+    values: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,17 @@ class Published:
             f"Columns: {meanings}.",
         ]
 
-    def cells(self) -> Iterator[list[str]]:
-        """The rows as text: label, calibrant's method, and per column the number with its gain, if it has one."""
+    def rows_of_text(self, here: "Here") -> Iterator[list[str]]:
+        """Header and rows: label, calibrant's method, what was measured here, and the numbers with their gains.
+
+        Without a method that was also measured here, that column is left out.
+        """
+        shared = any(row.method in here.values for row in self.rows)
+        yield ["row", "method", *([here.title] if shared else []), *self.columns]
         for row in self.rows:
             texts = [self._text(row, column) for column in range(len(self.columns))]
-            yield [row.label, row.method or DASH, *texts]
+            mine = [here.values.get(row.method, DASH)] if shared else []
+            yield [row.label, row.method or DASH, *mine, *texts]
 
     def _text(self, row: Row, column: int) -> str:
         number, gain = row.numbers[column], self.gain(row, column)
@@ -76,11 +91,23 @@ class Published:
         return str(number) if gain is None or row.method == self.baseline else f"{number} ({gain:+.1f}%)"
 
 
-def as_lines(table: Published) -> list[str]:
+def gains_here(table: ComparisonTable) -> Here:
+    """The first metric of a comparison, by cell: mean and deviation over seeds, and the gain in per cent."""
+    main = main_tables(table)
+    if not main:
+        return Here("", {})
+    values = {row.cell: cells_of(row)[2] for row in main[0].rows}
+    percent = {row.cell: row.gain.percent for row in main[0].rows if row.gain and row.gain.percent is not None}
+    texts = {cell: f"{text} ({percent[cell]:+.1f}%)" if cell in percent else text for cell, text in values.items()}
+    return Here(f"here: {main[0].task}, {metric_label(main[0].metric)}", texts)
+
+
+def as_lines(table: Published, here: Here) -> list[str]:
     """The table for a terminal, a few columns at a time, under the sentences of `about`."""
-    rows = [["published as", "method here", *table.columns], *table.cells()]
-    starts = range(2, len(rows[0]), COLUMNS)
-    blocks = [aligned([row[:2] + row[start : start + COLUMNS] for row in rows]) for start in starts]
+    rows = list(table.rows_of_text(here))
+    fixed = len(rows[0]) - len(table.columns)
+    starts = range(fixed, len(rows[0]), COLUMNS)
+    blocks = [aligned([row[:fixed] + row[start : start + COLUMNS] for row in rows]) for start in starts]
     return [*map(wrapped, table.about()), *(line for block in blocks for line in ["", *block])]
 
 
