@@ -61,6 +61,8 @@ LESS, NULL = gain(-0.012, -0.021, -0.003), gain(0.004, -0.01, 0.018, 0.5, 0.5)
      "This is over prompts alone: one seed says nothing about another."),
     ("sampled/f1", gain(p=None, p_holm=None, low=None, high=None, over=""), "gcpo_bot differs from grpo by 0.012; the "
      "values have no spread from which an interval could be made."),
+    ("sampled/f1", gain(0.0, p=None, p_holm=None, low=None, high=None, over=""), "gcpo_bot equals grpo; the values have "
+     "no spread from which an interval could be made."),
 ])  # fmt: skip
 def test_verdicts(metric, given, expected):
     table = table_of(row("grpo"), row("gcpo_bot", given), metric=metric)
@@ -82,8 +84,8 @@ def test_what_limits_a_table_is_said():
 def test_runs_that_collapsed_are_named():
     broken = replace(row("gcpo_bot", gain()), by_seed={0: 0.4, 1: 0.01, 2: 0.41})
     worse = replace(row("rd_only", gain()), by_seed={0: 0.1, 1: 0.1, 2: 0.1})  # 0.3 before training
-    notes = metric_notes(table_of(row("grpo"), broken, worse))
-    assert [note.split(":")[0] for note in notes[:-1]] == ["gcpo_bot, seed 1", "rd_only, seed 0, 1, 2"]
+    note, _ = metric_notes(table_of(row("grpo"), broken, worse))
+    assert "before training: gcpo_bot (seed 1); rd_only (seed 0, 1, 2). Where runs collapse" in note
     assert len(metric_notes(table_of(row("grpo"), broken, metric="calibration/brier"))) == 1
 
 

@@ -44,7 +44,8 @@ def verdict(row: Row, table: MetricTable) -> str:
     if gain is None:
         return ""
     if gain.p is None or gain.p_holm is None:
-        return f"{row.cell} differs from {gain.against} by {number(gain.value)}; {_no_interval(table, gain)}."
+        by = f"differs from {gain.against} by {number(gain.value)}" if gain.value else f"equals {gain.against}"
+        return f"{row.cell} {by}; {_no_interval(table, gain)}."
     if gain.p_holm < LEVEL:
         return _shown(row.cell, gain, lower_is_better(table.metric)) + _one_seed(gain)
     found = f"no difference between {row.cell} and {gain.against} is shown"
@@ -111,8 +112,9 @@ def metric_notes(table: MetricTable) -> list[str]:
         notes.append("One value per run: intervals are for new seeds, not for new prompts.")
     if any(len(row.by_seed) == 2 for row in table.rows):
         notes.append(TWO_SEEDS)
-    if not lower_is_better(table.metric):
-        notes += [note for row in table.rows if (note := _collapsed(row))]
+    collapsed = {} if lower_is_better(table.metric) else {row.cell: _collapsed(row) for row in table.rows}
+    if names := [f"{cell} (seed {', '.join(seeds)})" for cell, seeds in collapsed.items() if seeds]:
+        notes.append(COLLAPSED.format("; ".join(names)))
     if table.rows and not any(row.gain for row in table.rows):
         notes.append("No gains: there is no other cell with values to compare with.")
     return notes + _stability(table.rows)
@@ -121,16 +123,16 @@ def metric_notes(table: MetricTable) -> list[str]:
 TWO_SEEDS = "With two seeds the interval rests on one or two degrees of freedom; three seeds or more are advised."
 
 
-def _collapsed(row: Row) -> str:
-    """A sentence on seeds whose value is below half of the cell's median or of the value before training."""
+COLLAPSED = (
+    "Below half of the other seeds or of the value before training: {}. Where runs collapse, intervals cover less than "
+    "95% (in simulations 86% to 92% with three seeds); count such runs."
+)
+
+
+def _collapsed(row: Row) -> list[str]:
+    """Seeds whose value is below half of the cell's median or of the value before training."""
     usual = max(median(row.by_seed.values()), row.before or 0.0)
-    seeds = [str(seed) for seed, value in row.by_seed.items() if value < usual / 2]
-    if not seeds:
-        return ""
-    return (
-        f"{row.cell}, seed {', '.join(seeds)}: below half of the other seeds or of the value before training. Where "
-        "runs collapse, intervals cover less than 95% (in simulations 86% to 92% with three seeds); count such runs."
-    )
+    return [str(seed) for seed, value in row.by_seed.items() if value < usual / 2]
 
 
 def _stability(rows: Iterable[Row]) -> list[str]:

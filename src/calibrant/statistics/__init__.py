@@ -4,7 +4,7 @@ Signals are `[..., N]`, one value per prompt; leading axes are batch axes. `wher
 prompts count; a NaN is out of every statistic. Draws come from `generator`; None: a new one with seed 0. Computed in
 float64, detached, and returned in the type of the first argument. CalibrantError is raised where shapes or options are
 not as documented. Sources: (a) read in the authors' code, (a*) in code of others, (b) in the paper, (c) an
-interpretation.
+interpretation. Comparisons of trained models are in `calibrant.statistics.comparison`.
 """
 
 from calibrant.statistics.association import Association, association, without_outliers
