@@ -61,8 +61,8 @@ LESS, NULL = gain(-0.012, -0.021, -0.003), gain(0.004, -0.01, 0.018, 0.5, 0.5)
      "This is over prompts alone: one seed says nothing about another."),
     ("sampled/f1", gain(p=None, p_holm=None, low=None, high=None, over=""), "gcpo_bot differs from grpo by 0.012; the "
      "values have no spread from which an interval could be made."),
-    ("sampled/f1", gain(0.0, p=None, p_holm=None, low=None, high=None, over=""), "gcpo_bot equals grpo; the values have "
-     "no spread from which an interval could be made."),
+    ("sampled/f1", gain(0.0, p=None, p_holm=None, low=None, high=None, over=""), "gcpo_bot equals grpo; the values "
+     "have no spread from which an interval could be made."),
 ])  # fmt: skip
 def test_verdicts(metric, given, expected):
     table = table_of(row("grpo"), row("gcpo_bot", given), metric=metric)

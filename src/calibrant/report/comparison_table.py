@@ -8,14 +8,13 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from calibrant.report.comparison_words import LEGEND, about, metric_notes, number, verdict
 from calibrant.report.formats import DASH, p_value
 from calibrant.statistics.comparison_table import CellSummary, ComparisonTable, Gain, MetricTable, Row
 
 WIDTH = 120
-Escape = Callable[[str], str]
 GAIN_HEADERS = ("gain", "in %", "95% interval", "p, Holm", "P(gain>0)", "detectable", "needed")
 HEADERS = ("cell", "seeds", "mean ± dev", *GAIN_HEADERS)
 COSTS = ("updates", "samples", "seconds")
