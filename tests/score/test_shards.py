@@ -106,7 +106,7 @@ def test_what_was_stopped_is_continued_to_the_same_bytes(tmp_path, monkeypatch, 
         count.append(self.manifest["partitioned"] is shuffle)
 
     monkeypatch.setattr(command.Shards, "add", stop)
-    with pytest.raises(Stopped, match="stopped after [23] shards; the same command"):
+    with pytest.raises(Stopped, match=r"stopped after [23] shards; the same command"):
         scored(file, tmp_path / "b" / name, shard_rows=8)
     monkeypatch.setattr(command.Shards, "add", lambda self, *x: (count.append(True), add(self, *x)))
     before = len(count)
