@@ -259,7 +259,7 @@ def test_clusters_and_entailment_from_an_nli_model(policy, questions, tmp_path, 
             size = len(groups[0])
             return torch.tensor([0.0, 0.0, 1.0]).expand(len(groups), size, size, 3)
 
-    monkeypatch.setattr("calibrant.text.readers.EntailmentJudge", Judge)
+    monkeypatch.setattr("calibrant.text.entail.EntailmentJudge", Judge)
     judged = dict(entailment_model="nli", cluster_rule="strict", entailment_threshold=0.5, max_steps=1)
     train(policy, questions, arguments(tmp_path / "a", method="gcpo_bot", **judged))
     assert asked == ["nli", ("strict", 0.5, 2, 4)]

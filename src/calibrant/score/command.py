@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from calibrant.errors import CalibrantError, Stopped
 from calibrant.files import JsonObject, locked, versions
-from calibrant.policy.models import quiet_loading
 from calibrant.rollouts.formats import Layout, layout_of, rollouts_of
 from calibrant.rollouts.sources import Source, find_sources
 from calibrant.rollouts.units import FILE, ROW, GroupsLieApart, check_prompts, in_order, partitioned
@@ -62,7 +61,6 @@ def score_file(settings: ScoreSettings, tell: Tell = print) -> ScoredFile:
     `tell` is called with what the user should know. A run that was stopped is continued after its last shard.
     """
     check_options(settings)
-    quiet_loading()
     sources = find_sources(settings.file)
     with tempfile.TemporaryDirectory() as temporary:
         if settings.out is None:

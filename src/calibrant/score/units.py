@@ -24,7 +24,6 @@ from calibrant.score.summary import Summary
 from calibrant.scorer import Scored
 from calibrant.tasks import Task
 from calibrant.tasks import resolve as resolve_task
-from calibrant.text.embedding_cache import CachedEmbedder
 from calibrant.text.inputs import Readers, TextGroups, VerdictFunction, by_key
 from calibrant.text.metrics import normalise_answer
 from calibrant.text.readers import load_readers
@@ -79,6 +78,10 @@ class UnitScorer:
     @cached_property
     def readers(self) -> Readers:
         """What reads texts; no embedding model without `embeddings`."""
+        if self.with_models():
+            from calibrant.policy.models import quiet_loading  # imports transformers
+
+            quiet_loading()
         inputs = {name for method in self.methods.values() for name in read_inputs(method)}
         named = inputs if self.settings.embeddings else inputs - {"embeddings"}
         return self.cached(load_readers(named, self.settings, self.cluster, self.judge))
@@ -87,6 +90,8 @@ class UnitScorer:
         """Readers whose embeddings are kept on the disk."""
         if readers.embed is None or self.cache is None:
             return readers
+        from calibrant.text.embedding_cache import CachedEmbedder
+
         return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
 
     @property

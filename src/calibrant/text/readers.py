@@ -6,8 +6,6 @@ from functools import partial
 from torch import Tensor
 
 from calibrant.options import TextOptions
-from calibrant.text.embed import Embedder
-from calibrant.text.entail import EntailmentJudge
 from calibrant.text.inputs import Readers, TextGroups, VerdictFunction
 
 
@@ -22,9 +20,13 @@ def load_readers(
     """
     embed = None
     if "embeddings" in named:
+        from calibrant.text.embed import Embedder  # with its libraries 250 MB, which others do without
+
         embed = Embedder(options.embedding_model, device=getattr(options, "embedding_device", None))
     if options.entailment_model is None or not {"clusters", "entailment"} & set(named):
         return Readers(embed, cluster, None, judge)
+    from calibrant.text.entail import EntailmentJudge
+
     device = getattr(options, "entailment_device", None)
     entailment = EntailmentJudge(options.entailment_model, device=device, dtype=options.entailment_dtype)
     by_rule = partial(entailment.clusters, rule=options.cluster_rule, threshold=options.entailment_threshold)
