@@ -15,7 +15,8 @@ a plain forward and backward pass of the same model over rows without padding, m
 `unavoidable_share` is that time by the time of the step.
 
 `--gradients` compares the first gradients of both instead, in float32 and with rewards that differ with the text, so
-that there is one. One JSON line.
+that there is one; and each of them with the gradient of TRL's loss of the same batch in float64 (weights, attention,
+norms and logits; rotary angles stay in float32, as in the model). One JSON line.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from calibrant.trl.clock import Clock
 WORDS = (200, 260)
 """Words of the texts that are taken of --data, where it has enough of them: about 380 tokens."""
 TRAINERS = {"trl": (GRPOTrainer, GRPOConfig), "calibrant": (CalibratedGRPOTrainer, CalibratedGRPOConfig)}
+EXACT = "float64"  # TRL's trainer on a batch that was saved
 
 
 def rows_of(options: argparse.Namespace, chat: bool) -> Dataset:
@@ -110,7 +112,8 @@ class Watch(TrainerCallback):
         distinct = {tuple(ids): sum(mask) for ids, mask in zip(*(x.tolist() for x in prompts), strict=True)}
         rows = zip(output["prompt_mask"].sum(1).tolist(), output["completion_mask"].sum(1).tolist(), strict=True)
         self.tokens.append((list(distinct.values()), list(rows)))
-        self.completions = output["completion_ids"].cpu() if self.gradient is None else self.completions
+        if self.gradient is None:
+            self.batch = {name: x.cpu() for name, x in output.items() if isinstance(x, torch.Tensor)}
         return output
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -120,7 +123,7 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         if self.gradient is None:
             self.gradient = torch.cat(
-                [p.grad.flatten().float().cpu() for p in self.trainer.model.parameters() if p.grad is not None]
+                [p.grad.flatten().cpu() for p in self.trainer.model.parameters() if p.grad is not None]
             )
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -178,15 +181,35 @@ def rates(model: Any, options: argparse.Namespace) -> tuple[float, float]:
     return forward / best[0], 3 * forward / best[1]
 
 
+def exact_norms(model: Any) -> None:
+    """Computes RMS norms in the type of their input, where models compute them in float32."""
+
+    def normed(module: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        x = module.given
+        return module.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.register_forward_pre_hook(lambda module, given: setattr(module, "given", given[0]))
+            module.register_forward_hook(normed)
+
+
+def replay(trainer: Any, path: str) -> None:
+    """Lets a trainer train on a saved batch in float64."""
+    batch = torch.load(path, weights_only=True)["batch"]
+    double = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
+    trainer._generate_and_score_completions = lambda _: double
+
+
 def trained(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """A few steps in this process; what was measured."""
     if options.threads:
         torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
-    dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+    dtype = getattr(torch, EXACT if kind == EXACT else options.dtype)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(options.device)
     own_rates = rates(model, options) if kind == "calibrant" and not options.gradients else None
-    trainer_class, config_class = TRAINERS[kind]
+    trainer_class, config_class = TRAINERS["trl" if kind == EXACT else kind]
     size = options.prompts * options.rollouts
     micro = min(size, options.micro_batch if kind == "calibrant" else options.trl_micro_batch)
     args = config_class(
@@ -195,6 +218,7 @@ def trained(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         max_completion_length=options.max_new, temperature=0.9, beta=options.beta, learning_rate=1e-6,
         max_grad_norm=1e9, report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
         gradient_checkpointing=options.gradient_checkpointing, bf16=options.bf16, use_cpu=options.device == "cpu",
+        **({"optim": "sgd"} if options.gradients else {}),
         **({"method": options.method, "rollouts_dir": ""} if kind == "calibrant" else {}),
     )  # fmt: skip
     trainer = trainer_class(
@@ -203,11 +227,14 @@ def trained(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         train_dataset=rows_of(options, tokenizer.chat_template is not None),
     )  # fmt: skip
     watch = Watch(trainer)
+    if kind == EXACT:
+        exact_norms(model)
+        replay(trainer, options.batch)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     trainer.train()
     if options.gradients:
-        torch.save({"gradient": watch.gradient, "completions": watch.completions}, options.out)
+        torch.save({"gradient": watch.gradient, "batch": getattr(watch, "batch", {})}, options.out)
         return {}
     names = sorted({name for parts in watch.parts[1:] for name in parts})
     peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else 2**20 * resident_peak()
@@ -250,16 +277,18 @@ def in_process(kind: str, options: argparse.Namespace, arguments: list[str]) -> 
 
 
 def gradient_error(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
-    """The relative error of the gradient of the first step, of the same samples."""
+    """The relative errors of the gradient of the first step, of the same samples."""
     found = {}
-    for kind in TRAINERS:
-        with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "gradient.pt")
-            in_process(kind, options, [*arguments, "--out", out])
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: str(Path(folder) / f"{kind}.pt") for kind in (*TRAINERS, EXACT)}
+        for kind, out in files.items():
+            in_process(kind, options, [*arguments, "--out", out, "--batch", files["trl"]])
             found[kind] = torch.load(out, weights_only=True)
-    same = torch.equal(found["trl"]["completions"], found["calibrant"]["completions"])
-    expected, ours = (found[kind]["gradient"].double() for kind in TRAINERS)
-    return {"same_samples": same, "gradient_relative_error": float((ours - expected).norm() / expected.norm())}
+    ids = [found[kind]["batch"]["completion_ids"] for kind in TRAINERS]
+    theirs, ours, exact = (found[kind]["gradient"].double() for kind in (*TRAINERS, EXACT))
+    pairs = {"calibrant_trl": (ours, theirs), "trl_float64": (theirs, exact), "calibrant_float64": (ours, exact)}
+    errors = {name: float((found - expected).norm() / expected.norm()) for name, (found, expected) in pairs.items()}
+    return {"same_samples": torch.equal(*ids), "gradient_relative_error": errors}
 
 
 def parsed() -> argparse.Namespace:
@@ -282,9 +311,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="timed steps (default: 3)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="of the CPU (default: those of torch)")
-    parser.add_argument("--only", choices=tuple(TRAINERS), help="one trainer alone, in this process")
+    parser.add_argument("--only", choices=(*TRAINERS, EXACT), help="one trainer alone, in this process")
     parser.add_argument("--gradients", action="store_true", help="compare gradients in float32")
     parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.gradients:
         options.bf16, options.dtype, options.steps = False, "float32", 0
