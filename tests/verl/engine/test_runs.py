@@ -24,6 +24,17 @@ def test_two_steps_with_two_workers(places: Places, tmp_path: Path) -> None:
         assert step["actor/grad_norm"] > 0
 
 
+def test_rollouts_that_run_ahead(places: Places, tmp_path: Path) -> None:
+    done = run(
+        places,
+        tmp_path,
+        *("+calibrant.method=seed_grpo", "+calibrant.task=places", "trainer.total_training_steps=2"),
+        *("trainer.v1.trainer_mode=calibrant_colocate_async", "trainer.resume_mode=disable"),
+    )
+    assert done.status == 0, done.output[-4000:]
+    assert [0 < step["calibrant/group/semantic_entropy/max"] < 2.1 for step in done.metrics] == [True, True]  # ln 8
+
+
 def test_kill_and_resume_with_a_method_that_has_state(places: Places, tmp_path: Path) -> None:
     """The history of HA-DW: one success rate per step, kept through kill -9."""
     options = ["+calibrant.method=ha_dw", "+calibrant.task=places", "trainer.save_freq=1"]
