@@ -11,6 +11,7 @@ from small_models import build, random_batch, watch
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import group_chunks, logps_in_chunks, plain_logps, shared_prefix_logps
+from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import distinct_prompts
 from calibrant.policy.routes import cached_cost, cheapest, packed_cost, plain_cost
 
@@ -131,3 +132,16 @@ def test_bad_rows_per_chunk_and_route():
             logps_in_chunks(model, *batch, rows_per_chunk=rows)
     with pytest.raises(CalibrantError, match="unknown route 'paked'"):
         shared_prefix_logps(model, *batch, route="paked")
+
+
+def test_gradients_over_a_large_vocabulary_are_exact_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(8, 49152, generator=generator) * 3 + 2).requires_grad_()
+    tokens = torch.randint(0, 49152, (8,), generator=generator)
+    weight = torch.randn(49152, 16, generator=generator) + 1  # of a head: a common error of all words adds up
+    exact = logits.double().log_softmax(-1).gather(-1, tokens[:, None]).sum()
+    found, expected = (
+        torch.autograd.grad(total, logits)[0] @ weight
+        for total in (logps_of_logits(logits, tokens, 1.0, False)[0].sum(), exact)
+    )
+    assert (found - expected).norm() <= 6e-7 * expected.norm()
