@@ -10,7 +10,7 @@ import torch
 from calibrant.cli.main import main
 from calibrant.model_options import ModelOptions
 from calibrant.policy import plain_logps
-from calibrant.policy.generation import Sampling, encoded, generate
+from calibrant.policy.generation import Sampling, encoded, generate, prompt_ids
 from calibrant.policy.models import load_model, load_tokenizer
 from calibrant.policy.vllm import Engine, generate_with_vllm, vllm_engine
 from calibrant.tasks.places import TASK
@@ -105,6 +105,15 @@ def test_log_probabilities_are_those_of_the_tempered_distribution_of_the_policy(
             greedy = [group.greedy[0].ids for group in generate(adapted, tokenizer, PROMPTS, SAMPLING)]
             assert [group.greedy[0].ids for group in groups] == greedy
     assert len({answer.text for group in groups for answer in group.sampled}) > 4
+
+
+@needs_vllm
+def test_prompts_of_more_tokens_than_one_pass_of_vllm_takes(engine):
+    (loaded, _, tokenizer) = engine
+    prompts = [row["prompt"] for row in TASK.load("test", 80, 0)]
+    groups = generate_with_vllm(loaded, tokenizer, prompts, SAMPLING._replace(max_new_tokens=2))
+    assert sum(len(ids) for ids in prompt_ids(tokenizer, prompts)) > 4096
+    assert all(len(group.sampled) == 3 and len(group.greedy) == 1 for group in groups)
 
 
 @needs_vllm

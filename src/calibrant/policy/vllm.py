@@ -63,13 +63,16 @@ def vllm_engine(model: str, options: ModelOptions, *, max_length: int, memory: f
     adapter = is_adapter(folder)
     base = locate(base_of(folder)) if adapter else str(folder)
     own_tokenizer = not adapter or (folder / "tokenizer_config.json").is_file()
-    lora = {"enable_lora": True, "max_lora_rank": _rank(folder)} if adapter else {}
+    more: dict[str, Any] = {"enable_lora": True, "max_lora_rank": _rank(folder)} if adapter else {}
+    if not torch.cuda.is_available():  # a prompt with a seed has to be read at once: CPU generators have no offset
+        more |= {"enforce_eager": True, "enable_chunked_prefill": False}
+        more["max_num_batched_tokens"] = max(4096, max_length)
     try:
         llm = LLM(
             base, tokenizer=str(folder) if own_tokenizer else base,
             dtype=options.dtype or default_dtype(), trust_remote_code=options.trust_remote_code,
             max_model_len=max_length, gpu_memory_utilization=memory, logprobs_mode="processed_logprobs",
-            enforce_eager=not torch.cuda.is_available(), disable_log_stats=True, **lora,
+            disable_log_stats=True, **more,
         )  # fmt: skip
     except Exception as error:  # vLLM raises anything, and its processes print what happened
         raise CalibrantError(f"vLLM cannot load the model '{model}' ({reason(error)}); leave --engine out") from error
