@@ -57,10 +57,12 @@ def test_as_many_groups_a_pass_as_rows_allow(qwen2):
 
     assert parts(5, 4, None) == parts(5, 4, 1) == parts(5, 4, 7) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
     assert parts(5, 4, 8) == parts(5, 4, 11) == [(0, 2), (2, 4), (4, 5)]
-    seen = []
+    seen, batch = [], make_batch()
     qwen2.lm_head.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2]))
-    gradient_variance(qwen2, make_batch(), make_advantages(), rows_per_chunk=6)
-    assert seen[-1] == (6, 6)  # no logits of the prompt but its last
+    gradient_variance(qwen2, batch, make_advantages(), rows_per_chunk=6)
+    prompts, completions = batch["prompt_mask"].sum(-1), batch["completion_mask"].sum(-1)
+    longest = int((prompts + completions).max())
+    assert seen[-1] == (6, longest - int(prompts.min()) + 1)  # no logits of the shortest prompt but its last
 
 
 def test_a_layer_that_is_called_again_in_long_texts_is_noticed():
