@@ -9,7 +9,7 @@ from the declaration. Nothing heavy is imported here.
 import argparse
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from inspect import get_annotations, getdoc
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -212,6 +212,11 @@ def coerced(settings: type[Any], given: Mapping[str, object], origin: str = "") 
         except (TypeError, ValueError, OverflowError):
             raise CalibrantError(f"option '{name}'{origin} cannot be {value!r}; it takes {kind.words}") from None
     return values
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """The values of settings in the types of YAML, by name."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
 
 
 def check(settings: object, options: Mapping[str, Option]) -> None:

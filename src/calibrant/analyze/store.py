@@ -1,7 +1,6 @@
 """The directory of an analysis: one appended line per group, so that an interrupted analysis can resume."""
 
 import hashlib
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -9,6 +8,7 @@ from torch import nn
 from calibrant.analyze.settings import AnalyzeSettings
 from calibrant.errors import CalibrantError
 from calibrant.files import keep_lines, versions, write_yaml
+from calibrant.options import plain_values
 from calibrant.report.analysis_files import Analysis
 
 MAY_CHANGE = ("recipe", "queries", "data_dir", "trust_remote_code")
@@ -35,8 +35,8 @@ def check_path(path: Path, settings: AnalyzeSettings) -> None:
     if not path.is_dir():
         raise CalibrantError(f"'{path}' is a file; give --out a directory")
     kept = Analysis(path).options()["settings"]
-    kept = _plain(type(settings)()) | kept  # options that are newer than the analysis had their defaults
-    for name, value in _plain(settings).items():
+    kept = plain_values(type(settings)()) | kept  # options that are newer than the analysis had their defaults
+    for name, value in plain_values(settings).items():
         if name not in MAY_CHANGE and kept[name] != value:
             raise CalibrantError(
                 f"'{path}' holds an analysis with {name} = {kept[name]}, not {value}; give another --out"
@@ -55,7 +55,7 @@ def begin(path: Path, settings: AnalyzeSettings, identity: dict[str, str]) -> An
         for name, value in (analysis.options().get("identity") or {}).items():
             if identity.get(name) != value:
                 raise CalibrantError(f"'{path}' was begun with other {name} under the same name; give another --out")
-    config = {"command": "analyze", "settings": _plain(settings), "identity": identity, "versions": versions()}
+    config = {"command": "analyze", "settings": plain_values(settings), "identity": identity, "versions": versions()}
     write_yaml(analysis.config, config)
     return analysis
 
@@ -78,7 +78,3 @@ def weights_fingerprint(model: nn.Module) -> str:
         first = parameter.detach().flatten()[:64].double().cpu().numpy().tobytes()
         digest.update(f"{name} {tuple(parameter.shape)} ".encode() + first)
     return digest.hexdigest()
-
-
-def _plain(settings: AnalyzeSettings) -> dict[str, object]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from calibrant.compare.cells import Cell, label, split_text
@@ -13,7 +13,7 @@ from calibrant.evaluate.command import evaluations, write
 from calibrant.evaluate.settings import EvaluateSettings
 from calibrant.files import JsonObject, json_object, read_yaml, sha256, versions, write_yaml
 from calibrant.model_options import ModelOptions
-from calibrant.options import coerced, read
+from calibrant.options import coerced, plain_values, read
 from calibrant.tasks import chosen_task
 from calibrant.train.runs import Run
 from calibrant.train.settings import resolve_settings
@@ -130,8 +130,8 @@ def seconds_of(folder: Path) -> float | None:
 
 def _comparable(settings: EvaluateSettings) -> JsonObject:
     """The options, without those that say where things are, in the types of YAML."""
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
-    return {name: value for name, value in plain.items() if name not in ("models", "from_rollouts", "out")}
+    of_place = ("models", "from_rollouts", "out")
+    return {name: value for name, value in plain_values(settings).items() if name not in of_place}
 
 
 def _trained(run: Run | None) -> str | None:

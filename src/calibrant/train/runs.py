@@ -1,10 +1,10 @@
 """A run directory: its files, its options, and a free name for it."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject, json_object, read_yaml, versions, write_yaml
+from calibrant.options import plain_values
 from calibrant.train.settings import TrainSettings, resolve_settings
 
 
@@ -55,8 +55,7 @@ def create(path: Path, settings: TrainSettings) -> Run:
 
 def config_of(settings: TrainSettings) -> JsonObject:
     """The content of `config.yaml`."""
-    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(settings).items()}
-    return {"command": "train", "settings": plain, "versions": versions()}
+    return {"command": "train", "settings": plain_values(settings), "versions": versions()}
 
 
 def default_path(settings: TrainSettings, root: Path = Path("runs")) -> Path:
