@@ -139,5 +139,5 @@ def _remote_readers(ray: Any, settings: ScoreSettings, scorer: UnitScorer) -> Re
 
     embed = RemoteEmbedder(settings.embedding_model, asking(actor.embed)) if scorer.reads_embeddings() else None
     if settings.entailment_model is None:
-        return Readers(embed, scorer.cluster, None, scorer.judge)
-    return Readers(embed, asking(actor.cluster), asking(actor.entail), scorer.judge)
+        return Readers(embed, scorer.rules.cluster, None, scorer.rules.judge)
+    return Readers(embed, asking(actor.cluster), asking(actor.entail), scorer.rules.judge)

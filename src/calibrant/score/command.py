@@ -22,7 +22,7 @@ from calibrant.score.pools import Processes, Result
 from calibrant.score.settings import ScoreSettings
 from calibrant.score.shards import Shards
 from calibrant.score.summary import Summary
-from calibrant.score.units import UnitScorer
+from calibrant.score.units import PartlyScored, UnitScorer
 
 WAITING = 2  # units per process or processor of a cluster that are read ahead
 NOT_IDENTITY = ("out", "jobs", "ray", "embedding_cache")  # settings that change no number
@@ -191,7 +191,7 @@ def _alone(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: 
 
 def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path: PathOf, first: int, add: Add) -> None:
     """Methods that need an order or a model are applied here, the others in a pool; shards are added in order."""
-    ordered = sorted(scorer.ordered())
+    ordered = sorted(scorer.ordered)
     waiting: deque[tuple[Result, int, States]] = deque()
 
     def collect() -> None:
@@ -200,7 +200,7 @@ def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path
 
     with Cluster(scorer.settings, scorer) if scorer.settings.ray else Processes(scorer.settings) as pool:
         for number, unit in enumerate(units, first):
-            part = scorer.apply(scorer.groups(unit), ordered, states)
+            part = scorer.apply(scorer.groups(unit), ordered, states) if ordered else PartlyScored({}, {})
             waiting.append((pool.submit(unit, part, path(number)), len(unit), dict(states)))
             if len(waiting) >= WAITING * pool.size:
                 collect()

@@ -1,6 +1,6 @@
 """Scores one unit of rollouts: texts, methods, the columns of the result, a summary."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
 from calibrant.files import JsonObject, write_json_lines
 from calibrant.groups import Groups
@@ -24,8 +23,8 @@ from calibrant.score.summary import Summary
 from calibrant.scorer import Scored
 from calibrant.tasks import Task
 from calibrant.tasks import resolve as resolve_task
-from calibrant.text.inputs import Readers, TextGroups, VerdictFunction, by_key
-from calibrant.text.metrics import normalise_answer
+from calibrant.tasks.answers import answer_rules
+from calibrant.text.inputs import Readers
 from calibrant.text.readers import load_readers
 
 MODEL_INPUTS = ("embeddings", "clusters", "entailment")  # of them the last two with an entailment model only
@@ -46,16 +45,17 @@ class UnitScorer:
 
     def __init__(self, settings: ScoreSettings, embedding_cache: str | None = None):
         task = resolve_task(settings.task) if settings.task else None
-        default = task.reward_range if task and task.kind != "chat" else (0.0, 2.0)
+        self.rules = answer_rules(task)
         self.given = settings
-        self.settings = replace(settings, reward_range=settings.reward_range or default)
+        self.settings = replace(settings, reward_range=settings.reward_range or self.rules.reward_range)
         self.task: Task | None = task
         self.cache = settings.embedding_cache or embedding_cache
-        self.meaning = settings.meaning or (task.meaning if task else "answer")
+        self.meaning = settings.meaning or self.rules.meaning
         self.methods: Mapping[str, Method] = METHODS
         if settings.method:
             self.methods = {settings.method: resolve_method(settings.method)}
 
+    @cached_property
     def ordered(self) -> set[str]:
         """The methods that one process applies to all units, in their order: with a memory, or with a model."""
         models = MODEL_INPUTS if self.settings.entailment_model else MODEL_INPUTS[:1]
@@ -84,7 +84,7 @@ class UnitScorer:
             quiet_loading()
         inputs = {name for method in self.methods.values() for name in read_inputs(method)}
         named = inputs if self.settings.embeddings else inputs - {"embeddings"}
-        return self.cached(load_readers(named, self.settings, self.cluster, self.judge))
+        return self.cached(load_readers(named, self.settings, self.rules.cluster, self.rules.judge))
 
     def cached(self, readers: Readers) -> Readers:
         """Readers whose embeddings are kept on the disk."""
@@ -93,21 +93,6 @@ class UnitScorer:
         from calibrant.text.embedding_cache import CachedEmbedder
 
         return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
-
-    @property
-    def cluster(self) -> Callable[[TextGroups], Tensor]:
-        """Groups of texts -> clusters, without an entailment model."""
-        return self.task.clusters if self.task else by_key(normalise_answer)
-
-    @property
-    def judge(self) -> VerdictFunction | None:
-        """The task's verdicts."""
-        return self.task.correct_batch if self.task else None
-
-    @property
-    def extract(self) -> Callable[[str], str]:
-        """Completion -> answer."""
-        return self.task.extract if self.task else str.strip
 
     def judged(self, unit: pa.Table) -> pa.Table:
         """The unit with the task's rewards of the answers, if it has references, and no reward or verdict."""
@@ -119,7 +104,7 @@ class UnitScorer:
         if "answer" in filled:
             answers = unit["answer"].fill_null("").to_pylist()
         else:
-            answers = [self.extract(text) for text in unit["completion"].to_pylist()]
+            answers = [self.rules.extract(text) for text in unit["completion"].to_pylist()]
         references = [right or [] for right in unit["references"].to_pylist()]
         rewards = pa.array(self.task.reward_batch(answers, references), pa.float64())
         return unit.drop_columns([name for name in ("reward",) if name in columns]).append_column("reward", rewards)
@@ -127,7 +112,7 @@ class UnitScorer:
     def groups(self, unit: pa.Table) -> RolloutGroups:
         """The rollouts of a unit as groups."""
         known = unit.select([name for name in unit.column_names if name in TYPES])
-        return RolloutGroups(known.to_pandas(), self.extract, keys=group_columns(known))
+        return RolloutGroups(known.to_pandas(), self.rules.extract, keys=group_columns(known))
 
     def apply(self, groups: RolloutGroups, names: Sequence[str], states: States) -> PartlyScored:
         """Applies some of the methods, in their order; `states` is updated."""
@@ -141,7 +126,7 @@ class UnitScorer:
     def complete(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> JsonObject:
         """Applies the methods that need no order beside those of `part`; the summary, as plain data."""
         groups = self.groups(unit)
-        rest = self.apply(groups, [name for name in self.methods if name not in self.ordered()], {})
+        rest = self.apply(groups, [name for name in self.methods if name not in self.ordered], {})
         return asdict(self.finish(unit, groups, [part, rest], out))
 
     def finish(self, unit: pa.Table, groups: RolloutGroups, parts: Sequence[PartlyScored], out: Path | None) -> Summary:

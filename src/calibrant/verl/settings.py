@@ -1,6 +1,6 @@
 """The section `calibrant` of verl's configuration, read and checked without verl."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -11,10 +11,8 @@ from calibrant.methods.inputs import SOURCES
 from calibrant.methods.recommended import recommended_values
 from calibrant.options import TextOptions, TrainerOptions, WeightOptions, coerced, option
 from calibrant.scorer import Scorer, dry_run, options_of
-from calibrant.tasks import Task
 from calibrant.tasks import resolve as resolve_task
-from calibrant.text.inputs import by_key
-from calibrant.text.metrics import normalise_answer
+from calibrant.tasks.answers import answer_rules
 from calibrant.text.readers import load_readers
 from calibrant.verl import SECTION, TRAINERS
 
@@ -41,12 +39,8 @@ class Calibration(NamedTuple):
 
     scorer: Scorer
     reward_range: tuple[float, float]
-    task: Task | None = None
+    extract: Callable[[str], str]  # completion -> answer
     task_reward: str | None = None
-
-    def extract(self, completion: str) -> str:
-        """The answer of a completion."""
-        return self.task.extract(completion) if self.task else completion.strip()
 
 
 def read_settings(section: Mapping[str, Any]) -> VerlSettings:
@@ -61,15 +55,11 @@ def calibration(settings: VerlSettings) -> Calibration:
     """The scorer of the settings, with the models that its method needs."""
     method, task = resolve_method(settings.method), resolve_task(settings.task) if settings.task else None
     hyper = options_of(method, settings)
-    cluster, judge = (task.clusters, task.correct_batch) if task else (by_key(normalise_answer), None)
-    readers = load_readers(read_inputs(method, hyper), settings, cluster, judge)
-    meaning = settings.meaning or (task.meaning if task else "answer")
+    rules = answer_rules(task)
+    readers = load_readers(read_inputs(method, hyper), settings, rules.cluster, rules.judge)
+    meaning = settings.meaning or rules.meaning
     scorer = Scorer(method, hyper, readers, meaning, settings.cluster_text, settings.strength)
-    return Calibration(scorer, _reward_range(settings, task), task, settings.task_reward)
-
-
-def _reward_range(settings: VerlSettings, task: Task | None) -> tuple[float, float]:
-    return settings.reward_range or (task.reward_range if task and task.kind != "chat" else (0.0, 2.0))
+    return Calibration(scorer, settings.reward_range or rules.reward_range, rules.extract, settings.task_reward)
 
 
 def check_config(config: Mapping[str, Any], section: Mapping[str, Any]) -> None:
