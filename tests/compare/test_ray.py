@@ -10,13 +10,13 @@ import pytest
 from builders_compare import SMALL, without_times
 from refusals import refused
 
-from calibrant.compare import on_ray
+from calibrant import ray_cluster
 
 COMMAND = ["compare", "--methods", "grpo", "gcpo_cd", "--seeds", "0", "1", *SMALL]
 
 
 def test_ray_has_to_be_installed(monkeypatch, capsys):
-    monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     assert "needs Ray, which is not installed" in refused(capsys, *COMMAND, "--ray", "auto")
     assert "leave out --jobs" in refused(capsys, *COMMAND, "--ray", "auto", "--jobs", "2")
     assert "does nothing without --ray" in refused(capsys, *COMMAND, "--ray-gpus", "1")

@@ -6,7 +6,9 @@ import numpy as np
 from builders_report import HOSTILE
 
 from calibrant.files import write_json
+from calibrant.report.comparison_files import save_comparison
 from calibrant.rollouts import write_rollouts
+from calibrant.statistics.comparison import compare
 from calibrant.statistics.measurements import Cell, Measurements, Scores
 
 PROMPTS, STEPS, ANSWERS = 24, 30, 8
@@ -15,13 +17,15 @@ PARTS = ("generation", "embedding", "reward", "logprobs", "backward")
 Skill = dict[str, float]  # name of a cell -> final F1
 
 
-def make_comparison(path: Path, skills: Skill | None = None, seeds: int = 3, rollouts: bool = True) -> Path:
+def make_comparison(
+    path: Path, skills: Skill | None = None, seeds: int = 3, rollouts: bool = True, beside: tuple[str, ...] = ()
+) -> Path:
     """Three methods, of which the second is clearly better; the third has a failed seed."""
     skills = skills or {"grpo": 0.45, "gcpo_bot": 0.6, "gcpo_cd": 0.46}
     options = {name: {"method": name} for name in skills}
     failed = {"gcpo_cd": {seeds: "out of memory <script>"}} if seeds > 1 else {}
     measured = measurements(skills, options, seeds, failed)
-    write_json(path / "comparison.json", {"measurements": measured.to_json()})
+    save_comparison(path / "comparison.json", measured, compare(measured), beside)
     for scores in measured.scores[:1] if rollouts else ():
         for name, by_seed in scores.values.items():
             for seed, values in by_seed.items():
@@ -34,7 +38,7 @@ def make_sweep(path: Path, values: tuple[object, ...] = (1e-5, 1e-4, 1e-3)) -> P
     cells = {f"{m},learning_rate={v}": {"method": m, "learning_rate": v} for m in ("grpo", "gcpo_bot") for v in values}
     skills = dict.fromkeys(cells, 0.5) | {f"grpo,learning_rate={values[-1]}": 0.08, "rd_only": 0.3}
     measured = measurements(skills, cells | {"rd_only": {"method": "rd_only"}}, 3, {}, {"learning_rate": values})
-    write_json(path / "comparison.json", {"measurements": measured.to_json()})
+    save_comparison(path / "comparison.json", measured, compare(measured))
     return path
 
 

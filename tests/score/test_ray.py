@@ -1,13 +1,12 @@
 """Scoring on a Ray cluster of two nodes: the shards of one process, also when a node is lost. Needs calibrant[ray]."""
 
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from builders_score import rollouts
 from refusals import refused
 
+from calibrant import ray_cluster
 from calibrant.rollouts import write_rollouts
 from calibrant.score import command
 from calibrant.score.command import score_file
@@ -20,10 +19,10 @@ def scored(file, out, **more):
 
 
 def test_without_ray_it_is_said_what_to_install(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     file = write_rollouts(tmp_path / "r.jsonl", rollouts())
     said = refused(capsys, "score", str(file), "--ray", "local", "--out", str(tmp_path / "out"))
-    assert said.endswith("--ray needs Ray; install calibrant[ray]")
+    assert said.endswith("needs Ray, which is not installed; pip install 'calibrant[ray]'")
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_one_id_for_two_prompts_is_refused(tmp_path, capsys):
     assert "prompt_id 'a' answer different prompts" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "folder.parquet"])
+@pytest.mark.parametrize("name", ["config.yaml", "folder.parquet", "new.csv", "new.jsonl.gz"])
 def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name):
     (tmp_path / "folder.parquet").mkdir()
     (tmp_path / "config.yaml").write_text("kept")
@@ -139,6 +139,12 @@ def test_scores_are_not_written_over_another_kind_of_file(tmp_path, capsys, name
     assert main(["score", str(source), "--out", str(tmp_path / name)]) == 2
     assert "is not the name of a rollout file" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "kept"
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path):
+    source = write_rollouts(tmp_path / "r.jsonl", ROWS)
+    assert main(["score", str(source), "--method", "grpo", "--out", str(tmp_path / "v1.0")]) == 0
+    assert (tmp_path / "v1.0" / "part-00000.parquet").is_file()
 
 
 LM_EVAL = Path(__file__).parents[1] / "fixtures" / "lm_eval" / "samples_places_4.jsonl"

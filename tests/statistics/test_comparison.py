@@ -47,6 +47,24 @@ def test_both_structures_survive_json():
     assert ComparisonTable.from_json(stored[1]) == table
 
 
+@pytest.mark.parametrize(
+    ("metric", "levels", "before", "collapsed"),
+    [
+        ("sampled/f1", (0.4, 0.1, 0.41), 0.3, (1,)),  # below half of the others
+        ("sampled/f1", (0.1, 0.1, 0.1), 0.3, (0, 1, 2)),  # below half of before training
+        ("sampled/f1", (0.1, 0.1, 0.1), None, ()),
+        ("calibration/brier", (0.4, 0.1, 0.41), 0.3, ()),  # lower is better
+    ],
+)
+def test_runs_that_collapsed(metric, levels, before, collapsed):
+    one = cell("grpo", seeds=(0, 1, 2))
+    values = {"grpo": {seed: (level,) for seed, level in enumerate(levels)}}
+    start = {} if before is None else {"demo": (before,)}
+    scores = Scores("places", metric, ("a",), values, start)
+    (table,) = compare(measured((one,), (0,), scores=(scores,))).tables
+    assert table.rows[0].collapsed == collapsed
+
+
 def test_a_baseline_that_is_no_cell_is_refused():
     with pytest.raises(CalibrantError, match="'rloo' is not among the cells; choose one of grpo, gcpo_bot, gcpo_cd"):
         compare(measured(CELLS, (0, 0, 0), baseline="rloo"))

@@ -11,14 +11,16 @@ from calibrant.compare.evaluations import Target, targets
 from calibrant.compare.folder import Folder
 from calibrant.compare.job import job_of
 from calibrant.compare.measure import measure_cell, measure_target
-from calibrant.compare.on_ray import require_ray, work_on_ray
+from calibrant.compare.on_ray import work_on_ray
 from calibrant.compare.plan import Planned, plan
 from calibrant.compare.settings import CompareSettings
 from calibrant.compare.work import work
 from calibrant.demo import POLICIES
 from calibrant.errors import CalibrantError
-from calibrant.files import write_json, write_text
+from calibrant.files import write_text
+from calibrant.ray_cluster import require_ray
 from calibrant.report import write_comparison
+from calibrant.report.comparison_files import save_comparison
 from calibrant.report.comparison_table import as_csv, as_latex, as_markdown, as_text
 from calibrant.report.published import as_lines, gains_here, published
 from calibrant.statistics.comparison import compare
@@ -70,7 +72,7 @@ def finish(compared: Comparison, planned: list[Planned]) -> Measurements:
     if compared.settings.ray is None:
         failed = work(jobs, compared.folder, side_by_side=side_by_side(compared), threads=compared.settings.threads)
     else:
-        failed = work_on_ray(jobs, compared.folder, compared.settings)
+        failed = work_on_ray(jobs, compared.folder, compared.settings, compared.settings.ray)
     return measure(compared, planned, failed)
 
 
@@ -126,15 +128,15 @@ def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, s
 def write(compared: Comparison, measurements: Measurements) -> tuple[str, list[Path]]:
     """Writes `comparison.json`, the table in four formats and the page; returns the table as text, and the paths."""
     table, out = compare(measurements), compared.folder.comparison
-    beside = [published(name) for name in compared.settings.beside or ()]
-    blocks = ["\n".join(as_lines(other, gains_here(table))) + "\n" for other in beside]
+    beside = compared.settings.beside or ()
+    blocks = ["\n".join(as_lines(published(name), gains_here(table))) + "\n" for name in beside]
     text = "\n".join([as_text(table), *blocks])
     paths = [
-        write_json(out, {"measurements": measurements.to_json(), "table": table.to_json()}),
+        save_comparison(out, measurements, table, beside),
         write_text(out.with_suffix(".txt"), text),
         write_text(out.with_suffix(".md"), as_markdown(table)),
         write_text(out.with_suffix(".tex"), as_latex(table)),
         write_text(out.with_suffix(".csv"), as_csv(table)),
-        write_comparison(compared.folder.path, beside),
+        write_comparison(compared.folder.path),
     ]
     return text, paths

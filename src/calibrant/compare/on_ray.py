@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +25,21 @@ from calibrant.compare.work import (
     interrupted_by_sigterm,
     start,
 )
-from calibrant.errors import CalibrantError, Stopped, reason
+from calibrant.errors import Stopped, reason
+from calibrant.ray_cluster import connected
 
 RETRIES = 10  # after deaths of nodes, per run
 PATIENCE = 120.0  # seconds for the lock of a process on a dead node to go
 GIGABYTE = 1_000_000_000
 
 
-def require_ray() -> None:
-    """Raises CalibrantError where Ray is not installed."""
-    if find_spec("ray") is None:
-        raise CalibrantError("option 'ray' needs Ray, which is not installed; pip install 'calibrant[ray]'")
+def work_on_ray(jobs: Sequence[Job], folder: Folder, settings: CompareSettings, address: str) -> dict[str, str]:
+    """As `work.work`, on the Ray cluster at an address."""
+    with connected(address) as ray:
+        return _work(ray, jobs, folder, settings)
 
 
-def work_on_ray(jobs: Sequence[Job], folder: Folder, settings: CompareSettings) -> dict[str, str]:
-    """As `work.work`, on a Ray cluster."""
-    import ray
-
-    try:
-        ray.init(address=settings.ray, log_to_driver=False)
-    except (ConnectionError, ValueError) as error:
-        raise CalibrantError(
-            f"no Ray cluster at '{settings.ray}' ({reason(error)}); give its address, or start one: ray start --head"
-        ) from None
-    try:
-        return _work(jobs, folder, settings)
-    finally:
-        ray.shutdown()
-
-
-def _work(jobs: Sequence[Job], folder: Folder, settings: CompareSettings) -> dict[str, str]:
-    import ray
-
+def _work(ray: Any, jobs: Sequence[Job], folder: Folder, settings: CompareSettings) -> dict[str, str]:
     memory = {} if settings.ray_memory is None else {"memory": settings.ray_memory * GIGABYTE}
     room: dict[str, Any] = {"num_cpus": settings.threads, "num_gpus": settings.ray_gpus, **memory}
     task = ray.remote(max_retries=RETRIES, **room)(run_job)
@@ -72,19 +54,17 @@ def _work(jobs: Sequence[Job], folder: Folder, settings: CompareSettings) -> dic
                 progress.show(list(tasks.values()))
                 for one in ended:
                     job = tasks.pop(one)
-                    if (said := _result(one)) is not None:
+                    if (said := _result(ray, one)) is not None:
                         failed[job.name] = said
                     progress.ended(job, said)
         except KeyboardInterrupt:
-            _stop(list(tasks))
+            _stop(ray, list(tasks))
             raise Stopped(STOPPED) from None
     return failed
 
 
-def _result(task: Any) -> str | None:
+def _result(ray: Any, task: Any) -> str | None:
     """Why a task failed, in one sentence; None where it did not."""
-    import ray
-
     try:
         said: str | None = ray.get(task)
     except ray.exceptions.RayError as error:
@@ -92,9 +72,7 @@ def _result(task: Any) -> str | None:
     return said
 
 
-def _stop(tasks: list[Any]) -> None:
-    import ray
-
+def _stop(ray: Any, tasks: list[Any]) -> None:
     print(STOPPING, file=sys.stderr)
     for force in (False, True):
         for task in tasks:

@@ -5,6 +5,7 @@ from typing import Any
 
 from calibrant.errors import CalibrantError
 from calibrant.options import COUNT, NOT_NEGATIVE, POSITIVE, Settings, option
+from calibrant.ray_cluster import ADDRESS
 
 OF_RUNS = ("method", "seed", "evaluation")
 """Options of training that a comparison sets itself, for each run."""
@@ -56,8 +57,8 @@ class CompareSettings(Settings):
     )
     ray: str | None = option(
         None,
-        "address of a Ray cluster, or auto: each run is a task with --threads CPUs, resumed elsewhere when its node "
-        "dies; --out has to be on storage that all nodes share",
+        f"{ADDRESS}: each run is a task with --threads CPUs, resumed elsewhere when its node dies; --out has to be on "
+        "storage that all nodes share",
         metavar="ADDRESS",
     )
     ray_gpus: float = option(0.0, "GPUs per run on the Ray cluster", limit=NOT_NEGATIVE)

@@ -1,17 +1,16 @@
 """The files of a comparison's directory that its page is drawn from, and the names that it shows."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from calibrant.errors import CalibrantError
-from calibrant.files import json_object
+from calibrant.files import json_object, write_json
 from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.evaluations import LABELS, SAMPLINGS, inside
 from calibrant.report.formats import plain
 from calibrant.report.reading import finite
-from calibrant.statistics.comparison import compare
 from calibrant.statistics.comparison_table import ComparisonTable, MetricTable
 from calibrant.statistics.measurements import Cell, Measurements
 
@@ -26,6 +25,7 @@ class ComparisonData:
     path: Path
     measured: Measurements
     table: ComparisonTable
+    beside: tuple[str, ...]  # names of published tables
 
     def evaluation(self, task: str, cell: str, seed: int) -> Path:
         """The folder with the evaluation of a trained model; an absent one if a name would leave the directory."""
@@ -41,15 +41,21 @@ class ComparisonData:
         return [(a, b) for a, b in zip(x, y, strict=False) if not math.isnan(a + b)]
 
 
+def save_comparison(file: Path, measured: Measurements, table: ComparisonTable, beside: Sequence[str] = ()) -> Path:
+    """Writes `comparison.json` and returns its path."""
+    content = {"measurements": measured.to_json(), "table": table.to_json(), "beside": list(beside)}
+    return write_json(file, content)
+
+
 def load_comparison(directory: str | Path) -> ComparisonData:
     """Reads `comparison.json`; raises CalibrantError where there is none, or one that is damaged."""
     path = Path(directory)
     if not (path / FILE).is_file():
         raise CalibrantError(f"'{path}' has no {FILE}; run calibrant compare with --out {path} to its end")
-    content = json_object((path / FILE).read_bytes())
+    content = json_object((path / FILE).read_bytes()) or {}
     try:
-        measured = Measurements.from_json((content or {})["measurements"])
-        return ComparisonData(path, measured, compare(measured))
+        measured, table = Measurements.from_json(content["measurements"]), ComparisonTable.from_json(content["table"])
+        return ComparisonData(path, measured, table, tuple(content["beside"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CalibrantError(
             f"'{path / FILE}' is damaged; run calibrant compare with --out {path} again, which writes it anew"

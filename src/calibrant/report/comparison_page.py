@@ -22,13 +22,13 @@ from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
 from calibrant.report.page import Page, Plot, Section, Table, write_page
-from calibrant.report.published import Here, Published, gains_here
+from calibrant.report.published import Here, Published, gains_here, published
 from calibrant.statistics.comparison_table import MetricTable, Row
 
 AUC, ACCURACY = "calibration/correctness_auc", "sampled/accuracy"
 
 
-def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) -> Path:
+def write_comparison(directory: str | Path) -> Path:
     """Writes `comparison.html` into the directory of a comparison, beside published tables, and returns its path."""
     data = load_comparison(directory)
     main = main_tables(data.table)
@@ -40,7 +40,10 @@ def write_comparison(directory: str | Path, beside: Sequence[Published] = ()) ->
         facts=facts(data),
         options={cell.name: dict(cell.options) for cell in data.measured.cells},
         versions=versions(),
-        sections=[*_sections(data, main), *(_beside(table, gains_here(data.table)) for table in beside)],
+        sections=[
+            *_sections(data, main),
+            *(_beside(table, gains_here(data.table)) for table in map(published, data.beside)),
+        ],
         files="comparison.json, evaluations/",
         notes=[f"{cell.name} failed with {_reasons(cell.failed)}" for cell in data.measured.cells if cell.failed],
     )

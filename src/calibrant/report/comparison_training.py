@@ -20,7 +20,7 @@ from calibrant.report.comparison_files import ComparisonData, metric_label, seri
 from calibrant.report.comparison_table import cost_rows
 from calibrant.report.formats import DASH, plain
 from calibrant.report.page import Plot, Section, Table
-from calibrant.statistics.comparison_table import Cost, MetricTable, Row
+from calibrant.statistics.comparison_table import Cost, MetricTable
 from calibrant.statistics.measurements import Cell
 
 PANELS = 3  # side by side
@@ -161,17 +161,15 @@ def _sweep_plots(data: ComparisonData, option: str, table: MetricTable, first: b
     label, marks = metric_label(table.metric), palette(finals, _baseline_series(data, option))
     uri = figures.data_uri([against(option, finals, marks, label)], size(8, marks))
     yield Plot(f"{where}, against {name}", uri, caption, wide=True)
-    collapses = {row.cell: list(map(float, collapsed(row))) for row in table.rows if first and row.before}
+    collapses = {row.cell: [float(seed in row.collapsed) for seed in row.by_seed] for row in table.rows if first}
     if any(any(values) for values in collapses.values()):
         shares = _sweep(data, option, collapses)
         draw = against(option, shares, marks, "share of runs", share=True)
-        caption = "Runs that end below half of their value before training. Look for the method that breaks last."
+        caption = (
+            "Runs that end below half of their value before training, or of the median over seeds. Look for the "
+            "method that breaks last."
+        )
         yield Plot(f"Collapsed runs by {where}", figures.data_uri([draw], size(6, marks)), caption, wide=True)
-
-
-def collapsed(row: Row) -> list[bool]:
-    """Per seed, whether a run ended below half of the value before training; nothing without that value."""
-    return [value < row.before / 2 for value in row.by_seed.values()] if row.before else []
 
 
 def _sweep(data: ComparisonData, option: str, values: Mapping[str, Sequence[float]]) -> Sweep:

@@ -1,16 +1,12 @@
 """What a comparison shows, in sentences: a verdict per cell, and what limits a table."""
 
-import re
 from collections.abc import Iterable
-from statistics import median
 
 from calibrant.report.formats import p_value
 from calibrant.statistics.comparison_table import CellSummary, ComparisonTable, Gain, MetricTable, Row
+from calibrant.statistics.measurements import lower_is_better
 
 LEVEL = 0.05
-LOWER_IS_BETTER = re.compile(r"(^|[/_])(brier|ece|calibration_error|perplexity|loss)([/_]|$)")
-"""Metrics whose name has one of these parts are better when they are lower; all others when they are higher."""
-
 
 LEGEND = (
     "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind (too wide "
@@ -27,15 +23,6 @@ def number(value: float) -> str:
     ('0.414', '-4e-05', '0.000', '12.000')
     """
     return f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.0e}"
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a lower value of a metric is better.
-
-    >>> lower_is_better("calibration/ece_equal_width_15"), lower_is_better("sampled/f1")
-    (True, False)
-    """
-    return LOWER_IS_BETTER.search(metric.lower()) is not None
 
 
 def verdict(row: Row, table: MetricTable) -> str:
@@ -112,8 +99,7 @@ def metric_notes(table: MetricTable) -> list[str]:
         notes.append("One value per run: intervals are for new seeds, not for new prompts.")
     if any(len(row.by_seed) == 2 for row in table.rows):
         notes.append(TWO_SEEDS)
-    collapsed = {} if lower_is_better(table.metric) else {row.cell: _collapsed(row) for row in table.rows}
-    if names := [f"{cell} (seed {', '.join(seeds)})" for cell, seeds in collapsed.items() if seeds]:
+    if names := [f"{row.cell} (seed {', '.join(map(str, row.collapsed))})" for row in table.rows if row.collapsed]:
         notes.append(COLLAPSED.format("; ".join(names)))
     if table.rows and not any(row.gain for row in table.rows):
         notes.append("No gains: there is no other cell with values to compare with.")
@@ -124,15 +110,9 @@ TWO_SEEDS = "With two seeds the interval rests on one or two degrees of freedom;
 
 
 COLLAPSED = (
-    "Below half of the other seeds or of the value before training: {}. Where runs collapse, intervals cover less than "
-    "95% (in simulations 86% to 92% with three seeds); count such runs."
+    "Below half of the median over seeds or of the value before training: {}. Where runs collapse, intervals cover "
+    "less than 95% (in simulations 86% to 92% with three seeds); count such runs."
 )
-
-
-def _collapsed(row: Row) -> list[str]:
-    """Seeds whose value is below half of the cell's median or of the value before training."""
-    usual = max(median(row.by_seed.values()), row.before or 0.0)
-    return [str(seed) for seed, value in row.by_seed.items() if value < usual / 2]
 
 
 def _stability(rows: Iterable[Row]) -> list[str]:

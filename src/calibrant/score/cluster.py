@@ -1,19 +1,19 @@
 """Scores units on the nodes of a Ray cluster."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject, write_with
+from calibrant.ray_cluster import connected
 from calibrant.score.pools import Result
 from calibrant.score.settings import ScoreSettings
 from calibrant.score.units import PartlyScored, UnitScorer
@@ -22,37 +22,26 @@ from calibrant.text.inputs import Readers, TextGroups
 _scorer: UnitScorer | None = None  # of this worker process
 
 
+@contextmanager
+def cluster(address: str, scorer: UnitScorer) -> Iterator["Cluster"]:
+    """The nodes of the Ray cluster at an address, as a pool."""
+    with connected(address) as ray:
+        yield Cluster(ray, scorer.settings, scorer)
+
+
 class Cluster:
     """The nodes of a Ray cluster, each with calibrant installed: a task per unit, and an actor that holds the models.
 
     Shards come back as bytes, so that the nodes need not share a file system. What a lost node had is scored again.
     """
 
-    def __init__(self, settings: ScoreSettings, scorer: UnitScorer):
-        ray = _ray()
-        self.started = not ray.is_initialized()
-        try:
-            ray.init(None if settings.ray == "local" else settings.ray, ignore_reinit_error=True, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CalibrantError(
-                f"no Ray cluster at '{settings.ray}' ({reason}); start one with `ray start --head`, or give --ray local"
-            ) from None
+    def __init__(self, ray: Any, settings: ScoreSettings, scorer: UnitScorer):
         self.ray = ray
         self.size = max(int(ray.cluster_resources().get("CPU", 1)), 1)
         self.settings = ray.put(settings)
         self.task = ray.remote(max_retries=-1)(_work)
         if scorer.with_models():
             scorer.readers = scorer.cached(_remote_readers(ray, settings, scorer))
-
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.started:
-            self.ray.shutdown()
 
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """As `Pool.submit`."""
@@ -68,15 +57,6 @@ class Cluster:
             return summary
 
         return result
-
-
-def _ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise CalibrantError("--ray needs Ray; install calibrant[ray]") from None
-    return ray
 
 
 def _work(settings: ScoreSettings, unit: pa.Table, part: PartlyScored, suffix: str | None) -> tuple[JsonObject, bytes]:

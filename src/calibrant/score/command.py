@@ -13,14 +13,16 @@ import pyarrow as pa
 
 from calibrant.errors import CalibrantError, Stopped
 from calibrant.files import JsonObject, locked, versions
+from calibrant.ray_cluster import require_ray
+from calibrant.rollouts.files import HINTS
 from calibrant.rollouts.formats import Layout, layout_of, rollouts_of
 from calibrant.rollouts.sources import Source, find_sources
 from calibrant.rollouts.units import FILE, ROW, GroupsLieApart, check_prompts, in_order, partitioned
-from calibrant.score.cluster import Cluster
+from calibrant.score.cluster import cluster
 from calibrant.score.methods import States
-from calibrant.score.pools import Processes, Result
+from calibrant.score.pools import Result, processes
 from calibrant.score.settings import ScoreSettings
-from calibrant.score.shards import Shards
+from calibrant.score.shards import SINGLE, Shards
 from calibrant.score.summary import Summary
 from calibrant.score.units import PartlyScored, UnitScorer
 
@@ -41,13 +43,14 @@ class ScoredFile(NamedTuple):
 def check_options(settings: ScoreSettings) -> None:
     """Raises CalibrantError for options that contradict each other, before anything is read."""
     out = Path(settings.out or "folder")
-    other = out.is_dir() if out.suffix else out.is_file()
-    if out.suffix not in (".parquet", ".jsonl", "") or other:
+    if out.is_dir() if out.suffix in SINGLE else out.is_file() or out.suffix in HINTS:
         raise CalibrantError(
             f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl, or give a folder"
         )
     if settings.ray and settings.jobs > 1:
         raise CalibrantError("a Ray cluster scores as many units at a time as it has processors; leave out --jobs")
+    if settings.ray:
+        require_ray()
     one = settings.mean_one or any(x is not None for x in (settings.alpha, settings.strength, settings.method_options))
     if settings.method is None and one:
         raise CalibrantError(
@@ -198,7 +201,8 @@ def _in_pool(scorer: UnitScorer, units: Iterator[pa.Table], states: States, path
         result, rows, after = waiting.popleft()
         add(rows, Summary.read(result()), after)
 
-    with Cluster(scorer.settings, scorer) if scorer.settings.ray else Processes(scorer.settings) as pool:
+    address = scorer.settings.ray
+    with cluster(address, scorer) if address else processes(scorer.settings) as pool:
         for number, unit in enumerate(units, first):
             part = scorer.apply(scorer.groups(unit), ordered, states) if ordered else PartlyScored({}, {})
             waiting.append((pool.submit(unit, part, path(number)), len(unit), dict(states)))

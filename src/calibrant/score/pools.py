@@ -3,12 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import pyarrow as pa
@@ -25,18 +25,22 @@ _scorer: UnitScorer | None = None  # of this worker process
 
 
 class Pool(Protocol):
-    """A context manager that scores units; models stay with the process that reads."""
+    """Scores units; models stay with the process that reads."""
 
     size: int  # units that are scored at a time
 
-    def __enter__(self) -> "Pool": ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """Starts scoring a unit with the methods that need no order; the file `out` is written before it ends."""
+
+
+@contextmanager
+def processes(settings: ScoreSettings) -> Iterator["Processes"]:
+    """Processes of this machine, as a pool; they are ended with it."""
+    pool = Processes(settings)
+    try:
+        yield pool
+    finally:
+        pool.pool.shutdown(cancel_futures=True)
 
 
 class Processes:
@@ -47,14 +51,6 @@ class Processes:
         context.set_forkserver_preload(["calibrant.score.units"])
         self.size = settings.jobs
         self.pool = ProcessPoolExecutor(settings.jobs, context, _start, (settings,))
-
-    def __enter__(self) -> "Processes":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.pool.shutdown(cancel_futures=True)
 
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """As `Pool.submit`."""

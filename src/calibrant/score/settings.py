@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from calibrant import options
 from calibrant.options import COUNT, TextOptions, WeightOptions, option
+from calibrant.ray_cluster import ADDRESS
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class ScoreSettings(WeightOptions, TextOptions):
     jobs: int = option(1, "number of processes", limit=COUNT)
     ray: str | None = option(
         None,
-        "Ray cluster whose nodes score: HOST:PORT, auto for the one that this machine belongs to, or local to start "
-        "one here (calibrant[ray])",
+        f"{ADDRESS}: its nodes score",
         metavar="ADDRESS",
     )

@@ -20,6 +20,7 @@ from calibrant.score.methods import States
 
 MANIFEST = "manifest.json"
 TEMPORARY = ("partitions", "embeddings.sqlite", "embeddings.sqlite-wal", "embeddings.sqlite-shm")
+SINGLE = (".parquet", ".jsonl")  # endings of one file in place of a folder
 FILES = ("part-*.parquet", "part-*.jsonl", "state-*.safetensors")
 
 
@@ -28,7 +29,7 @@ class Shards:
 
     def __init__(self, out: Path, identity: JsonObject):
         self.out = out
-        self.single = out.suffix in (".parquet", ".jsonl")
+        self.single = out.suffix in SINGLE
         self.suffix = out.suffix if self.single else ".parquet"
         self.folder = out.with_name(f".{out.name}.parts") if self.single else out
         self.manifest: JsonObject = {**identity, "partitioned": False, "complete": False, "shards": []}

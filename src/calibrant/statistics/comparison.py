@@ -7,6 +7,7 @@ none, and for new prompts alone where a cell has one seed.
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from calibrant.statistics.comparison_table import (
 )
 from calibrant.statistics.corrections import holm
 from calibrant.statistics.gains import Array, components, difference
-from calibrant.statistics.measurements import Cell, Measurements, Scores
+from calibrant.statistics.measurements import Cell, Measurements, Scores, lower_is_better
 from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, gain_test, seeds_needed
 
 SAME_COST = {"updates": 1.0, "samples": 1.0, "seconds": 1.1}
@@ -94,7 +95,14 @@ def _table(scores: Scores, measurements: Measurements) -> MetricTable:
         kept &= np.isfinite(array).all(0)
     values = {name: array[:, kept] for name, array in values.items()} if kept.any() else {}
     rows = [
-        _row(cell, tuple(by_seed[cell.name]), values, _before(cell, scores, kept), reference_of(cell, measurements))
+        _row(
+            cell,
+            dict(zip(by_seed[cell.name], values[cell.name].mean(1).tolist(), strict=True)),
+            values,
+            _before(cell, scores, kept),
+            reference_of(cell, measurements),
+            falls=not lower_is_better(scores.metric),
+        )
         for cell in measurements.cells
         if cell.name in values
     ]
@@ -121,18 +129,32 @@ def _by_seed(scores: Scores, cell: str) -> dict[int, tuple[float, ...]]:
     return {seed: row for seed, row in rows if any(map(math.isfinite, row))}
 
 
-def _row(cell: Cell, seeds: tuple[int, ...], values: Mapping[str, Array], before: float | None, against: str) -> Row:
+def _row(
+    cell: Cell,
+    by_seed: Mapping[int, float],
+    values: Mapping[str, Array],
+    before: float | None,
+    against: str,
+    *,
+    falls: bool,  # whether a run can collapse: lower is worse
+) -> Row:
     mine = values[cell.name]
     means, compared = mine.mean(1), against != cell.name and against in values
     return Row(
         cell.name,
-        dict(zip(seeds, means.tolist(), strict=True)),
+        by_seed,
         float(means.mean()),
         float(means.std(ddof=1)) if len(means) > 1 else None,
         before,
+        _collapsed(by_seed, before) if falls else (),
         _gain(against, mine, values[against]) if compared else None,
         _stability(means, values[against].mean(1)) if compared else None,
     )
+
+
+def _collapsed(by_seed: Mapping[int, float], before: float | None) -> tuple[int, ...]:
+    usual = max(median(by_seed.values()), before or 0.0)
+    return tuple(seed for seed, value in by_seed.items() if value < usual / 2)
 
 
 def _before(cell: Cell, scores: Scores, kept: NDArray[np.bool_]) -> float | None:

@@ -68,6 +68,7 @@ class Row:
     mean: float
     deviation: float | None  # sample deviation over seeds (n - 1); None with one
     before: float | None  # before training
+    collapsed: tuple[int, ...]  # seeds that ended below half of `before`, or of the median over seeds if that is higher
     gain: Gain | None  # None for a baseline
     stability: Stability | None
 
@@ -129,6 +130,7 @@ def _row(data: JsonObject) -> Row:
         **data
         | {
             "by_seed": by_seed(data["by_seed"]),
+            "collapsed": tuple(data["collapsed"]),
             "gain": Gain(**gain) if gain else None,
             "stability": Stability(**stability) if stability else None,
         }

@@ -1,6 +1,7 @@
 """What was measured in a comparison: per cell, seed and prompt, a value of each metric of each evaluation task."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,19 @@ JsonObject = dict[str, Any]
 
 Series = Mapping[str, Mapping[int, tuple[float, ...]]]
 """Cell -> seed -> values."""
+
+
+LOWER_IS_BETTER = re.compile(r"(^|[/_])(brier|ece|calibration_error|perplexity|loss)([/_]|$)")
+"""Metrics whose name has one of these parts are better when they are lower; all others when they are higher."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a lower value of a metric is better.
+
+    >>> lower_is_better("calibration/ece_equal_width_15"), lower_is_better("sampled/f1")
+    (True, False)
+    """
+    return LOWER_IS_BETTER.search(metric.lower()) is not None
 
 
 @dataclass(frozen=True)
