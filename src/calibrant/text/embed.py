@@ -43,13 +43,18 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """L2-normalised embeddings `[B, D]` of B texts, float32 on the CPU; empty texts are embedded like others."""
-        distinct = sorted(set(texts))
-        if not distinct:
+        batches = self.batches(texts)
+        if not batches:
             return torch.zeros(0, self.model.get_embedding_dimension() or 0)
         options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-        vectors = self.model.encode(distinct, batch_size=self.batch_size, **options)
-        row = {text: i for i, text in enumerate(distinct)}
+        vectors = torch.cat([self.model.encode(batch, batch_size=self.batch_size, **options) for batch in batches])
+        row = {text: i for i, text in enumerate(text for batch in batches for text in batch)}
         return vectors.float().cpu()[[row[text] for text in texts]]
+
+    def batches(self, texts: Sequence[str]) -> list[list[str]]:
+        """The distinct texts by forward pass, the longest first; a batch embedded alone gives the same bits."""
+        distinct = sorted(set(texts), key=lambda text: (-len(text), text))
+        return [distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
 
 
 @cache

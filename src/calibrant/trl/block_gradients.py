@@ -8,7 +8,7 @@ from calibrant.gradients.block import block_gram, check_block
 from calibrant.policy.block import BlockInputs
 from calibrant.policy.casts import weights_cast_once
 from calibrant.trl.config import CalibratedGRPOConfig
-from calibrant.trl.passes import Batch, local_rows
+from calibrant.trl.passes import Batch, whole_groups
 
 TOKENS = ("prompt_ids", "prompt_mask", "completion_ids")
 
@@ -39,9 +39,10 @@ class BlockGradients:
         batch = {name: output[name] for name in TOKENS} | {"completion_mask": mask}
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
             return self._gram(model, batch, size, inputs)
-        batch = {name: self._gathered(rows) for name, rows in batch.items()}
-        everywhere = None if inputs is None else self._gathered_inputs(inputs)
-        return local_rows(self._gram(model, batch, size, everywhere), len(mask), self.accelerator)
+        rows, own = whole_groups(len(mask), size, self.accelerator)
+        batch = {name: self._gathered(values)[rows] for name, values in batch.items()}
+        everywhere = None if inputs is None else self._gathered_inputs(inputs, rows)
+        return self._gram(model, batch, size, everywhere)[own]
 
     def _gram(self, model: nn.Module, batch: Batch, size: int, inputs: BlockInputs | None) -> Tensor:
         """`[B, G]` of whole groups."""
@@ -54,8 +55,8 @@ class BlockGradients:
         gathered: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(rows, dim=1))
         return gathered
 
-    def _gathered_inputs(self, inputs: BlockInputs) -> BlockInputs:
-        """Those of the rows of all processes, each row with its own copy of its prompt's."""
+    def _gathered_inputs(self, inputs: BlockInputs, rows: slice = slice(None)) -> BlockInputs:
+        """Those of some rows of all processes, each row with its own copy of its prompt's."""
         prompts, where = inputs.prompts[inputs.which], inputs.where[inputs.which]
-        prompts, where, rollouts = (self._gathered(rows) for rows in (prompts, where.long(), inputs.rollouts))
+        prompts, where, rollouts = (self._gathered(x)[rows] for x in (prompts, where.long(), inputs.rollouts))
         return BlockInputs(prompts, where.bool(), where.new_ones(len(where)).cumsum(0) - 1, rollouts)

@@ -12,7 +12,7 @@ from calibrant.policy import logps_in_chunks
 from calibrant.policy.head import Head, find_head, model_name
 from calibrant.signals import head_gram_from_weight
 from calibrant.trl.config import CalibratedGRPOConfig
-from calibrant.trl.passes import Batch, local_rows
+from calibrant.trl.passes import Batch, whole_groups
 
 EXACT_VOCABULARY = 2**15
 """Largest vocabulary of which every column is taken where `head_gram_top` is None."""
@@ -46,8 +46,9 @@ class HeadGradients:
         if len(mask) % size == 0:  # every process has as many rows, so groups are whole on each
             return self._gram(model, states, ids, mask, size)
         gather, pad = self.accelerator.gather, self.accelerator.pad_across_processes
-        states, ids, every = (gather(pad(rows, dim=1)) for rows in (states, ids, mask))  # padding does not count
-        return local_rows(self._gram(model, states, ids, every, size), len(mask), self.accelerator)
+        rows, own = whole_groups(len(mask), size, self.accelerator)
+        states, ids, every = (gather(pad(x, dim=1))[rows] for x in (states, ids, mask))  # padding does not count
+        return self._gram(model, states, ids, every, size)[own]
 
     def _gram(self, model: nn.Module, states: Tensor, ids: Tensor, mask: Tensor, size: int) -> Tensor:
         """`[B, G]` of whole groups."""

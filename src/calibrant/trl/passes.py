@@ -77,6 +77,13 @@ def local_rows(gathered: Rows, count: int, accelerator: Accelerator) -> Rows:
     return gathered[start : start + count]
 
 
+def whole_groups(count: int, size: int, accelerator: Accelerator) -> tuple[slice, slice]:
+    """Rows of the groups of `size` that this process has a row of, among those of all, and its own among these."""
+    start = accelerator.process_index * count
+    first, last = start // size * size, -(-(start + count) // size) * size
+    return slice(first, last), slice(start - first, start - first + count)
+
+
 def merged(rows: Tensor, some: Pass, others: Pass) -> Pass:
     """One pass from that of some rows, boolean `[B]`, and that of all the others, which gets no gradient."""
     order = torch.cat([rows.nonzero()[:, 0], (~rows).nonzero()[:, 0]]).argsort()

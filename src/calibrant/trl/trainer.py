@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
@@ -23,6 +22,7 @@ from calibrant.text.inputs import TextGroups, VerdictFunction
 from calibrant.text.readers import load_readers
 from calibrant.trl.columns import DataRow, RolloutColumns, check_data, correctness, read_rows, settle_prompts
 from calibrant.trl.config import CalibratedGRPOConfig, check_kernel, complete
+from calibrant.trl.division import divided, gathered
 from calibrant.trl.functions import count_unextracted, extract, extractor, guarded_clusters, guarded_judge
 from calibrant.trl.model_card import policy_name, with_method
 from calibrant.trl.notices import ClusterNotices, WeightNotice
@@ -101,7 +101,7 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
         rewards = unrewarded if self._label_free else reward_funcs
         super().__init__(model, list(rewards) if isinstance(rewards, list) else rewards, args, *positional, **keywords)
         self._scorer = Scorer(
-            *(self.method, options, self._clock.readers(readers)),
+            *(self.method, options, self._clock.readers(divided(readers, self.accelerator))),
             meaning=args.meaning, cluster_text=args.cluster_text, strength=args.strength,
         )  # fmt: skip
         check_data(self.train_dataset)
@@ -213,15 +213,22 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
     def _gather_columns(self, rows: list[DataRow], sampled: Sampled, mode: str) -> RolloutColumns:
         """Columns of N * G values: what was asked, sampled, extracted and judged, each once per rollout and step."""
         self._taken |= sampled.logged
-        own = [
-            row._asdict() | columns | extract(self._extractor, columns["completion"])._asdict()
-            for row, columns in zip(rows, sampled.columns, strict=True)
-        ]
-        if self._judge and ("correct" in self._named or (mode == "train" and self.args.rollouts_dir != "")):
-            verdicts = self._judge([row["answer"] for row in own], [row["references"] for row in own])
-            own = [row | {"correct": verdict} for row, verdict in zip(own, verdicts, strict=True)]
-        gathered = gather_object(own)
-        columns = {name: [row[name] for row in gathered] for name in gathered[0]}
+        judge = self._judge
+        if "correct" not in self._named and (mode != "train" or self.args.rollouts_dir == ""):
+            judge = None
+
+        def read() -> list[dict[str, Any]]:
+            own = [
+                row._asdict() | columns | extract(self._extractor, columns["completion"])._asdict()
+                for row, columns in zip(rows, sampled.columns, strict=True)
+            ]
+            if judge is None:
+                return own
+            verdicts = judge([row["answer"] for row in own], [row["references"] for row in own])
+            return [row | {"correct": verdict} for row, verdict in zip(own, verdicts, strict=True)]
+
+        every = [row for own in gathered(read, self.accelerator) for row in own]
+        columns = {name: [row[name] for row in every] for name in every[0]}
         failed = count_unextracted(self._extractor, columns.pop("problem"))
         self._metrics[mode][self._free("batch/unextracted")].append(float(failed))
         return columns
