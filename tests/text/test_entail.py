@@ -160,7 +160,7 @@ def test_only_the_pairs_needed_are_asked_each_once_and_many_at_a_time(folder, mo
 
 def count_forwards(judge):
     rows = []
-    judge.model.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    judge.model.classifier.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     return rows
 
 
@@ -210,11 +210,13 @@ def test_batches_are_sorted_by_tokens(folder, monkeypatch, padding):
     expected = judge.matrix([ANSWERS])
     monkeypatch.setattr(entail, "CPU_PADDING", padding)
     other = EntailmentJudge(folder, device="cpu", batch_size=20)
+    other.flat = False
     widths = []
-    other.model.register_forward_pre_hook(
+    hook = other.model.register_forward_pre_hook(
         lambda _, __, kwargs: widths.append(kwargs["attention_mask"].sum(1).tolist()), with_kwargs=True
     )
     torch.testing.assert_close(other.matrix([ANSWERS]), expected, atol=1e-5, rtol=0)
+    hook.remove()  # judges share the model
     flat = [width for batch in widths for width in batch]
     assert flat == sorted(flat, reverse=True)
     assert flat[0] > flat[-1] + 10

@@ -11,6 +11,7 @@ from calibrant.errors import CalibrantError
 from calibrant.signals.clusters import clusters_by
 from calibrant.statistics.counted import check_count
 from calibrant.text.classifier import label_columns, load_classifier, maximum_length
+from calibrant.text.flat_pairs import can_be_flat, flat_logits
 
 Pair = tuple[str | None, str | None]
 Probabilities = tuple[float, float, float]  # contradiction, neutral, entailment
@@ -37,7 +38,8 @@ class EntailmentJudge:
         device: when None the accelerator, else the CPU.
         dtype: a torch floating type or its name, such as "bfloat16"; float32 when None, whatever the checkpoint has,
             because lower precision shifts results across the threshold.
-        batch_size: maximum pairs per forward pass, sorted by length; on a CPU smaller where that saves padding.
+        batch_size: maximum pairs per forward pass, sorted by length. On a CPU pairs are computed without padding, or
+            in smaller batches where that saves padding, if the model is none of `flat_pairs.FAMILIES`.
         max_length: maximum tokens per pair; the longer text is truncated. The maximum of the model and its tokenizer
             when None.
         cache_size: maximum number of cached results; the least recently used is dropped first.
@@ -65,6 +67,7 @@ class EntailmentJudge:
         self.device: torch.device = self.model.device
         self.columns = label_columns(self.model.config.id2label, model)
         self.max_length = maximum_length(self.tokenizer, self.model, max_length)
+        self.flat = self.device.type == "cpu" and can_be_flat(self.model)
         self.pairs_judged = 0
         self._cache: OrderedDict[Pair, Probabilities] = OrderedDict()
 
@@ -155,7 +158,7 @@ class EntailmentJudge:
             return []
         cut, length = self._truncated(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = [sum(length[text] for text in pair) for pair in pairs]
-        padding = CPU_PADDING if self.device.type == "cpu" else None
+        padding = CPU_PADDING if self.device.type == "cpu" and not self.flat else None
         batches = _batches([min(n, self.max_length or n) for n in tokens], self.batch_size, padding)
         sorted_rows = torch.cat([self._forward([[cut[text] for text in pairs[k]] for k in batch]) for batch in batches])
         rows = torch.empty_like(sorted_rows, device="cpu")
@@ -180,8 +183,12 @@ class EntailmentJudge:
     def _forward(self, pairs: list[list[str]]) -> Tensor:
         premises, hypotheses = ([pair[side] for pair in pairs] for side in (0, 1))
         options = {"truncation": "longest_first", "max_length": self.max_length} if self.max_length else {}
-        batch = self.tokenizer(premises, hypotheses, padding=True, return_tensors="pt", **options)
-        p = self.model(**batch.to(self.device)).logits.float().softmax(-1)
+        if self.flat:
+            logits = flat_logits(self.model, self.tokenizer(premises, hypotheses, **options))
+        else:
+            batch = self.tokenizer(premises, hypotheses, padding=True, return_tensors="pt", **options)
+            logits = self.model(**batch.to(self.device)).logits
+        p = logits.float().softmax(-1)
         return torch.cat([p, torch.zeros_like(p[:, :1])], dim=1)[:, self.columns]
 
 

@@ -1,0 +1,91 @@
+"""Classifies pairs of texts without padding: the tokens of all pairs stand in one row.
+
+Layers that treat each token by itself see no padding, and large matrix products, which suits a CPU. Attention is
+computed for all pairs of one length together. After the attention of the last layer only the first token of each pair
+is computed, because these classifiers read nothing else. Probabilities differ by rounding from those of padded rows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BatchEncoding, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Types of models whose layers are those of BERT and whose classifier reads the first token alone."""
+
+Run = tuple[int, int]  # tokens per pair, and how many pairs in a row have as many
+
+
+def can_be_flat(model: PreTrainedModel) -> bool:
+    """Whether pairs in one row get the logits of a classifier that they get in rows of their own."""
+    config = model.config
+    return config.model_type in FAMILIES and config._attn_implementation == "sdpa" and not config.is_decoder
+
+
+def flat_logits(model: PreTrainedModel, encoded: BatchEncoding) -> Tensor:
+    """Logits `[B, L]` of B tokenised pairs without padding, which are best sorted by length."""
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    first_position = getattr(model.base_model.embeddings, "padding_idx", -1) + 1  # RoBERTa begins after its padding
+    inputs = {
+        name: torch.tensor([[token for row in encoded[name] for token in row]], device=model.device)
+        for name in ("input_ids", "token_type_ids")
+        if name in encoded
+    }
+    positions = torch.cat([torch.arange(length) for length in lengths])[None] + first_position
+    starts = torch.tensor([0, *accumulate(lengths[:-1])], device=model.device)
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+    with _first_tokens(model, starts):
+        logits: Tensor = model(**inputs, position_ids=positions.to(model.device), pair_runs=runs).logits
+    return logits
+
+
+@contextmanager
+def _first_tokens(model: PreTrainedModel, starts: Tensor) -> Iterator[None]:
+    """Computes the last layer after its attention for the tokens at `starts` alone: `[B, 1, D]`, a row per pair."""
+    last = model.base_model.encoder.layer[-1]
+    handles = [
+        last.attention.output.register_forward_pre_hook(lambda _, inputs: tuple(x[:, starts] for x in inputs)),
+        last.output.register_forward_hook(lambda _module, _inputs, output: output.transpose(0, 1)),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run], scaling: float | None) -> Tensor:
+    """Attention `[1, T, H, D]` of queries `[1, H, T, D]`, within each pair."""
+    output = query.new_empty(query.transpose(1, 2).shape)
+    start = 0
+    for length, count in runs:
+        tokens = slice(start, start + length * count)
+        q, k, v = (x[0, :, tokens].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
+        rows = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
+        output[0, tokens] = rows.transpose(1, 2).flatten(0, 1)
+        start = tokens.stop
+    return output
+
+
+def _or_attend(usual: Callable[..., Any]) -> Callable[..., Any]:
+    """An attention function of transformers that attends within pairs where it is given their lengths."""
+
+    @wraps(usual)
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *arguments: object,
+        pair_runs: Sequence[Run] | None = None, **keywords: Any,
+    ) -> Any:  # fmt: skip
+        if pair_runs is None:
+            return usual(module, query, key, value, attention_mask, *arguments, **keywords)
+        return attend(query, key, value, pair_runs, keywords.get("scaling")), None
+
+    return attention
+
+
+ALL_ATTENTION_FUNCTIONS.register("sdpa", _or_attend(ALL_ATTENTION_FUNCTIONS["sdpa"]))
