@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from builders_comparison import IDS, make_comparison, make_sweep
@@ -151,8 +152,11 @@ def test_the_command_draws_a_comparison_again_published_tables_included(
 ) -> None:
     drawn = (folder / "comparison.html").read_bytes()
     (folder / "comparison.html").unlink()
-    assert main(["report", str(folder)]) == 0
+    assert main(["report", str(folder), "--images", str(folder / "images")]) == 0
     assert (folder / "comparison.html").read_bytes() == drawn
+    images = sorted((folder / "images").iterdir())
+    assert len(images) == drawn.count(b"<img ") and images[0].name.startswith("01-")
+    assert all(ElementTree.parse(image).getroot().tag.endswith("svg") for image in images)
     assert capsys.readouterr().out.strip().endswith("comparison.html")
 
 

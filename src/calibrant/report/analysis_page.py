@@ -36,7 +36,7 @@ NOTES = {
 }
 
 
-def write_analysis_report(path: str | Path) -> Path:
+def write_analysis_report(path: str | Path, images: Path | None = None) -> Path:
     """Writes `report.html` into the directory of an analysis and returns its path."""
     analysis = Analysis(Path(path))
     config = analysis.options()
@@ -61,7 +61,7 @@ def write_analysis_report(path: str | Path) -> Path:
         sections=list(_sections(analysis, results)),
         files="config.yaml, analysis.json, groups.jsonl",
     )
-    return write_page(analysis.report, page)
+    return write_page(analysis.report, page, images)
 
 
 def _gradient_of(results: JsonObject) -> str:

@@ -28,7 +28,7 @@ from calibrant.statistics.comparison_table import MetricTable, Row
 AUC, ACCURACY = "calibration/correctness_auc", "sampled/accuracy"
 
 
-def write_comparison(directory: str | Path) -> Path:
+def write_comparison(directory: str | Path, images: Path | None = None) -> Path:
     """Writes `comparison.html` into the directory of a comparison, beside published tables, and returns its path."""
     data = load_comparison(directory)
     main = main_tables(data.table)
@@ -47,7 +47,7 @@ def write_comparison(directory: str | Path) -> Path:
         files="comparison.json, evaluations/",
         notes=[f"{cell.name} failed with {_reasons(cell.failed)}" for cell in data.measured.cells if cell.failed],
     )
-    return write_page(data.path / "comparison.html", page)
+    return write_page(data.path / "comparison.html", page, images)
 
 
 def _reasons(failed: Mapping[int, str]) -> str:

@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from calibrant.files import write_text
+from calibrant.files import write_text, write_with
 from calibrant.report.formats import plain
 
 HERE = Path(__file__).parent
@@ -97,9 +98,34 @@ class Page:
     browser: Browser | None = None
 
 
-def write_page(path: Path, page: Page) -> Path:
-    """Writes a page atomically and returns its path; lone surrogates become question marks."""
+def write_page(path: Path, page: Page, images: Path | None = None) -> Path:
+    """Writes a page atomically and returns its path; lone surrogates become question marks.
+
+    With `images`, its figures are written into that folder too, each as an SVG file.
+    """
+    if images:
+        for number, plot in enumerate(_plots(page), 1):
+            _write_image(images / f"{number:02d}-{_file_name(plot.title)}.svg", plot)
     return write_text(path, render(page).encode("utf-8", "replace").decode("utf-8"))
+
+
+def _plots(page: Page) -> Iterator[Plot]:
+    for section in page.sections:
+        yield from section.plots
+
+
+def _write_image(path: Path, plot: Plot) -> None:
+    content = base64.b64decode(plot.uri.partition(",")[2])
+    write_with(path, lambda file: file.write_bytes(content))
+
+
+def _file_name(title: str) -> str:
+    """A title in lower case, with hyphens for all but letters and digits.
+
+    >>> _file_name("F1, sampled, on places")
+    'f1-sampled-on-places'
+    """
+    return "-".join(re.findall(r"[a-z0-9]+", title.lower()))[:80]
 
 
 def render(page: Page) -> str:

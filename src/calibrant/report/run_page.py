@@ -18,7 +18,7 @@ from calibrant.report.page import Page, Plot, Section, Table, write_page
 from calibrant.report.reading import RunData, load_run
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run_dir: str | Path, images: Path | None = None) -> Path:
     """Writes `report.html` into a run directory, whether the run has ended or not, and returns its path."""
     run = load_run(run_dir)
     page = Page(
@@ -34,7 +34,7 @@ def write_report(run_dir: str | Path) -> Path:
         notes=run.notes,
         browser=browser(run),
     )
-    return write_page(run.path / "report.html", page)
+    return write_page(run.path / "report.html", page, images)
 
 
 def write_picture(run_dir: str | Path, path: str | Path) -> Path:
