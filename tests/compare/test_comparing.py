@@ -70,6 +70,22 @@ def test_finished_runs_have_no_checkpoints_and_are_not_run_again(compared, capsy
     assert "to do: 0 of 3 runs and evaluations before training" in capsys.readouterr().out
 
 
+def test_what_is_finished_so_far_can_be_compared(compared, tmp_path, capsys):
+    part = shutil.copytree(compared, tmp_path / "part")
+    more = ["compare", "--methods", "grpo", "gcpo_cd,alpha=0.3", "rloo", *SMALL, "--seeds", "0", "1"]
+    with locked(part):  # by the comparison that makes the others
+        assert main([*more, "--out", str(part), "--finished"]) == 0
+    assert "to do: 4 of 7" in capsys.readouterr().out
+    table = read(part)["table"]
+    assert [(cell["name"], cell["seeds"]) for cell in table["cells"]] == [("grpo", [0]), ("gcpo_cd,alpha=0.3", [0])]
+    assert table["tables"] == read(compared)["table"]["tables"]
+    assert not (part / "runs" / "rloo").exists()
+    shutil.rmtree(part / "evaluations" / "places" / "grpo")
+    assert "no run of the baseline 'grpo' is finished" in refused(capsys, *more, "--out", str(part), "--finished")
+    empty = str(tmp_path / "empty")
+    assert "is trained and evaluated yet" in refused(capsys, *more, "--out", empty, "--finished")
+
+
 def test_the_table_and_the_page_are_written(compared):
     written = {file.name for file in compared.glob("comparison.*")}
     assert written == {f"comparison.{kind}" for kind in ("json", "txt", "md", "tex", "csv", "html")}

@@ -35,12 +35,19 @@ EXAMPLES = """examples:
 """
 
 
+OF_COMMAND = ("out", "config", "dry_run", "finished")  # options of the command line alone
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the comparison and of training."""
     parser.add_argument("--out", metavar="DIR", help="directory (default: runs/compare-TASK-MODEL)")
     parser.add_argument("--config", metavar="FILE", help="YAML file of options, with underscores in their names")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run", action="store_true", help="show the cells, what is there, and an estimate of time; run nothing"
+    )
+    instead.add_argument(
+        "--finished", action="store_true", help="compare the runs that are finished so far; run nothing"
     )
     add_arguments(parser, CompareSettings, without=("cells",))
     add_arguments(parser, TrainSettings, policy_defaults(), without=OF_RUNS)
@@ -48,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, evaluates and compares, and prints the table."""
-    own, training = split_options(vars(options), "")
+    own, training = split_options({k: v for k, v in vars(options).items() if k not in OF_COMMAND}, "")
     file = Config({}, {}, {})
     if options.config:
         file = read_config(options.config)
@@ -59,11 +66,15 @@ def run(options: argparse.Namespace) -> int:
     compared = command.comparison(settings, training, Path(options.out) if options.out else None)
     if options.dry_run:
         return _dry_run(compared, file.about)
-    with locked(compared.folder.path):
+    if options.finished:  # without the lock, which the comparison that makes the others holds
         planned = compared.plan()
         _print_plan(compared, planned)
-        measurements = command.finish(compared, planned)
-        text, paths = command.write(compared, measurements)
+        text, paths = command.write(compared, command.finished(compared, planned))
+    else:
+        with locked(compared.folder.path):
+            planned = compared.plan()
+            _print_plan(compared, planned)
+            text, paths = command.write(compared, command.finish(compared, planned))
     print(f"\n{text}", *(f"written: {path}" for path in paths), sep="\n")
     return 0
 
@@ -87,7 +98,7 @@ def read_config(path: str | Path) -> Config:
 
 def split_options(given: dict[str, object], origin: str) -> tuple[dict[str, object], dict[str, object]]:
     """Options of the comparison, and those of training, in their types."""
-    given = {name: value for name, value in given.items() if name not in ("out", "config", "dry_run")}
+    given = dict(given)
     of_comparison = {name: given.pop(name) for name in declared(CompareSettings) if name in given}
     if set_here := [name for name in OF_RUNS if name in given]:
         raise CalibrantError(f"option '{set_here[0]}'{origin} is set for each run; give methods and seeds")

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibrant.compare.cells import Cell, baseline_of, make_cells
@@ -74,6 +74,23 @@ def finish(compared: Comparison, planned: list[Planned]) -> Measurements:
     else:
         failed = work_on_ray(jobs, compared.folder, compared.settings, compared.settings.ray)
     return measure(compared, planned, failed)
+
+
+def finished(compared: Comparison, planned: list[Planned]) -> Measurements:
+    """What is measured so far; cells and seeds that are not finished are left out.
+
+    Raises CalibrantError where nothing is finished.
+    """
+    complete = [one for one in planned if one.complete]
+    if not any(one.run for one in complete):
+        raise CalibrantError(f"no run in '{compared.folder.path}' is trained and evaluated yet; leave out --finished")
+    names = {one.cell.name for one in complete if one.run}
+    if compared.baseline not in names:
+        others = ", ".join(sorted(names))
+        raise CalibrantError(
+            f"no run of the baseline '{compared.baseline}' is finished; give --baseline one of {others}"
+        )
+    return measure(replace(compared, cells=[cell for cell in compared.cells if cell.name in names]), complete, {})
 
 
 def side_by_side(compared: Comparison) -> int:
