@@ -10,6 +10,7 @@ from test_policy_inputs import TOKENS, Keeping, plain_forward, rows_of
 from test_trainer import arguments, train
 from transformers import AutoModelForCausalLM
 
+from calibrant.errors import CalibrantError
 from calibrant.policy.references import InitialReference, SlowReference
 from calibrant.tasks.places import TASK
 
@@ -105,13 +106,14 @@ def test_a_reference_under_autocast_reads_its_own_values(policy, half):
         assert torch.equal(model(ids).logits, moved)
 
 
-def test_a_sharded_policy_has_no_reference_but_the_base_of_an_adapter(policy, monkeypatch):
+def test_a_policy_in_parts_has_no_reference_but_the_base_of_an_adapter(policy):
     model = adapted(policy)
     for parameter in model.parameters():
         parameter.ds_id = 1
     assert InitialReference(model).values is None
-    with pytest.raises(ValueError, match="ZeRO-3 or FSDP shards"):
+    with pytest.raises(CalibrantError, match="ZeRO-3 or the first version of FSDP shards"):
         SlowReference(model)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="ZeRO-3 or FSDP shards"):
-        InitialReference(AutoModelForCausalLM.from_pretrained(policy))
+    whole = AutoModelForCausalLM.from_pretrained(policy)
+    with pytest.raises(CalibrantError, match="train with DDP, ZeRO-2 or fsdp_version: 2"):
+        InitialReference(whole, fsdp=1)
+    assert InitialReference(whole, fsdp=2).values is None and not SlowReference(whole, fsdp=2).values  # kept later

@@ -1,11 +1,13 @@
 """What the trainer supplies to methods from models: against a plain forward pass, and across a resume."""
 
 import copy
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from accelerate import DistributedType
 from test_trainer import arguments, f1_reward, same_bits, train
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
@@ -265,3 +267,15 @@ def test_clusters_and_entailment_from_an_nli_model(policy, questions, tmp_path, 
     assert asked == ["nli", ("strict", 0.5, 2, 4)]
     train(policy, questions, arguments(tmp_path / "b", method="grpo_kle", **judged))
     assert rows_of(tmp_path / "b").entropy_weight.eq(1).all()
+
+
+@pytest.mark.parametrize("name", ["head_gram", "block_gram"])
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_gradients_of_weights_in_parts_are_refused(policy, name, kind, tmp_path):
+    plugin = SimpleNamespace(fsdp_version=2)
+    accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    if kind == DistributedType.DEEPSPEED:
+        model.lm_head.weight.ds_id = 0  # as ZeRO-3 marks them
+    with pytest.raises(CalibrantError, match=f"'{name}' is read from weights that FSDP or ZeRO-3 spreads"):
+        PolicyInputs(model, arguments(tmp_path), accelerator, named=[name], tokenizer=None, per_token=None)

@@ -19,6 +19,7 @@ from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
 from calibrant.policy.prompts import Prompts
 from calibrant.policy.sampling import Sampler
+from calibrant.policy.sharded import is_sharded, largest
 
 Options = dict[str, Any]  # arguments of `generate`, by name
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -125,7 +126,7 @@ def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig
 
     It can for sampling and greedy search, one sequence per row, on a dynamic cache that `generate` makes itself, from
     `input_ids` and `attention_mask [B, P]` alone, with or without a `logits_processor`: not with images or any other
-    input, nor where processes share the weights, as each has to run as many passes as the others.
+    input, nor where ZeRO-3 or FSDP1 spread the weights over processes.
     """
     ids, mask = options.get("input_ids"), options.get("attention_mask")
     if not (isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.ndim == 2 and ids.shape == mask.shape):
@@ -136,8 +137,8 @@ def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig
         return None
     simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
     simple = simple and all(getattr(config, name, None) in values for name, values in PLAIN.items())
-    together = is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
-    return config if simple and not together and not model.config.is_encoder_decoder else None
+    spread = is_deepspeed_zero3_enabled() or (is_fsdp_managed_module(model) and not is_sharded(model))
+    return config if simple and not spread and not model.config.is_encoder_decoder else None
 
 
 def decode(
@@ -163,7 +164,10 @@ def decode(
     arguments = (model, input_ids, mask, draw, stopping_criteria, _padding(generation_config), prompts)
     if decoded is None:
         with decoding(model, prompts):
-            return _decode(*arguments)[0]
+            ids = _decode(*arguments)[0]
+        if is_sharded(model):
+            _wait_for_others(model, input_ids)
+        return ids
     head = find_head(model)
     with decoding(model, prompts), recording(head.module) as calls:
         ids, rows, logits = _decode(*arguments)
@@ -179,7 +183,10 @@ def _decode(
 ) -> tuple[Tensor, list[Tensor], Tensor]:  # fmt: skip
     """Completed rows; for each new token, the rows that got a pass; logits `[1, V]` of the first of them."""
     unfinished, first, passed = torch.ones_like(cache.rows, dtype=torch.bool), torch.empty(0), []
+    sharded = is_sharded(model)
     while True:
+        if sharded:
+            largest(1, ids.device)  # this process goes on
         rows = cache.rows
         logits = cache.next_logits(model, ids[rows], mask[rows])
         passed.append(rows)
@@ -194,6 +201,12 @@ def _decode(
             return ids, passed, first
         if kept.float().mean() <= 1 - DROPPED:
             cache.keep(kept.nonzero()[:, 0])
+
+
+def _wait_for_others(model: nn.Module, ids: Tensor) -> None:
+    """Runs short passes until no process goes on: each pass gathers the weights of all."""
+    while largest(0, ids.device):
+        model(input_ids=ids[:1, :1], use_cache=False, logits_to_keep=1)
 
 
 def _drawing(processor: LogitsProcessorList, config: GenerationConfig) -> Draw:

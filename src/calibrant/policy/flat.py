@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.policy.flat_attention import Block, PromptBlocks
-from calibrant.policy.head import Head, Recorded, run, text_config
+from calibrant.policy.head import ForwardPass, Head, Recorded, pass_states, text_config
 from calibrant.policy.packed import layer_types, packed_refusal
 from calibrant.policy.prompts import Prompts, Tokens
 from calibrant.policy.verify import NotShared
@@ -35,6 +35,14 @@ class Flat(NamedTuple):
 def flat_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
     """What the head reads to predict each completion token, `[B, T, D]`; of no meaning after the last token of a row.
 
+    Raises NotShared as `flat_pass`.
+    """
+    return pass_states(model, head, flat_pass(model, batch, prompts))
+
+
+def flat_pass(model: nn.Module, batch: Tokens, prompts: Prompts) -> ForwardPass:
+    """The pass over the flat sequence of a batch.
+
     Raises NotShared for padding elsewhere than before prompts and after completions, and for a model whose layers do
     not attend by the function that transformers registers.
     """
@@ -43,15 +51,15 @@ def flat_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -
     flat, config = flatten(batch, prompts), text_config(model)
     given = PromptBlocks(flat.blocks, flat.positions[0])
     nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=flat.ids.device)  # keeps the model from making a mask
-    types = layer_types(config)
-    result = run(
-        model, head, int(flat.last[0]), input_ids=flat.ids, position_ids=flat.positions, use_cache=False,
-        attention_mask=dict.fromkeys(types, nothing) if len(types) > 1 else nothing, prompt_blocks=given,
-    )  # fmt: skip
-    if len(given.layers) < config.num_hidden_layers:
-        raise NotShared("not all of its layers attend by the function that transformers registers")
-    states = result.states[0]
-    return result._replace(states=states[torch.cat([flat.last[:, None], flat.slots], dim=1)])
+    types, slots = layer_types(config), torch.cat([flat.last[:, None], flat.slots], dim=1)
+    inputs = {"input_ids": flat.ids, "position_ids": flat.positions, "use_cache": False, "prompt_blocks": given}
+    inputs["attention_mask"] = dict.fromkeys(types, nothing) if len(types) > 1 else nothing
+
+    def check() -> None:
+        if len(given.layers) < config.num_hidden_layers:
+            raise NotShared("not all of its layers attend by the function that transformers registers")
+
+    return ForwardPass(inputs, int(flat.last[0]), lambda states: states[0][slots], check)
 
 
 def flat_refusal(model: nn.Module) -> str | None:

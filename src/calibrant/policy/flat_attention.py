@@ -13,7 +13,6 @@ they are: so it is found again when gradient checkpointing runs a layer once mor
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -34,13 +33,17 @@ class Block(NamedTuple):
     where: Tensor | None  # [R, t], which are not filling; None: all
 
 
-@dataclass
 class PromptBlocks:
-    """What a pass over one sequence gives to its attention."""
+    """What a pass over one sequence gives to its attention; FSDP2 hands on copies of dataclasses and lists instead.
 
-    blocks: list[Block]
-    positions: Tensor  # [M]
-    layers: set[object] = field(default_factory=set)  # numbers of the layers that attended by them
+    Attributes:
+        positions: `[M]`.
+        layers: numbers of the layers that attended by the blocks.
+    """
+
+    def __init__(self, blocks: list[Block], positions: Tensor) -> None:
+        self.blocks, self.positions = blocks, positions
+        self.layers: set[object] = set()
 
 
 class _Attention(torch.autograd.Function):

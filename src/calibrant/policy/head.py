@@ -5,10 +5,10 @@ single position there. Log-probabilities come from those states afterwards, for 
 chunks that are computed again in the backward pass, so that no more than one chunk of logits is ever held.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,19 @@ class Recorded(NamedTuple):
     states: Tensor
     autocast: torch.dtype | None
     outputs: ModelOutput | None
+
+
+class ForwardPass(NamedTuple):
+    """One forward pass of a model over a batch.
+
+    `select` picks from the states of all tokens `[rows, L, D]` those that predict each completion token, `[B, T, D]`;
+    `check` raises NotShared after a pass that was not computed as asked for.
+    """
+
+    inputs: dict[str, Any]  # arguments of the model
+    column: int  # of the first row, which the head reads where its states are recorded
+    select: Callable[[Tensor], Tensor]
+    check: Callable[[], None] = lambda: None
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
@@ -120,6 +133,41 @@ def run(model: nn.Module, head: Head, column: int, *, input_ids: Tensor, **input
     if problem:
         raise CalibrantError(f"{model_name(model)} {problem}; its log-probabilities cannot be computed here")
     return Recorded(*calls[0], outputs)
+
+
+def pass_states(model: nn.Module, head: Head, forward: ForwardPass) -> Recorded:
+    """Runs a pass as `run` does; the states that predict each completion token, `[B, T, D]`."""
+    result = run(model, head, forward.column, **forward.inputs)
+    forward.check()
+    return result._replace(states=forward.select(result.states))
+
+
+def pass_logits(model: nn.Module, forward: ForwardPass, where: Tensor) -> Tensor:
+    """Logits `[n, V]` of the completion tokens in `where [B, T]`: the states that the head reads in its one call.
+
+    The head is not called outside of the model's forward, and logits are what the model makes of it. Raises a
+    CalibrantError for a model that does not call its head once, on the states of all tokens.
+    """
+    calls: list[int] = []
+
+    def chosen(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states = arguments[0]
+        if states.shape[:2] != forward.inputs["input_ids"].shape:
+            raise CalibrantError(f"{model_name(model)} gives its head other positions than it has ids")
+        states = forward.select(states)[:, : where.shape[1]][where]
+        calls.append(len(states))
+        return states[None], *arguments[1:]
+
+    handle = unwrapped(model).get_output_embeddings().register_forward_pre_hook(chosen)
+    try:
+        outputs = model(**forward.inputs)
+    finally:
+        handle.remove()
+    forward.check()
+    logits: Tensor = outputs.logits
+    if calls != [logits.shape[1]] or len(logits) != 1:
+        raise CalibrantError(f"{model_name(model)} does not call its output head once in a forward pass")
+    return logits[0]
 
 
 @contextmanager

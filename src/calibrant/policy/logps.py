@@ -9,13 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import Head, Recorded, autocast_of, find_head, has_head, run, token_logps, unwrapped
+from calibrant.policy.head import Head, Recorded, autocast_of, find_head, has_head, pass_states, token_logps, unwrapped
 from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
-from calibrant.policy.routes import STATES, Route, cheapest, check_route, obstacles, possible
-from calibrant.policy.verify import assert_close, reason_of, record_of, short_prompts, warn_once
-
-TOKENS_TO_VERIFY = 16
+from calibrant.policy.routes import (
+    STATES,
+    Route,
+    cheapest,
+    check_route,
+    obstacles,
+    plain_pass,
+    possible,
+    short_rows,
+    whole_logits,
+)
+from calibrant.policy.sharded import is_sharded, sharded_logits
+from calibrant.policy.verify import assert_close, reason_of, record_of, warn_once
 
 
 class SharedPrefix(NamedTuple):
@@ -141,6 +150,8 @@ def logps_in_chunks(
     check_route(route)
     which, request = distinct_prompts(batch, prefix_index).which, LogprobRequest(temperature, entropies, hidden_states)
     chunks = group_chunks(which, rows_per_chunk)
+    if is_sharded(model):  # equally many on each process
+        chunks = list(which.argsort(stable=True).split(rows_per_chunk))
     parts = [_chunk(model, batch.rows(rows), request, which[rows], route) for rows in chunks]
     back = torch.cat(chunks).argsort()
     logps, spread, states = (_joined(values, back) for values in zip(*parts, strict=True))
@@ -155,8 +166,8 @@ def _joined(parts: tuple[Tensor | None, ...], back: Tensor) -> Tensor | None:
 
 
 def reads_head(model: nn.Module) -> bool:
-    """Whether the hidden states before the output head can be read; if not, logits of whole rows are needed."""
-    return "plain" not in record_of(model).failed and has_head(model)
+    """Whether the states before the output head can be read or, with FSDP2, chosen; else logits of whole rows are."""
+    return is_sharded(model) or ("plain" not in record_of(model).failed and has_head(model))
 
 
 def _check(caller: str, batch: Tokens, temperature: float) -> None:
@@ -171,6 +182,8 @@ def _chunk(
     """With shared prompts where that pays, on the route that is asked for; "auto": on any that works, else plainly."""
     short = batch.without_last_columns()
     prompts = distinct_prompts(short, prefix_index)
+    if is_sharded(model):
+        return _of_sharded(model, batch, short, prompts, request)
     if asked != "auto":
         repeated = len(prompts.first) < len(prompts.which)
         best, pays = cheapest(model, short, prompts, possible(model, asked)) if repeated else ("plain", True)
@@ -183,6 +196,15 @@ def _chunk(
         except Exception as error:  # models may raise any type; the plain path raises what is not of sharing
             record_of(model).failed[route] = reason_of(error)
     return logps_of_whole_logits(model, batch, request)
+
+
+def _of_sharded(
+    model: nn.Module, batch: Tokens, short: Tokens, prompts: Prompts, request: LogprobRequest
+) -> SharedPrefix:
+    """Log-probabilities from the logits of one pass, in which alone the weights are whole."""
+    logits, where = sharded_logits(model, short, prompts), batch.completion_mask != 0
+    logps, entropies = logps_of_logits(logits, batch.completion_ids[where], request.temperature, request.entropies)
+    return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
 
 
 def _computed(
@@ -217,10 +239,7 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
     way, verified = f"{route}, gradients: {torch.is_grad_enabled()}", record_of(model).verified
     if way in verified:
         return
-    pair = (prompts.which == prompts.rows.argmax()).nonzero()[:2, 0]
-    few = batch.rows(torch.cat([pair, prompts.first[-1:]]))
-    completions = (x[:, :TOKENS_TO_VERIFY] for x in few[2:])
-    few = Tokens(*short_prompts(model, few.prompt_ids, few.prompt_mask), *completions)
+    few = short_rows(model, batch, prompts)
     inner, where = unwrapped(model), few.completion_mask != 0
     if not where.any():
         return
@@ -237,17 +256,13 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
 
 def _plain_states(model: nn.Module, head: Head, batch: Tokens) -> Recorded:
     """What the head reads to predict each completion token, from one forward of every row."""
-    ids, mask = batch.whole()
-    last = batch.prompt_ids.shape[1] - 1
-    recorded = run(model, head, last, input_ids=ids, attention_mask=mask, use_cache=False)
-    return recorded._replace(states=recorded.states[:, last:])
+    return pass_states(model, head, plain_pass(batch))
 
 
 def logps_of_whole_logits(model: nn.Module, batch: Tokens, request: LogprobRequest) -> SharedPrefix:
     """Log-probabilities and entropies as of `plain_logps`, from the logits that any causal model returns."""
-    ids, mask = batch.whole()
     where = batch.completion_mask != 0
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, batch.prompt_ids.shape[1] - 1 : -1][where]
+    logits = whole_logits(model, batch)[where]
     logps, entropies = logps_of_logits(logits, batch.completion_ids[where], request.temperature, request.entropies)
     return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from calibrant.policy.head import Head, Recorded, run, text_config, unwrapped
+from calibrant.policy.head import ForwardPass, Head, Recorded, pass_states, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
 
 PROMPT, PADDING = 0, -1
@@ -30,7 +30,12 @@ class Packed(NamedTuple):
 
 
 def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
-    """What the head reads to predict each completion token, `[B, T, D]`; of no meaning after the last token of a row.
+    """States that predict each completion token, `[B, T, D]`; of no meaning after the last token of a row."""
+    return pass_states(model, head, packed_pass(model, batch, prompts))
+
+
+def packed_pass(model: nn.Module, batch: Tokens, prompts: Prompts) -> ForwardPass:
+    """The pass over the packed rows of a batch.
 
     Positions count padding columns, as in a forward without `position_ids`.
 
@@ -38,13 +43,14 @@ def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts)
     """
     packed = pack(batch, prompts)
     last = batch.prompt_ids.shape[1] - 1
-    result = run(
-        model, head, last, input_ids=packed.ids, attention_mask=_masks(model, packed), position_ids=packed.positions,
-        use_cache=False,
-    )  # fmt: skip
-    first = result.states[prompts.which, last][:, None]
-    later = result.states[prompts.which[:, None], packed.slots]
-    return result._replace(states=torch.cat([first, later], dim=1))
+    inputs = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False}
+    inputs["attention_mask"] = _masks(model, packed)
+
+    def select(states: Tensor) -> Tensor:
+        first = states[prompts.which, last][:, None]
+        return torch.cat([first, states[prompts.which[:, None], packed.slots]], dim=1)
+
+    return ForwardPass(inputs, last, select)
 
 
 def packed_refusal(model: nn.Module) -> str | None:

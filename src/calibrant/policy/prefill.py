@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from calibrant.policy.head import has_head
 from calibrant.policy.prompt_attention import PromptRow, prompt_row
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
+from calibrant.policy.sharded import failed_somewhere, is_sharded, largest
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
 
 GROUPED, REPEATED = "generation, prompts held once", "generation"
@@ -47,10 +48,12 @@ def shared_prefill(model: nn.Module, *, states: bool = False, block: bool = Fals
     if not _is_own_generate(model):
         yield decoded
         return
-    original: Any = model.generate
+    original, registered = cast("Generate", model.generate), vars(model).get("generate")
 
     def generate(*arguments: object, **options: Any) -> Any:
         config = None if arguments or REPEATED in record_of(model).failed else _shareable(model, options)
+        if is_sharded(model) and largest(int(config is None), next(model.parameters()).device):
+            config = None  # all processes share prompts, or none
         if config is None:
             return original(*arguments, **options)
         ids, mask = options["input_ids"], options["attention_mask"]
@@ -69,6 +72,8 @@ def shared_prefill(model: nn.Module, *, states: bool = False, block: bool = Fals
     finally:
         if vars(model).get("generate") is generate:
             del vars(model)["generate"]
+            if registered is not None:
+                vars(model)["generate"] = registered
 
 
 @contextmanager
@@ -98,6 +103,8 @@ def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None
         except Exception as error:  # of any model; its own `generate` raises what is its own
             if isinstance(error, CalibrantError) and not isinstance(error, NotShared):
                 raise  # damaged weights: the same in any way of generation
+            if is_sharded(model) and way in record_of(model).verified:
+                raise  # the other processes have not failed, and go on this way
             failed[way] = reason_of(error)
             restore()
         else:
@@ -109,20 +116,25 @@ def _best(model: nn.Module, by: Callable[[str], Any], restore: Callable[[], None
 
 
 def casting(model: nn.Module, way: str) -> AbstractContextManager[None]:
-    """What a way of decoding runs in: with prompts held once, weights are cast once too."""
-    return weights_cast_once(model) if way == GROUPED else nullcontext()
+    """What a way of decoding runs in: with prompts held once, weights are cast once too, unless FSDP2 casts them."""
+    return weights_cast_once(model) if way == GROUPED and not is_sharded(model) else nullcontext()
 
 
 def _is_own_generate(model: nn.Module) -> bool:
-    """Whether `generate` is that of transformers or PEFT, everywhere in the model."""
+    """Whether `generate` is that of transformers or PEFT, everywhere in the model; FSDP2 may wrap the model's."""
 
     def own(module: nn.Module) -> bool:
         method = getattr(type(module), "generate", None)
-        made_by = str(getattr(method, "__module__", ""))
-        known = method is None or made_by.startswith(("transformers.generation", "peft."))
-        return known and "generate" not in vars(module)
+        if "generate" in vars(module):
+            method = vars(module)["generate"] if module is model and is_sharded(model) else None
+            return _made_by_known(method)
+        return method is None or _made_by_known(method)
 
     return all(map(own, model.modules()))
+
+
+def _made_by_known(method: object) -> bool:
+    return str(getattr(method, "__module__", "")).startswith(("transformers.generation", "peft."))
 
 
 def _shareable(model: nn.Module, options: Options) -> GenerationConfig | None:
@@ -175,9 +187,17 @@ def _verify(
         return
     few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
     short = short_prompts(model, ids[few], mask[few])
-    assert_close(
-        model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2, way)[:2]
-    )
+    problem: Exception | None = None
+    try:
+        assert_close(
+            model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2, way)[:2]
+        )
+    except Exception as error:  # of any model
+        problem = error
+    if is_sharded(model):
+        problem = failed_somewhere(problem, ids.device)
+    if problem is not None:
+        raise problem
     record_of(model).verified.add(way)
     restore()
 

@@ -9,7 +9,6 @@ their width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import eq
 from typing import NamedTuple
@@ -34,15 +33,18 @@ class Part(NamedTuple):
     shared: int  # how many of them precede `begin`
 
 
-@dataclass
 class PromptRow:
-    """The tokens of N prompts in one row; `layers` is filled by the pass that reads it."""
+    """The tokens of N prompts in one row. No dataclass, of which FSDP2 would hand on a copy.
 
-    ids: Tensor  # [1, M]
-    positions: Tensor  # [1, M]
-    places: Tensor  # [N, P], where the token of each column stands; 0 for padding
-    parts: list[Part]
-    layers: dict[int, list[Tensor]] = field(default_factory=dict)  # of each layer, keys and values [K, M, D]
+    Attributes:
+        ids, positions: `[1, M]`.
+        places: `[N, P]`, where the token of each column stands; 0 for padding.
+        layers: of each layer, keys and values `[K, M, D]`; filled by the pass that reads the row.
+    """
+
+    def __init__(self, ids: Tensor, positions: Tensor, places: Tensor, parts: list[Part]) -> None:
+        self.ids, self.positions, self.places, self.parts = ids, positions, places, parts
+        self.layers: dict[int, list[Tensor]] = {}
 
     def columns(self, layer: int, last: int | None) -> list[Tensor]:
         """Keys and values of a layer by prompt, `[N, K, P, D]`; of the `last` columns alone, if given."""

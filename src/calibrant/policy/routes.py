@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import cached, flat, packed
-from calibrant.policy.head import Head, Recorded, model_name, text_config, unwrapped
+from calibrant.policy.head import ForwardPass, Head, Recorded, model_name, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
+from calibrant.policy.verify import short_prompts
 
 Route = Literal["auto", "cached", "packed", "flat"]
 
@@ -25,9 +27,40 @@ STATES: Mapping[str, Callable[[nn.Module, Head, Tokens, Prompts], Recorded]] = {
     "flat": flat.flat_states,
 }
 
+PASSES: Mapping[str, Callable[[nn.Module, Tokens, Prompts], ForwardPass]] = {
+    "packed": packed.packed_pass,
+    "flat": flat.flat_pass,
+    "plain": lambda model, batch, prompts: plain_pass(batch),
+}
+"""The ways of one forward pass."""
+
+TOKENS_TO_VERIFY = 16
 PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens
 COPY = 0.03  # what it costs to repeat the keys and values of one prompt token for one row
 MARGIN = 0.9  # sharing has to cost less than this share of the plain forward: the estimate has errors
+
+
+def plain_pass(batch: Tokens) -> ForwardPass:
+    """The pass over every row."""
+    ids, mask = batch.whole()
+    last = batch.prompt_ids.shape[1] - 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    return ForwardPass(inputs, last, lambda states: states[:, last:])
+
+
+def whole_logits(model: nn.Module, batch: Tokens) -> Tensor:
+    """Logits `[B, T, V]` of completion tokens, as any causal model returns them for whole rows."""
+    ids, mask = batch.whole()
+    logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
+    return logits[:, batch.prompt_ids.shape[1] - 1 : -1]
+
+
+def short_rows(model: nn.Module, batch: Tokens, prompts: Prompts) -> Tokens:
+    """Three rows to compare routes on, shortened: two of one prompt, if there are, and one of another."""
+    pair = (prompts.which == prompts.rows.argmax()).nonzero()[:2, 0]
+    few = batch.rows(torch.cat([pair, prompts.first[-1:]]))
+    completions = (x[:, :TOKENS_TO_VERIFY] for x in few[2:])
+    return Tokens(*short_prompts(model, few.prompt_ids, few.prompt_mask), *completions)
 
 
 def obstacles(model: nn.Module) -> dict[str, str | None]:

@@ -106,7 +106,9 @@ def assert_close(model: nn.Module, what: str, both: Callable[[], tuple[Tensor, T
     inner = unwrapped(model)
     half = [next(inner.parameters()).dtype in HALF]  # autocast may be switched on inside of the model's forward alone
     handle = inner.get_input_embeddings().register_forward_hook(
-        lambda _module, _ids, output: half.append(torch.is_autocast_enabled(output.device.type))
+        lambda _module, _ids, output: half.append(
+            torch.is_autocast_enabled(output.device.type) or output.dtype in HALF  # as FSDP casts weights
+        )
     )
     try:
         with evaluating(inner):

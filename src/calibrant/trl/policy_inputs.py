@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState
 from trl.models.utils import disable_gradient_checkpointing
 
+from calibrant.errors import CalibrantError
 from calibrant.methods.inputs import TOKEN_INPUTS
 from calibrant.policy.decode import Decoded
 from calibrant.policy.head import find_head, token_logps
@@ -51,12 +52,25 @@ class PolicyInputs:
         self.args, self.accelerator, self.named = args, accelerator, named
         self.tokenizer, self.per_token = tokenizer, per_token
         self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named)) or args.beta == 0.0
+        fsdp = fsdp_version(accelerator)
         initial = "ref_mean_logprob" in named and args.beta == 0.0  # with beta > 0 TRL computes it
-        self.initial = InitialReference(policy) if initial else None
+        self.initial = InitialReference(policy, fsdp) if initial else None
         slow = "answer_confidence" in named
-        self.slow = SlowReference(policy, args.ema_decay, args.ema_every) if slow else None
+        self.slow = SlowReference(policy, args.ema_decay, args.ema_every, fsdp) if slow else None
+        spread = fsdp or any(hasattr(p, "ds_id") for p in policy.parameters())
+        if spread and (grams := {"head_gram", "block_gram"} & set(named)):
+            raise CalibrantError(
+                f"the input '{min(grams)}' is read from weights that FSDP or ZeRO-3 spreads over processes; train with "
+                "DDP or ZeRO-2, or choose another method"
+            )
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
         self.block = BlockGradients(policy, args, accelerator) if "block_gram" in named else None
+
+    def keep_references(self, model: nn.Module) -> None:
+        """Keeps the values of references that are due, before others are loaded into the model."""
+        for reference in (self.initial, self.slow):
+            if reference is not None:
+                reference.keep(model)
 
     def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` and `block_gram` are `[B, G]`, rows of the matrices.
@@ -141,6 +155,12 @@ class PolicyInputs:
                 compute_entropy=entropies,
             )
         return logps, entropy
+
+
+def fsdp_version(accelerator: Accelerator) -> int:
+    """The version of FSDP that shards models which this accelerator prepares; 0 for none."""
+    sharding = accelerator.distributed_type == DistributedType.FSDP
+    return int(accelerator.state.fsdp_plugin.fsdp_version) if sharding else 0
 
 
 class Follow(TrainerCallback):

@@ -15,6 +15,7 @@ METHODS = {
     "_generate_single_turn": "...",
     "_get_per_token_logps_and_entropies": "model input_ids attention_mask logits_to_keep batch_size compute_entropy "
     "compute_aux_loss ...",
+    "_load_from_checkpoint": "resume_from_checkpoint model",
     "_load_optimizer_and_scheduler": "checkpoint",
     "_prepare_inputs": "generation_batch",
     "_save_optimizer_and_scheduler": "output_dir",
