@@ -140,7 +140,8 @@ def gcpo_grad(
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
             norm is not finite are left out of the dispersion. Read with `depth="head"` only.
         block_gram: the same of the last block. Read with `depth="block"` only.
-        depth: "head", or "block", whose gradients follow those of the whole model more closely and cost more.
+        depth: "head", or "block", whose gradients cost more and follow those of the whole model more closely on the
+            embedded policies, not on SmolLM2-135M.
 
     Scores: gradient_dispersion, reward_dispersion, geometric_weight (in [0.78, 1] for G = 16 and alpha = 0.6),
         reward_weight (in [1, 1.22])

@@ -118,7 +118,8 @@ def gradient_snr(
         head_gram: `[N, G, G]`, inner products of the rollouts' gradients of the output head; rollouts whose squared
             norm is not finite are left out of the weight. Read with `depth="head"` only.
         block_gram: the same of the last block. Read with `depth="block"` only.
-        depth: "head", or "block", whose gradients follow those of the whole model more closely and cost more.
+        depth: "head", or "block", whose gradients cost more and follow those of the whole model more closely on the
+            embedded policies, not on SmolLM2-135M.
         alpha: strength, at least 0: 1 takes the noise as it is estimated; at 0 every weight is exactly 1.
         reward_alpha: strength of the boost by reward dispersion, at least 0 (GCPO has 0.6); 0: none.
 

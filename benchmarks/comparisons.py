@@ -1,0 +1,58 @@
+"""What finished comparisons found, without the values per prompt, as one JSON object: what is kept of a sweep.
+
+    calibrant compare --config configs/small/stability.yaml --out runs/stability
+    python benchmarks/comparisons.py stability=runs/stability > benchmarks/results/comparisons.json
+
+Each argument is NAME=DIRECTORY. Per cell and metric of the answers: the mean of each seed, mean and deviation, the gain
+with its 95% interval, Holm's p-value, and the seeds that collapsed.
+"""
+
+import argparse
+import json
+
+from calibrant.files import JsonObject
+from calibrant.report.comparison_files import load_comparison, main_tables
+from calibrant.statistics.comparison_table import Row
+
+DIGITS = 4
+
+
+def found(directory: str) -> JsonObject:
+    """The tables of a comparison, rounded."""
+    table = load_comparison(directory).table
+    seconds = {cell.name: round(cell.cost["seconds"].mean, 1) for cell in table.cells if "seconds" in cell.cost}
+    tables = {
+        f"{part.task} {part.metric}": {
+            "prompts": part.prompts,
+            "before": _rounded(part.rows[0].before),
+            "cells": {row.cell: _row(row) for row in part.rows},
+        }
+        for part in main_tables(table)
+    }
+    return {"baseline": table.baseline, "settings": table.settings, "seconds per run": seconds, "tables": tables}
+
+
+def _row(row: Row) -> JsonObject:
+    told: JsonObject = {"seeds": {str(seed): _rounded(value) for seed, value in row.by_seed.items()}}
+    told |= {"mean": _rounded(row.mean), "deviation": _rounded(row.deviation), "collapsed": list(row.collapsed)}
+    if gain := row.gain:
+        interval = [_rounded(gain.low), _rounded(gain.high)]
+        told["gain"] = {"over": gain.against, "value": _rounded(gain.value), "interval": interval}
+        told["gain"] |= {"p_holm": _rounded(gain.p_holm), "detectable": _rounded(gain.detectable)}
+    return told
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def main() -> None:
+    """Prints the JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparisons", nargs="+", metavar="NAME=DIRECTORY", help="a name and a finished comparison")
+    directories = dict(each.split("=", 1) for each in parser.parse_args().comparisons)
+    print(json.dumps({name: found(directory) for name, directory in directories.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
