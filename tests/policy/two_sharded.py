@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from peft import LoraConfig, get_peft_model
 from small_models import build, random_batch
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -49,7 +50,15 @@ def strictly(model: torch.nn.Module, **options: object) -> torch.nn.Module:
 
 
 def made(kind: str, attention: str) -> torch.nn.Module:
-    return build(kind, attention, torch.float64 if attention == "sdpa" else torch.float32)
+    """A small model; "lora": Llama with an adapter that changes what it says."""
+    dtype = torch.float64 if attention == "sdpa" else torch.float32
+    if kind != "lora":
+        return build(kind, attention, dtype)
+    model = get_peft_model(build("llama", attention, dtype), LoraConfig(r=4, target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return model.to(dtype)
 
 
 def own_batch(rank: int, **changes: object) -> object:
@@ -80,6 +89,8 @@ def check_logps(rank: int, kind: str, attention: str, shard: object, route: str,
     torch.testing.assert_close(found, expected, rtol=allowed, atol=allowed)
     sharded = dict(model.named_parameters())
     for name, weight in whole.named_parameters():
+        if not weight.requires_grad:
+            continue
         dist.all_reduce(weight.grad)
         gradient = sharded[name].grad.full_tensor()
         error = (gradient - weight.grad / 2).norm() / weight.grad.norm().clamp(min=1e-9)
@@ -208,10 +219,15 @@ def main() -> None:
     check_logps(rank, "granite", "eager", by_accelerate, "packed")
     check_logps(rank, "gemma2", "eager", strictly, "packed", checkpointing=True)
     check_logps(rank, "gpt2", "sdpa", strictly, "plain")
+    check_logps(rank, "lora", "sdpa", by_accelerate, "flat")
     check_references(rank, Path(sys.argv[1]))
     check_agreement(rank)
     check_half(rank)
-    for kind, attention, shard in (("llama", "sdpa", strictly), ("qwen2", "sdpa", by_accelerate)):
+    for kind, attention, shard in (
+        ("llama", "sdpa", strictly),
+        ("qwen2", "sdpa", by_accelerate),
+        ("lora", "sdpa", by_accelerate),
+    ):
         check_generation(rank, kind, attention, shard)
     check_generation(rank, "gemma2", "eager", strictly)
     print("all equal", flush=True)

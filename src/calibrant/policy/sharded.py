@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from calibrant.policy.head import pass_logits, unwrapped
+from calibrant.policy.head import pass_logits
 from calibrant.policy.prompts import Prompts, Tokens, distinct_prompts
 from calibrant.policy.routes import PASSES, cheapest, obstacles, short_rows, whole_logits
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, warn_once
@@ -21,8 +21,8 @@ ROUTES = ("flat", "packed", "plain", "logits")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the weights of a model are spread over processes by FSDP2."""
-    return isinstance(unwrapped(model), FSDPModule)
+    """Whether weights of a model are spread over processes by FSDP2; also of one within an adapter that was sharded."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def largest(value: int, device: torch.device) -> int:
