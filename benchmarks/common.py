@@ -1,8 +1,10 @@
-"""What several benchmarks share: rows of a file, and the surroundings of a vLLM on the same cores."""
+"""What several benchmarks share: rows of a file, times, and the surroundings of a vLLM on the same cores."""
 
 import gzip
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +23,10 @@ def vllm_environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": str(torch.get_num_threads()), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {"VLLM_CPU_KVCACHE_SPACE": "2"} | environment  # GiB
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds by the clock, of the processor, and the result."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return time.perf_counter() - clock, time.process_time() - processor, result

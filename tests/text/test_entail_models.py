@@ -64,7 +64,7 @@ def test_long_texts_take_no_long_time(judge):
 def test_max_length(folder):
     judge = EntailmentJudge(folder, device="cpu", max_length=12)
     runs = []
-    judge.model.register_forward_pre_hook(lambda _, __, kwargs: runs.extend(kwargs["pair_runs"]), with_kwargs=True)
+    judge.model.register_forward_pre_hook(lambda _, __, kwargs: runs.extend(kwargs["pair_runs"].runs), with_kwargs=True)
     judge.probabilities(["Paris " * 30, "Paris"], ["Lyon " * 30, "Lyon"])
     assert runs == [(12, 1), (5, 1)]
     for wrong in (0, 4, 65, 12.0, True):

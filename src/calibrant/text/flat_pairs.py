@@ -1,7 +1,7 @@
 """Classifies pairs of texts without padding: the tokens of all pairs stand in one row.
 
 Layers that treat each token by itself see no padding, and large matrix products, which suits a CPU. Attention is
-computed for all pairs of one length together. After the attention of the last layer only the first token of each pair
+computed for all pairs of one length together. From the queries of the last layer on, only the first token of each pair
 is computed, because these classifiers read nothing else. Probabilities differ by rounding from those of padded rows.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Types of models whose layers are those of BERT and whose classifier reads the first token alone."""
 
-Run = tuple[int, int]  # tokens per pair, and how many pairs in a row have as many
+
+class PairRuns(NamedTuple):
+    """Where pairs stand in their row: `(tokens per pair, pairs in a row that have as many)`, and the last attention."""
+
+    runs: Sequence[tuple[int, int]]
+    last: nn.Module
 
 
 def can_be_flat(model: PreTrainedModel) -> bool:
@@ -39,16 +44,16 @@ def flat_logits(model: PreTrainedModel, encoded: BatchEncoding) -> Tensor:
     }
     positions = torch.cat([torch.arange(length) for length in lengths])[None] + first_position
     starts = torch.tensor([0, *accumulate(lengths[:-1])], device=model.device)
-    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
-    with _first_tokens(model, starts):
+    last = model.base_model.encoder.layer[-1]
+    runs = PairRuns([(length, len(list(run))) for length, run in groupby(lengths)], last.attention.self)
+    with _first_tokens(last, starts):
         logits: Tensor = model(**inputs, position_ids=positions.to(model.device), pair_runs=runs).logits
     return logits
 
 
 @contextmanager
-def _first_tokens(model: PreTrainedModel, starts: Tensor) -> Iterator[None]:
+def _first_tokens(last: nn.Module, starts: Tensor) -> Iterator[None]:
     """Computes the last layer after its attention for the tokens at `starts` alone: `[B, 1, D]`, a row per pair."""
-    last = model.base_model.encoder.layer[-1]
     handles = [
         last.attention.output.register_forward_pre_hook(lambda _, inputs: tuple(x[:, starts] for x in inputs)),
         last.output.register_forward_hook(lambda _module, _inputs, output: output.transpose(0, 1)),
@@ -60,17 +65,21 @@ def _first_tokens(model: PreTrainedModel, starts: Tensor) -> Iterator[None]:
             handle.remove()
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, runs: Sequence[Run], scaling: float | None) -> Tensor:
-    """Attention `[1, T, H, D]` of queries `[1, H, T, D]`, within each pair."""
-    output = query.new_empty(query.transpose(1, 2).shape)
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pairs: PairRuns, scaling: float | None
+) -> Tensor:
+    """Attention `[1, T, H, D]` of queries `[1, H, T, D]`, within each pair; in the last layer of first tokens alone."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    output = q.new_empty(q.shape)
     start = 0
-    for length, count in runs:
-        tokens = slice(start, start + length * count)
-        q, k, v = (x[0, :, tokens].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
-        rows = nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)
-        output[0, tokens] = rows.transpose(1, 2).flatten(0, 1)
-        start = tokens.stop
-    return output
+    for length, count in pairs.runs:
+        end, queries = start + length * count, 1 if module is pairs.last else length
+        shape = (count, length, *q.shape[1:])
+        rows = [x[start:end].view(shape).transpose(1, 2) for x in (q, k, v)]
+        attended = nn.functional.scaled_dot_product_attention(rows[0][:, :, :queries], *rows[1:], scale=scaling)
+        output[start:end].view(shape)[:, :queries] = attended.transpose(1, 2)
+        start = end
+    return output[None]
 
 
 def _or_attend(usual: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,11 +88,11 @@ def _or_attend(usual: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(usual)
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *arguments: object,
-        pair_runs: Sequence[Run] | None = None, **keywords: Any,
+        pair_runs: PairRuns | None = None, **keywords: Any,
     ) -> Any:  # fmt: skip
         if pair_runs is None:
             return usual(module, query, key, value, attention_mask, *arguments, **keywords)
-        return attend(query, key, value, pair_runs, keywords.get("scaling")), None
+        return attend(module, query, key, value, pair_runs, keywords.get("scaling")), None
 
     return attention
 
