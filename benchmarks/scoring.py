@@ -5,7 +5,9 @@
 Rollouts have a prompt, a completion of a few sentences that ends in a short answer, a reward, log-probabilities and
 token counts: about 470 bytes per rollout. Groups differ in difficulty, answers repeat within a group as sampled ones
 do. The file depends on `--seed` alone; one that exists is scored again. `--shuffle` writes the rollouts in random
-order. `cpu_seconds` are those of all processes, user and system; `peak_mb` is the largest size that they have together.
+order. With `--answers FILE` (JSON Lines with lists `answers`, perhaps compressed) completions are short answers of the
+file, 8 consecutive ones per group; `distinct` counts them. `cpu_seconds` are those of all processes, user and system;
+`peak_mb` is the largest size that they have together.
 """
 
 import argparse
@@ -18,15 +20,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from common import json_rows
+
 WORDS = ["river", "market", "bridge", "captain", "winter", "letter", "garden", "engine", "village", "silver", "harbour"]
 
 
-def rollouts(groups: int, size: int, seed: int) -> Iterator[dict[str, object]]:
-    """Rows of `groups` prompts with `size` rollouts each."""
+def rollouts(groups: int, size: int, seed: int, pool: list[str]) -> Iterator[dict[str, object]]:
+    """Rows of `groups` prompts with `size` rollouts each, with answers of the pool if it has any."""
     draw = random.Random(seed)
     for number in range(groups):
         prompt = f"Question {number}: {' '.join(draw.choices(WORDS, k=18))}?"
         answers = [" ".join(draw.choices(WORDS, k=draw.randint(1, 3))) for _ in range(5)]
+        answers = [pool[(8 * number + i) % len(pool)] for i in range(8)] if pool else answers
         chance = draw.betavariate(0.8, 0.8)
         for rollout in range(size):
             right = draw.random() < chance
@@ -36,7 +41,7 @@ def rollouts(groups: int, size: int, seed: int) -> Iterator[dict[str, object]]:
                 "prompt_id": f"q{number:07d}",
                 "rollout": rollout,
                 "prompt": prompt,
-                "completion": f"{' '.join(draw.choices(WORDS, k=15))}. The answer is {answer}.",
+                "completion": answer if pool else f"{' '.join(draw.choices(WORDS, k=15))}. The answer is {answer}.",
                 "answer": answer,
                 "reward": 2.0 if right else round(draw.random() * 0.8, 3) * draw.randint(0, 1),
                 "logprob": round(-tokens * draw.uniform(0.1, 1.2), 4),
@@ -50,11 +55,13 @@ def rollouts(groups: int, size: int, seed: int) -> Iterator[dict[str, object]]:
 def written(options: argparse.Namespace) -> Path:
     """The file of rollouts, which is written if it does not exist."""
     order = "shuffled" if options.shuffle else "sorted"
-    path = options.folder / f"{options.groups}x{options.size}-{order}-{options.seed}.jsonl"
+    kind = "-answers" if options.answers else ""
+    path = options.folder / f"{options.groups}x{options.size}-{order}-{options.seed}{kind}.jsonl"
     if path.exists():
         return path
     options.folder.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row) + "\n" for row in rollouts(options.groups, options.size, options.seed))
+    pool = [answer for row in json_rows(options.answers) for answer in row["answers"]] if options.answers else []
+    lines = (json.dumps(row) + "\n" for row in rollouts(options.groups, options.size, options.seed, pool))
     if options.shuffle:
         lines = list(lines)
         random.Random(options.seed).shuffle(lines)
@@ -99,6 +106,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="rollouts per prompt (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the file (default: 0)")
     parser.add_argument("--shuffle", action="store_true", help="write the rollouts in random order")
+    parser.add_argument("--answers", type=Path, help="file of short answers (default: sentences of made-up words)")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/scoring"), help="folder of the file")
     parser.add_argument("score", nargs="*", help="further arguments of `calibrant score`, after --")
     options = parser.parse_args()
@@ -110,6 +118,7 @@ def main() -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     measured = {
         "rollouts": options.groups * options.size,
+        "distinct": len({row["completion"] for row in json_rows(path)}) if options.answers else None,
         "bytes": path.stat().st_size,
         "score": options.score,
         "status": process.returncode,

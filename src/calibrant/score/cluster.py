@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Cluster:
         self.settings = ray.put(settings)
         self.task = ray.remote(max_retries=-1)(_work)
         if scorer.with_models():
-            scorer.readers = scorer.cached(_remote_readers(ray, settings, scorer))
+            scorer.readers = _remote_readers(ray, settings, scorer)
 
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """As `Pool.submit`."""
@@ -97,18 +97,6 @@ class Models:
         return self.readers.entail(groups)
 
 
-@dataclass(frozen=True)
-class RemoteEmbedder:
-    """An embedder in an actor, with the name of its model."""
-
-    name: str
-    ask: Callable[[Sequence[str]], Tensor]
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """As `Embedder`."""
-        return self.ask(texts)
-
-
 def _remote_readers(ray: Any, settings: ScoreSettings, scorer: UnitScorer) -> Readers:
     """Readers whose models are in an actor, with a GPU if there is one; a lost actor is started anew."""
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
@@ -117,7 +105,7 @@ def _remote_readers(ray: Any, settings: ScoreSettings, scorer: UnitScorer) -> Re
     def asking(method: Any) -> Callable[[Any], Tensor]:
         return lambda texts: ray.get(method.remote(texts))
 
-    embed = RemoteEmbedder(settings.embedding_model, asking(actor.embed)) if scorer.reads_embeddings() else None
-    if settings.entailment_model is None:
-        return Readers(embed, scorer.rules.cluster, None, scorer.rules.judge)
-    return Readers(embed, asking(actor.cluster), asking(actor.entail), scorer.rules.judge)
+    readers = Readers(None, scorer.rules.cluster, None, scorer.rules.judge)
+    if settings.entailment_model is not None:
+        readers = replace(readers, cluster=asking(actor.cluster), entail=asking(actor.entail))
+    return scorer.embedding(readers, lambda: asking(actor.embed)) if scorer.reads_embeddings() else readers

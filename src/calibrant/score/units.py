@@ -1,6 +1,6 @@
 """Scores one unit of rollouts: texts, methods, the columns of the result, a summary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from calibrant.scorer import Scored
 from calibrant.tasks import Task
 from calibrant.tasks import resolve as resolve_task
 from calibrant.tasks.answers import answer_rules
+from calibrant.text.embed import Embedder
+from calibrant.text.embedding_cache import CachedEmbedder, Embed
 from calibrant.text.inputs import Readers
 from calibrant.text.readers import load_readers
 
@@ -78,21 +80,20 @@ class UnitScorer:
     @cached_property
     def readers(self) -> Readers:
         """What reads texts; no embedding model without `embeddings`."""
-        if self.with_models():
-            from calibrant.policy.models import quiet_loading  # imports transformers
+        if self.settings.entailment_model is not None:
+            _quiet_loading()
+        inputs = {name for method in self.methods.values() for name in read_inputs(method)} - {"embeddings"}
+        readers = load_readers(inputs, self.settings, self.rules.cluster, self.rules.judge)
+        return self.embedding(readers, self._load_embedder) if self.reads_embeddings() else readers
 
-            quiet_loading()
-        inputs = {name for method in self.methods.values() for name in read_inputs(method)}
-        named = inputs if self.settings.embeddings else inputs - {"embeddings"}
-        return self.cached(load_readers(named, self.settings, self.rules.cluster, self.rules.judge))
+    def embedding(self, readers: Readers, load: Callable[[], Embed]) -> Readers:
+        """Readers that embed, too; embeddings are kept on the disk, and a model is loaded when a text is new."""
+        embed = CachedEmbedder(self.settings.embedding_model, load, self.cache) if self.cache else load()
+        return replace(readers, embed=embed)
 
-    def cached(self, readers: Readers) -> Readers:
-        """Readers whose embeddings are kept on the disk."""
-        if readers.embed is None or self.cache is None:
-            return readers
-        from calibrant.text.embedding_cache import CachedEmbedder
-
-        return replace(readers, embed=CachedEmbedder(readers.embed, self.cache))  # type: ignore[arg-type]
+    def _load_embedder(self) -> Embedder:
+        _quiet_loading()
+        return Embedder(self.settings.embedding_model)
 
     def judged(self, unit: pa.Table) -> pa.Table:
         """The unit with the task's rewards of the answers, if it has references, and no reward or verdict."""
@@ -148,3 +149,9 @@ def _write(path: Path, unit: pa.Table, columns: Mapping[str, np.ndarray]) -> Non
         write_json_lines(path, table.to_pylist())
     else:
         write_table(path, table)
+
+
+def _quiet_loading() -> None:
+    from calibrant.policy.models import quiet_loading  # imports transformers
+
+    quiet_loading()

@@ -4,14 +4,17 @@ import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from calibrant import hub
 from calibrant.errors import CalibrantError, reason
 from calibrant.files import sha256
 from calibrant.options import MINILM
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -58,7 +61,9 @@ class Embedder:
 
 
 @cache
-def _load(model: str, device: str | None) -> SentenceTransformer:
+def _load(model: str, device: str | None) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer  # takes seconds, which a cache of embeddings saves
+
     return SentenceTransformer(model, device=device, local_files_only=Path(model).exists() or not hub.reachable())
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from calibrant.errors import CalibrantError
 from calibrant.files import sha256
-from calibrant.text.embed import Embedder, packaged
+from calibrant.text.embed import packaged
+
+Embed = Callable[[Sequence[str]], Tensor]
 
 ASKED = 500  # texts per query
 TABLE = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
@@ -20,14 +23,14 @@ TABLE = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLO
 class CachedEmbedder:
     """An `Embedder` with an SQLite file of float32 vectors, keyed by the SHA-256 of model and text.
 
-    The texts of a call that the file lacks are embedded together, and written in one transaction, so that a process
-    that is killed and started again computes the same bits. A model is known by its name, and by the checksum of its
-    weights where it is a folder.
+    `load` gives the embedder of the model `name`, and is called when a text is new. The texts of a call that the file
+    lacks are embedded together, and written in one transaction, so that a process that is killed and started again
+    computes the same bits. A model is known by its name, and by the checksum of its weights where it is a folder.
     """
 
-    def __init__(self, embedder: Embedder, path: str | Path):
-        self.embedder, self.path = embedder, Path(path)
-        self.prefix = f"{embedder.name} {_weights(embedder.name)} ".encode()
+    def __init__(self, name: str, load: Callable[[], Embed], path: str | Path):
+        self.load, self.path = load, Path(path)
+        self.prefix = f"{name} {_weights(name)} ".encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.file = sqlite3.connect(self.path, timeout=600)
@@ -36,6 +39,11 @@ class CachedEmbedder:
             self.file.commit()
         except sqlite3.Error as error:
             raise CalibrantError(f"'{path}' is no embedding cache ({error}); give a new file") from None
+
+    @cached_property
+    def embedder(self) -> Embed:
+        """The embedder, loaded."""
+        return self.load()
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """L2-normalised embeddings `[B, D]` of B texts, float32 on the CPU."""

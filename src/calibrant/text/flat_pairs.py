@@ -52,7 +52,7 @@ def flat_logits(model: PreTrainedModel, encoded: BatchEncoding) -> Tensor:
 
 
 @contextmanager
-def _first_tokens(last: nn.Module, starts: Tensor) -> Iterator[None]:
+def _first_tokens(last: Any, starts: Tensor) -> Iterator[None]:
     """Computes the last layer after its attention for the tokens at `starts` alone: `[B, 1, D]`, a row per pair."""
     handles = [
         last.attention.output.register_forward_pre_hook(lambda _, inputs: tuple(x[:, starts] for x in inputs)),
@@ -75,8 +75,8 @@ def attend(
     for length, count in pairs.runs:
         end, queries = start + length * count, 1 if module is pairs.last else length
         shape = (count, length, *q.shape[1:])
-        rows = [x[start:end].view(shape).transpose(1, 2) for x in (q, k, v)]
-        attended = nn.functional.scaled_dot_product_attention(rows[0][:, :, :queries], *rows[1:], scale=scaling)
+        a, b, c = (x[start:end].view(shape).transpose(1, 2) for x in (q, k, v))
+        attended = nn.functional.scaled_dot_product_attention(a[:, :, :queries], b, c, scale=scaling)
         output[start:end].view(shape)[:, :queries] = attended.transpose(1, 2)
         start = end
     return output[None]
