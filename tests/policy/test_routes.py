@@ -153,7 +153,7 @@ def test_models_that_cannot():
         shared_prefix_logps(model, *batch, route="packed")
     sharded = build()
     sharded.lm_head.weight.ds_id = 0
-    with pytest.raises(CalibrantError, match="spread over processes"):
+    with pytest.raises(CalibrantError, match="are sharded"):
         plain_logps(sharded, *batch)
 
 

@@ -31,14 +31,19 @@ ROWS |= {"ends": ((6, 1, 3, 5, 0, 2, 6), (2, 2, 9, 1, 3, 2, 1)), "columns": ((9,
 ALL_DISTINCT = {"which": (0, 1, 2, 3, 4, 5, 6), "lengths": (3, 4, 5, 6, 7, 8, 9)}
 
 
-def by_accelerate(model: torch.nn.Module) -> torch.nn.Module:
+def by_accelerate(model: torch.nn.Module, reshard: bool = True) -> torch.nn.Module:
     """As accelerate shards a model: its layers, the head with the last norm (and a tied embedding), the rest."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
-        reshard_after_forward=True,
+        reshard_after_forward=reshard,
     )  # fmt: skip
     state = SimpleNamespace(fsdp_plugin=plugin)
     return fsdp2_prepare_model(SimpleNamespace(state=state, mixed_precision="no", is_main_process=False), model)
+
+
+def kept_whole(model: torch.nn.Module) -> torch.nn.Module:
+    """As accelerate shards a model with `reshard_after_forward: false`: weights stay whole until a backward pass."""
+    return by_accelerate(model, reshard=False)
 
 
 def strictly(model: torch.nn.Module, **options: object) -> torch.nn.Module:
@@ -125,7 +130,7 @@ def check_generation(rank: int, kind: str, attention: str, shard: object) -> Non
     whole = made(kind, attention)
     model, batch = shard(copy.deepcopy(whole)), own_batch(rank)
     given = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "pad_token_id": 0}
-    if shard is by_accelerate:
+    if shard is not strictly:
         register_fsdp_forward_method(model, "generate")  # as transformers' Trainer does
     passes = []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -134,9 +139,10 @@ def check_generation(rank: int, kind: str, attention: str, shard: object) -> Non
             texts = []
             for generating in (whole, model):
                 torch.manual_seed(3 + rank)
-                with shared_prefill(generating):
+                with shared_prefill(generating, states=True) as decoded:
                     texts.append(generating.generate(**given, **options, eos_token_id=ends, max_new_tokens=12))
             assert torch.equal(*texts), (kind, texts)
+            assert decoded.ids is None  # the head is not read outside of a pass
     assert GROUPED in record_of(model).verified and not record_of(model).failed, record_of(model)
     counts = [None, None]
     dist.all_gather_object(counts, len(passes))
@@ -216,6 +222,7 @@ def main() -> None:
     check_logps(rank, "llama", "sdpa", strictly, "flat")
     check_logps(rank, "qwen2", "sdpa", by_accelerate, "flat")
     check_logps(rank, "qwen2-window", "sdpa", by_accelerate, "flat", checkpointing=True)
+    check_logps(rank, "qwen2", "sdpa", kept_whole, "flat")
     check_logps(rank, "granite", "eager", by_accelerate, "packed")
     check_logps(rank, "gemma2", "eager", strictly, "packed", checkpointing=True)
     check_logps(rank, "gpt2", "sdpa", strictly, "plain")
@@ -226,6 +233,7 @@ def main() -> None:
     for kind, attention, shard in (
         ("llama", "sdpa", strictly),
         ("qwen2", "sdpa", by_accelerate),
+        ("qwen2", "sdpa", kept_whole),
         ("lora", "sdpa", by_accelerate),
     ):
         check_generation(rank, kind, attention, shard)

@@ -16,10 +16,10 @@ from calibrant.policy.attention import attention_named
 from calibrant.policy.block import BlockInputs
 from calibrant.policy.draws import sampled
 from calibrant.policy.group_attention import GroupCache
-from calibrant.policy.head import CACHE, Recorded, find_head, recording, same_logits
+from calibrant.policy.head import CACHE, Recorded, find_head, is_sharded, recording, same_logits
 from calibrant.policy.prompts import Prompts
 from calibrant.policy.sampling import Sampler
-from calibrant.policy.sharded import is_sharded, largest
+from calibrant.policy.sharded import largest
 
 Options = dict[str, Any]  # arguments of `generate`, by name
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -168,7 +168,7 @@ def decode(
         if is_sharded(model):
             _wait_for_others(model, input_ids)
         return ids
-    head = find_head(model)
+    head = find_head(model)  # raises for a sharded model
     with decoding(model, prompts), recording(head.module) as calls:
         ids, rows, logits = _decode(*arguments)
     first = Recorded(*calls[0], outputs=None)

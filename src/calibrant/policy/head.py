@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -81,17 +82,26 @@ def text_config(model: nn.Module) -> PreTrainedConfig:
     return unwrapped(model).config.get_text_config()
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 shards weights of a model or of a part of it, such as the model within an adapter.
+
+    The parameters themselves do not always show it: with `reshard_after_forward: false` they are whole from a forward
+    pass to the next backward pass.
+    """
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
 def find_head(model: nn.Module) -> Head:
     """The output head of a causal language model; a CalibrantError if there is none, or parameters are sharded."""
     config = text_config(model)
     module = unwrapped(model).get_output_embeddings()
     if module is None or getattr(config, "is_encoder_decoder", False):
         raise CalibrantError(f"{model_name(model)} is no causal language model with an output head; give one that is")
-    wrapped = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    if wrapped or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters()):
+    sharded = is_sharded(model) or any(type(x).__name__ == "FullyShardedDataParallel" for x in model.modules())
+    if sharded or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters()):
         raise CalibrantError(
-            f"the parameters of {model_name(model)} are spread over processes (FSDP or ZeRO-3), and its head is needed "
-            "outside of the forward pass; use the plain forward there"
+            f"the parameters of {model_name(model)} are sharded (FSDP or ZeRO-3), and its head is needed outside "
+            "of the forward pass; use the plain forward there"
         )
     return Head(module, config.vocab_size, _scale(config), getattr(config, "final_logit_softcapping", None))
 

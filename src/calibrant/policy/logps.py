@@ -9,7 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
-from calibrant.policy.head import Head, Recorded, autocast_of, find_head, has_head, pass_states, token_logps, unwrapped
+from calibrant.policy.head import (
+    Head,
+    Recorded,
+    autocast_of,
+    find_head,
+    has_head,
+    is_sharded,
+    pass_states,
+    token_logps,
+    unwrapped,
+)
 from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import (
@@ -23,7 +33,7 @@ from calibrant.policy.routes import (
     short_rows,
     whole_logits,
 )
-from calibrant.policy.sharded import is_sharded, sharded_logits
+from calibrant.policy.sharded import sharded_logits
 from calibrant.policy.verify import assert_close, reason_of, record_of, warn_once
 
 

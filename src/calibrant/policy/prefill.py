@@ -18,11 +18,11 @@ from calibrant.policy.cached import repeatable_cache
 from calibrant.policy.casts import weights_cast_once
 from calibrant.policy.decode import Decoded, Options, RepeatedCache, RowCache, decode, decoding, plain_sampling
 from calibrant.policy.group_attention import GroupCache, GroupLayer
-from calibrant.policy.head import has_head
+from calibrant.policy.head import has_head, is_sharded
 from calibrant.policy.prompt_attention import PromptRow, prompt_row
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
-from calibrant.policy.sharded import failed_somewhere, is_sharded, largest
+from calibrant.policy.sharded import failed_somewhere, largest
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
 
 GROUPED, REPEATED = "generation, prompts held once", "generation"

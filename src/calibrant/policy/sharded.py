@@ -9,7 +9,6 @@ do not go with FSDP2, which frees the weights of a layer once its backward pass 
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from calibrant.policy.head import pass_logits
 from calibrant.policy.prompts import Prompts, Tokens, distinct_prompts
@@ -18,11 +17,6 @@ from calibrant.policy.verify import NotShared, assert_close, reason_of, record_o
 
 ROUTES = ("flat", "packed", "plain", "logits")
 """From the one that asks most of a model and a batch to the one that any can take."""
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether weights of a model are spread over processes by FSDP2; also of one within an adapter that was sharded."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def largest(value: int, device: torch.device) -> int:

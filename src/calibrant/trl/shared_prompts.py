@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from trl import GRPOTrainer
 
 from calibrant.policy import logps_in_chunks, reads_head
-from calibrant.policy.sharded import is_sharded
+from calibrant.policy.head import is_sharded
 from calibrant.trl.batches import along_groups, contributing, in_order
 from calibrant.trl.clock import Clock
 from calibrant.trl.config import CalibratedGRPOConfig
@@ -109,8 +109,8 @@ class SharedPromptTrainer(GRPOTrainer):
 
     def _forward(self, model: nn.Module, inputs: Batch) -> Pass:
         """Computes a micro-batch; rows with an advantage of 0 without a gradient, if no other term gives them one."""
-        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_sharded(model)
-        if self.beta != 0.0 or spread:  # processes have to run equally many passes
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or is_sharded(model)
+        if self.beta != 0.0 or sharded:  # processes have to run equally many passes
             return self._computed(model, inputs)
         needed = contributing(inputs["advantages"], inputs["completion_mask"].sum(1))
         self._metrics["train"][self._free("batch/left_out")].append(1 - needed.float().mean().item())
