@@ -17,14 +17,13 @@ from calibrant.statistics.comparison_table import Row
 DIGITS = 4
 
 
-def found(directory: str) -> JsonObject:
+def tables_of(directory: str) -> JsonObject:
     """The tables of a comparison, rounded."""
     table = load_comparison(directory).table
     seconds = {cell.name: round(cell.cost["seconds"].mean, 1) for cell in table.cells if "seconds" in cell.cost}
     tables = {
         f"{part.task} {part.metric}": {
             "prompts": part.prompts,
-            "before": _rounded(part.rows[0].before),
             "cells": {row.cell: _row(row) for row in part.rows},
         }
         for part in main_tables(table)
@@ -33,13 +32,14 @@ def found(directory: str) -> JsonObject:
 
 
 def _row(row: Row) -> JsonObject:
-    told: JsonObject = {"seeds": {str(seed): _rounded(value) for seed, value in row.by_seed.items()}}
-    told |= {"mean": _rounded(row.mean), "deviation": _rounded(row.deviation), "collapsed": list(row.collapsed)}
+    content: JsonObject = {"seeds": {str(seed): _rounded(value) for seed, value in row.by_seed.items()}}
+    content |= {"mean": _rounded(row.mean), "deviation": _rounded(row.deviation), "before": _rounded(row.before)}
+    content["collapsed"] = list(row.collapsed)
     if gain := row.gain:
         interval = [_rounded(gain.low), _rounded(gain.high)]
-        told["gain"] = {"over": gain.against, "value": _rounded(gain.value), "interval": interval}
-        told["gain"] |= {"p_holm": _rounded(gain.p_holm), "detectable": _rounded(gain.detectable)}
-    return told
+        content["gain"] = {"over": gain.against, "value": _rounded(gain.value), "interval": interval}
+        content["gain"] |= {"p_holm": _rounded(gain.p_holm), "detectable": _rounded(gain.detectable)}
+    return content
 
 
 def _rounded(value: float | None) -> float | None:
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="+", metavar="NAME=DIRECTORY", help="a name and a finished comparison")
     directories = dict(each.split("=", 1) for each in parser.parse_args().comparisons)
-    print(json.dumps({name: found(directory) for name, directory in directories.items()}, indent=1))
+    print(json.dumps({name: tables_of(directory) for name, directory in directories.items()}, indent=1))
 
 
 if __name__ == "__main__":

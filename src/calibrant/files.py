@@ -156,13 +156,17 @@ def _object(content: bytes) -> tuple[JsonObject | None, str]:
 LOCK = ".lock"  # the file of a folder that a process locks while it writes there
 
 
+class InUse(CalibrantError):
+    """Another process has the lock of a folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
     """Context manager: one process at a time enters it for a folder, which is created if it does not exist.
 
     The operating system releases the lock (`flock`) of a process that dies. A file system without locks is not guarded.
     A folder that was created here and is still empty at the end is removed. Raises CalibrantError if another process
-    has the lock, or `folder` is a file.
+    has the lock (`InUse`), or `folder` is a file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -193,9 +197,7 @@ def _lock(path: Path) -> int:
     except BlockingIOError:
         holder = os.read(handle, 200).decode("utf-8", "replace") or "another process"
         os.close(handle)
-        raise CalibrantError(
-            f"'{path.parent}' is in use by {holder}; wait until it has ended, or give another folder"
-        ) from None
+        raise InUse(f"'{path.parent}' is in use by {holder}; wait until it has ended, or give another folder") from None
     except OSError:  # a file system without locks
         pass
     with contextlib.suppress(OSError):  # a full disk

@@ -19,7 +19,7 @@ def require_ray() -> None:
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """The module `ray`, connected to a cluster until the end, unless it was connected before.
+    """The module `ray`, connected to a cluster until the end; where it is connected already, to that one.
 
     Raises CalibrantError where Ray is not installed, or where there is no cluster at the address.
     """
@@ -29,7 +29,7 @@ def connected(address: str) -> Iterator[Any]:
 
     before = ray.is_initialized()
     try:
-        ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise CalibrantError(
             f"no Ray cluster at '{address}' ({reason(error)}); start one with `ray start --head`, or give --ray local"

@@ -50,7 +50,7 @@ def test_every_metric_cost_and_curve_is_measured(compared):
     )
     assert [cell["name"] for cell in measured["cells"]] == ["grpo", "gcpo_cd,alpha=0.3"]
     for cell in measured["cells"]:
-        assert cell["seeds"] == [0] and cell["failed"] == {}
+        assert cell["seeds"] == [0] and cell["left_out"] == {}
         assert (cell["cost"]["updates"]["0"], cell["cost"]["samples"]["0"]) == (2, 16)
         parts = {"generation", "rewards", "scores", "log_probabilities", "forward", "backward"}
         assert {f"seconds/{part}" for part in parts} < {*cell["cost"]}
@@ -73,15 +73,21 @@ def test_finished_runs_have_no_checkpoints_and_are_not_run_again(compared, capsy
 def test_what_is_finished_so_far_can_be_compared(compared, tmp_path, capsys):
     part = shutil.copytree(compared, tmp_path / "part")
     more = ["compare", "--methods", "grpo", "gcpo_cd,alpha=0.3", "rloo", *SMALL, "--seeds", "0", "1"]
-    with locked(part):  # by the comparison that makes the others
+    before = (part / "comparison.json").read_bytes()
+    with locked(part):  # by the process that works on the others
         assert main([*more, "--out", str(part), "--finished"]) == 0
-    assert "to do: 4 of 7" in capsys.readouterr().out
-    table = read(part)["table"]
-    assert [(cell["name"], cell["seeds"]) for cell in table["cells"]] == [("grpo", [0]), ("gcpo_cd,alpha=0.3", [0])]
-    assert table["tables"] == read(compared)["table"]["tables"]
+    said = capsys.readouterr().out
+    assert "to do: 4 of 7" in said and "rloo without seeds 0, 1: not finished" in said and "nothing is written" in said
+    assert (part / "comparison.json").read_bytes() == before
+    assert main([*more, "--out", str(part), "--finished"]) == 0
+    table, finished = read(part)["table"], read(compared)["table"]["tables"]
+    assert [cell["seeds"] for cell in table["cells"]] == [[0], [0], []]
+    assert [part["rows"] for part in table["tables"]] == [part["rows"] for part in finished]
+    assert "grpo without seed 1: not finished" in (part / "comparison.html").read_text()
     assert not (part / "runs" / "rloo").exists()
     shutil.rmtree(part / "evaluations" / "places" / "grpo")
-    assert "no run of the baseline 'grpo' is finished" in refused(capsys, *more, "--out", str(part), "--finished")
+    assert main([*more, "--out", str(part), "--finished"]) == 0  # the baseline is not finished: no gains
+    assert all(row["gain"] is None for part in read(part)["table"]["tables"] for row in part["rows"])
     empty = str(tmp_path / "empty")
     assert "is trained and evaluated yet" in refused(capsys, *more, "--out", empty, "--finished")
 
@@ -150,8 +156,8 @@ def test_a_failed_run_is_named_and_leaves_its_cell_with_fewer_seeds(compared, ca
         assert main([*COMMAND, "--seeds", "0", "1", "--out", str(out)]) == 0
     assert "grpo/seed-1: failed" in capsys.readouterr().err
     grpo, gcpo = read(out)["measurements"]["cells"]
-    assert grpo["seeds"] == [0] and "is in use by process" in grpo["failed"]["1"]
-    assert gcpo["seeds"] == [0, 1] and gcpo["failed"] == {}
+    assert grpo["seeds"] == [0] and "is in use by process" in grpo["left_out"]["1"]
+    assert gcpo["seeds"] == [0, 1] and gcpo["left_out"] == {}
 
 
 def test_a_model_that_was_trained_again_is_evaluated_again(compared, caplog, tmp_path):

@@ -80,7 +80,7 @@ def test_a_killed_run_is_named_and_is_resumed_by_the_next_start(uninterrupted, t
     until(lambda: list(folder.glob("runs/*/*/checkpoints/checkpoint-1/complete.json")))
     os.kill(children(process.pid)[-1], signal.SIGKILL)
     assert process.wait(timeout=900) == 0
-    failed = [cell["failed"] for cell in without_times(folder)["cells"] if cell["failed"]]
+    failed = [cell["left_out"] for cell in without_times(folder)["cells"] if cell["left_out"]]
     assert failed and all(reason == "ended by SIGKILL" for reasons in failed for reason in reasons.values())
     finish(folder)
     assert without_times(folder) == without_times(uninterrupted)

@@ -41,9 +41,11 @@ def table_of(*rows, metric="sampled/f1", prompts=32, **changed):
     return MetricTable("places", metric, prompts, **{"dropped": 0, "missing": (), **changed}, rows=rows)
 
 
-def comparison(*tables, names=("grpo", "gcpo_bot"), failed=None):
+def comparison(*tables, names=("grpo", "gcpo_bot"), left_out=None):
     costs = [{"updates": Cost(30.0 * k, float(k), k > 1), "seconds/reward": Cost(1.0, 9.0, True)} for k in (1, 2)]
-    cells = tuple(CellSummary(n, {"method": n}, (0, 1, 2), failed or {}, c) for n, c in zip(names, costs, strict=True))
+    cells = tuple(
+        CellSummary(n, {"method": n}, (0, 1, 2), left_out or {}, c) for n, c in zip(names, costs, strict=True)
+    )
     return ComparisonTable(names[0], "shared", {}, cells, tables)
 
 
@@ -94,9 +96,9 @@ def test_runs_that_collapsed_are_named():
 def test_text_says_settings_failures_cost_and_verdicts_within_the_width():
     names = ("grpo", "gcpo_bot, learning_rate=0.0001, alpha=0.3, beta=0.001, " + "x" * 80 + ", temperature=0.7")
     wide = table_of(row(names[0]), row(names[1], gain(-12345.678, -23456.789, -1234.567)))
-    text = as_text(comparison(wide, names=names, failed={3: "out of memory " * 20}))
+    text = as_text(comparison(wide, names=names, left_out={3: "out of memory " * 20}))
     assert max(map(len, text.splitlines())) <= 120
-    assert "shared settings" in text and "seed 3 failed" in text and "2.00 times the updates" in text
+    assert "shared settings" in text and "without seed 3" in text and "2.00 times the updates" in text
     assert "[-23456.789, -1234.567]" in text and "temperature=0.7" in text and "seconds/reward" not in text
     assert "the gain that is shown with a probability of 80%" in " ".join(text.split()) and "60 (2.00*)" in text
 
@@ -114,7 +116,7 @@ def hostile():
     return comparison(
         replace(table_of(row("grpo"), row(HOSTILE, gain(against=HOSTILE))), task=HOSTILE),
         names=names,
-        failed={1: HOSTILE},
+        left_out={1: HOSTILE},
     )
 
 

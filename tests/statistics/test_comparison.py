@@ -16,8 +16,8 @@ from calibrant.statistics.measurements import Cell, Measurements, Scores
 PROMPTS = tuple(f"q{i}" for i in range(32))
 
 
-def cell(name, seeds=(0, 1, 2), failed=None, cost=None, **options):
-    return Cell(name, {"method": name, **options}, tuple(seeds), failed or {}, cost or {}, {})
+def cell(name, seeds=(0, 1, 2), left_out=None, cost=None, **options):
+    return Cell(name, {"method": name, **options}, tuple(seeds), left_out or {}, cost or {}, {})
 
 
 def values(cells, gains, prompts=32, seed=0):
@@ -36,7 +36,7 @@ def measured(cells, gains, varied=None, **changed):
                            "scores": (scores,), **changed})  # fmt: skip
 
 
-CELLS = (cell("grpo", failed={3: "out of memory"}), cell("gcpo_bot"), cell("gcpo_cd"))
+CELLS = (cell("grpo", left_out={3: "out of memory"}), cell("gcpo_bot"), cell("gcpo_cd"))
 
 
 def test_both_structures_survive_json():
@@ -53,6 +53,7 @@ def test_both_structures_survive_json():
         ("sampled/f1", (0.4, 0.1, 0.41), 0.3, (1,)),  # below half of the others
         ("sampled/f1", (0.1, 0.1, 0.1), 0.3, (0, 1, 2)),  # below half of before training
         ("sampled/f1", (0.1, 0.1, 0.1), None, ()),
+        ("sampled/rewards/penalty", (-1.0, -2.0, -3.0), -2.0, ()),
         ("calibration/brier", (0.4, 0.1, 0.41), 0.3, ()),  # lower is better
     ],
 )

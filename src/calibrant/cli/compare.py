@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calibrant.compare.settings import OF_RUNS, CompareSettings
 from calibrant.errors import CalibrantError
-from calibrant.files import locked, read_yaml
+from calibrant.files import InUse, locked, read_yaml
 from calibrant.options import add_arguments, coerced, declared, read
 from calibrant.train.settings import TrainSettings, policy_defaults
 
@@ -47,7 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show the cells, what is there, and an estimate of time; run nothing"
     )
     instead.add_argument(
-        "--finished", action="store_true", help="compare the runs that are finished so far; run nothing"
+        "--finished",
+        action="store_true",
+        help="compare the runs that are finished so far, also while the rest is running; run nothing",
     )
     add_arguments(parser, CompareSettings, without=("cells",))
     add_arguments(parser, TrainSettings, policy_defaults(), without=OF_RUNS)
@@ -66,16 +68,28 @@ def run(options: argparse.Namespace) -> int:
     compared = command.comparison(settings, training, Path(options.out) if options.out else None)
     if options.dry_run:
         return _dry_run(compared, file.about)
-    if options.finished:  # without the lock, which the comparison that makes the others holds
-        planned = compared.plan()
-        _print_plan(compared, planned)
-        text, paths = command.write(compared, command.finished(compared, planned))
-    else:
+    do = command.measure_finished if options.finished else command.finish
+    try:
         with locked(compared.folder.path):
             planned = compared.plan()
             _print_plan(compared, planned)
-            text, paths = command.write(compared, command.finish(compared, planned))
+            text, paths = command.write(compared, do(compared, planned))
+    except InUse:
+        if not options.finished:
+            raise
+        return _print_finished(compared)
     print(f"\n{text}", *(f"written: {path}" for path in paths), sep="\n")
+    return 0
+
+
+def _print_finished(compared: "Comparison") -> int:
+    """Prints the table of what is finished beside a process that works on the rest, and leaves its files alone."""
+    from calibrant.compare import command
+
+    planned = compared.plan()
+    _print_plan(compared, planned)
+    print(f"\n{command.finished_text(compared, planned)}")
+    print("nothing is written: the comparison is running")
     return 0
 
 

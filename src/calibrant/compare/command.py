@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from calibrant.compare.cells import Cell, baseline_of, make_cells
@@ -24,6 +24,7 @@ from calibrant.report.comparison_files import save_comparison
 from calibrant.report.comparison_table import as_csv, as_latex, as_markdown, as_text
 from calibrant.report.published import as_lines, gains_here, published
 from calibrant.statistics.comparison import compare
+from calibrant.statistics.comparison_table import ComparisonTable
 from calibrant.statistics.measurements import Measurements
 from calibrant.train.prepare import check, prepare
 
@@ -72,25 +73,15 @@ def finish(compared: Comparison, planned: list[Planned]) -> Measurements:
     if compared.settings.ray is None:
         failed = work(jobs, compared.folder, side_by_side=side_by_side(compared), threads=compared.settings.threads)
     else:
-        failed = work_on_ray(jobs, compared.folder, compared.settings, compared.settings.ray)
+        failed = work_on_ray(jobs, compared.folder, compared.settings)
     return measure(compared, planned, failed)
 
 
-def finished(compared: Comparison, planned: list[Planned]) -> Measurements:
-    """What is measured so far; cells and seeds that are not finished are left out.
-
-    Raises CalibrantError where nothing is finished.
-    """
-    complete = [one for one in planned if one.complete]
-    if not any(one.run for one in complete):
+def measure_finished(compared: Comparison, planned: list[Planned]) -> Measurements:
+    """What is measured so far; CalibrantError where no run is finished."""
+    if not any(one.run and one.complete for one in planned):
         raise CalibrantError(f"no run in '{compared.folder.path}' is trained and evaluated yet; leave out --finished")
-    names = {one.cell.name for one in complete if one.run}
-    if compared.baseline not in names:
-        others = ", ".join(sorted(names))
-        raise CalibrantError(
-            f"no run of the baseline '{compared.baseline}' is finished; give --baseline one of {others}"
-        )
-    return measure(replace(compared, cells=[cell for cell in compared.cells if cell.name in names]), complete, {})
+    return measure(compared, planned, {one.name: "not finished" for one in planned if not one.complete})
 
 
 def side_by_side(compared: Comparison) -> int:
@@ -142,14 +133,24 @@ def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, s
     return Measurements(compared.baseline, compared.settings.settings, values, tuple(cells), tuple(scores))
 
 
+def finished_text(compared: Comparison, planned: list[Planned]) -> str:
+    """The table of the runs that are finished, for a terminal."""
+    return table_text(compared, compare(measure_finished(compared, planned)))
+
+
+def table_text(compared: Comparison, table: ComparisonTable) -> str:
+    """The table, and published ones below it, for a terminal."""
+    beside = compared.settings.beside or ()
+    blocks = ["\n".join(as_lines(published(name), gains_here(table))) + "\n" for name in beside]
+    return "\n".join([as_text(table), *blocks])
+
+
 def write(compared: Comparison, measurements: Measurements) -> tuple[str, list[Path]]:
     """Writes `comparison.json`, the table in four formats and the page; returns the table as text, and the paths."""
     table, out = compare(measurements), compared.folder.comparison
-    beside = compared.settings.beside or ()
-    blocks = ["\n".join(as_lines(published(name), gains_here(table))) + "\n" for name in beside]
-    text = "\n".join([as_text(table), *blocks])
+    text = table_text(compared, table)
     paths = [
-        save_comparison(out, measurements, table, beside),
+        save_comparison(out, measurements, table, compared.settings.beside or ()),
         write_text(out.with_suffix(".txt"), text),
         write_text(out.with_suffix(".md"), as_markdown(table)),
         write_text(out.with_suffix(".tex"), as_latex(table)),

@@ -99,7 +99,7 @@ def exists(folder: Path, settings: EvaluateSettings, run: Run | None) -> bool:
             "folder to evaluate again, or give another --out"
         )
     if config.get("trained") != _trained(run):
-        log.warning("the model of '%s' has been trained again: it is evaluated again", folder)
+        log.warning("the model of '%s' has been trained again: its evaluation is out of date", folder)
         return False
     return True
 

@@ -29,8 +29,8 @@ CURVES = (
 """Metrics of training that are drawn against the step."""
 
 
-def measure_cell(cell: Cell, runs: Mapping[int, Run], failed: Mapping[int, str]) -> measurements.Cell:
-    """A cell with what its runs cost and how they went; `runs` and `failed` are by seed."""
+def measure_cell(cell: Cell, runs: Mapping[int, Run], left_out: Mapping[int, str]) -> measurements.Cell:
+    """A cell with what its runs cost and how they went; `runs` and `left_out` are by seed."""
     logs = {seed: list(read_json_lines(run.metrics)) for seed, run in runs.items()}
     costs = {seed: _cost(logs[seed], run, cell.training.rollouts) for seed, run in runs.items()}
     curves = {
@@ -39,7 +39,7 @@ def measure_cell(cell: Cell, runs: Mapping[int, Run], failed: Mapping[int, str])
         if any(name in row for rows in logs.values() for row in rows)
     }
     cost = {name: {seed: by_name.get(name, 0.0) for seed, by_name in costs.items()} for name in _keys(costs.values())}
-    return measurements.Cell(cell.name, cell.options, tuple(runs), dict(failed), cost, curves)
+    return measurements.Cell(cell.name, cell.options, tuple(runs), dict(left_out), cost, curves)
 
 
 def _cost(rows: Sequence[JsonObject], run: Run, rollouts: int) -> dict[str, float]:

@@ -33,9 +33,9 @@ PATIENCE = 120.0  # seconds for the lock of a process on a dead node to go
 GIGABYTE = 1_000_000_000
 
 
-def work_on_ray(jobs: Sequence[Job], folder: Folder, settings: CompareSettings, address: str) -> dict[str, str]:
-    """As `work.work`, on the Ray cluster at an address."""
-    with connected(address) as ray:
+def work_on_ray(jobs: Sequence[Job], folder: Folder, settings: CompareSettings) -> dict[str, str]:
+    """As `work.work`, on the Ray cluster of the settings."""
+    with connected(settings.ray or "auto") as ray:
         return _work(ray, jobs, folder, settings)
 
 

@@ -51,14 +51,15 @@ def load_comparison(directory: str | Path) -> ComparisonData:
     """Reads `comparison.json`; raises CalibrantError where there is none, or one that is damaged."""
     path = Path(directory)
     if not (path / FILE).is_file():
-        raise CalibrantError(f"'{path}' has no {FILE}; run calibrant compare with --out {path} to its end")
+        raise CalibrantError(f"'{path}' has no {FILE}; run calibrant compare with --out {path}")
     content = json_object((path / FILE).read_bytes()) or {}
     try:
         measured, table = Measurements.from_json(content["measurements"]), ComparisonTable.from_json(content["table"])
         return ComparisonData(path, measured, table, tuple(content["beside"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CalibrantError(
-            f"'{path / FILE}' is damaged; run calibrant compare with --out {path} again, which writes it anew"
+            f"'{path / FILE}' is damaged, or of another version; run calibrant compare with --out {path} again, which "
+            "writes it anew"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """The page of a comparison: which method is better, by how much, and with which doubt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from calibrant.files import JsonObject, versions
@@ -17,7 +17,7 @@ from calibrant.report.comparison_files import (
     series_label,
 )
 from calibrant.report.comparison_rows import gain_table, mean_table, spread_table, words_table
-from calibrant.report.comparison_words import LEGEND, LEVEL, metric_notes, number, verdict
+from calibrant.report.comparison_words import LEGEND, LEVEL, left_out, metric_notes, number, verdict
 from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
@@ -45,14 +45,9 @@ def write_comparison(directory: str | Path, images: Path | None = None) -> Path:
             *(_beside(table, gains_here(data.table)) for table in map(published, data.beside)),
         ],
         files="comparison.json, evaluations/",
-        notes=[f"{cell.name} failed with {_reasons(cell.failed)}" for cell in data.measured.cells if cell.failed],
+        notes=[line for cell in data.measured.cells for line in left_out(cell.name, cell.left_out)],
     )
     return write_page(data.path / "comparison.html", page, images)
-
-
-def _reasons(failed: Mapping[int, str]) -> str:
-    """Seeds with reasons; these runs are in no number of the page."""
-    return "; ".join(f"seed {seed}, which is left out everywhere: {reason}" for seed, reason in failed.items())
 
 
 def headline(main: Sequence[MetricTable]) -> str:

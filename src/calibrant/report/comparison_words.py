@@ -1,6 +1,6 @@
 """What a comparison shows, in sentences: a verdict per cell, and what limits a table."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from calibrant.report.formats import p_value
 from calibrant.statistics.comparison_table import CellSummary, ComparisonTable, Gain, MetricTable, Row
@@ -141,7 +141,22 @@ def about(table: ComparisonTable) -> list[str]:
     return lines + [line for cell in cells for line in _about_cell(cell)]
 
 
+def left_out(cell: str, seeds: Mapping[int, str]) -> list[str]:
+    """A line per reason for which seeds of a cell are left out.
+
+    >>> left_out("grpo", {0: "out of memory", 1: "not finished", 2: "not finished"})
+    ['grpo without seed 0: out of memory', 'grpo without seeds 1, 2: not finished']
+    """
+    by_reason: dict[str, list[str]] = {}
+    for seed, reason in seeds.items():
+        by_reason.setdefault(reason, []).append(str(seed))
+    return [
+        f"{cell} without {'seeds' if len(some) > 1 else 'seed'} {', '.join(some)}: {reason}"
+        for reason, some in by_reason.items()
+    ]
+
+
 def _about_cell(cell: CellSummary) -> list[str]:
-    lines = [f"{cell.name}, seed {seed} failed and is left out: {reason}" for seed, reason in cell.failed.items()]
+    lines = left_out(cell.name, cell.left_out)
     costs = [f"{cell.cost[name].ratio:.2f} times the {name}" for name in cell.other_cost]
     return lines + ([f"{cell.name} had another cost than the baseline: {', '.join(costs)}."] if costs else [])

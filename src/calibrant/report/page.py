@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -101,17 +101,13 @@ class Page:
 def write_page(path: Path, page: Page, images: Path | None = None) -> Path:
     """Writes a page atomically and returns its path; lone surrogates become question marks.
 
-    With `images`, its figures are written into that folder too, each as an SVG file.
+    With `images`, its figures are written into that folder too, each as an SVG file named by its section and title.
     """
     if images:
-        for number, plot in enumerate(_plots(page), 1):
-            _write_image(images / f"{number:02d}-{_file_name(plot.title)}.svg", plot)
+        for section in page.sections:
+            for plot in section.plots:
+                _write_image(images / f"{_file_name(f'{section.id} {plot.title}')}.svg", plot)
     return write_text(path, render(page).encode("utf-8", "replace").decode("utf-8"))
-
-
-def _plots(page: Page) -> Iterator[Plot]:
-    for section in page.sections:
-        yield from section.plots
 
 
 def _write_image(path: Path, plot: Plot) -> None:

@@ -26,7 +26,7 @@ _scorer: UnitScorer | None = None  # of this worker process
 def cluster(address: str, scorer: UnitScorer) -> Iterator["Cluster"]:
     """The nodes of the Ray cluster at an address, as a pool."""
     with connected(address) as ray:
-        yield Cluster(ray, scorer.settings, scorer)
+        yield Cluster(ray, scorer)
 
 
 class Cluster:
@@ -35,13 +35,13 @@ class Cluster:
     Shards come back as bytes, so that the nodes need not share a file system. What a lost node had is scored again.
     """
 
-    def __init__(self, ray: Any, settings: ScoreSettings, scorer: UnitScorer):
+    def __init__(self, ray: Any, scorer: UnitScorer):
         self.ray = ray
         self.size = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-        self.settings = ray.put(settings)
+        self.settings = ray.put(scorer.settings)
         self.task = ray.remote(max_retries=-1)(_work)
         if scorer.with_models():
-            scorer.readers = _remote_readers(ray, settings, scorer)
+            scorer.readers = _remote_readers(ray, scorer)
 
     def submit(self, unit: pa.Table, part: PartlyScored, out: Path | None) -> Result:
         """As `Pool.submit`."""
@@ -97,8 +97,9 @@ class Models:
         return self.readers.entail(groups)
 
 
-def _remote_readers(ray: Any, settings: ScoreSettings, scorer: UnitScorer) -> Readers:
+def _remote_readers(ray: Any, scorer: UnitScorer) -> Readers:
     """Readers whose models are in an actor, with a GPU if there is one; a lost actor is started anew."""
+    settings = scorer.settings
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     actor = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=-1, max_task_retries=-1)(Models).remote(settings)
 

@@ -42,7 +42,7 @@ class ScoredFile(NamedTuple):
 
 def check_options(settings: ScoreSettings) -> None:
     """Raises CalibrantError for options that contradict each other, before anything is read."""
-    out = Path(settings.out or "folder")
+    out = Path(settings.out or "")
     if out.is_dir() if out.suffix in SINGLE else out.is_file() or out.suffix in HINTS:
         raise CalibrantError(
             f"--out '{out}' is not the name of a rollout file; end it in .parquet or .jsonl, or give a folder"

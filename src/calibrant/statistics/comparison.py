@@ -71,7 +71,7 @@ def reference_of(cell: Cell, measurements: Measurements) -> str:
 def _summary(cell: Cell, baseline: Cell) -> CellSummary:
     base = _means(baseline.cost)
     cost = {name: _cost(name, mean, base.get(name)) for name, mean in _means(cell.cost).items()}
-    return CellSummary(cell.name, dict(cell.options), tuple(cell.seeds), dict(cell.failed), cost)
+    return CellSummary(cell.name, dict(cell.options), tuple(cell.seeds), dict(cell.left_out), cost)
 
 
 def _cost(name: str, mean: float, base: float | None) -> Cost:
@@ -154,7 +154,7 @@ def _row(
 
 def _collapsed(by_seed: Mapping[int, float], before: float | None) -> tuple[int, ...]:
     usual = max(median(by_seed.values()), before or 0.0)
-    return tuple(seed for seed, value in by_seed.items() if value < usual / 2)
+    return tuple(seed for seed, value in by_seed.items() if usual > 0 and value < usual / 2)
 
 
 def _before(cell: Cell, scores: Scores, kept: NDArray[np.bool_]) -> float | None:

@@ -22,7 +22,7 @@ class CellSummary:
     name: str
     options: Mapping[str, object]
     seeds: tuple[int, ...]  # that finished
-    failed: Mapping[int, str]  # seed -> reason
+    left_out: Mapping[int, str]  # seed -> reason
     cost: Mapping[str, Cost]  # as in `Cell.cost`
 
     @property
@@ -115,8 +115,8 @@ class ComparisonTable:
 
 def _summary(data: JsonObject) -> CellSummary:
     cost = {name: Cost(**values) for name, values in data["cost"].items()}
-    seeds, failed = tuple(data["seeds"]), by_seed(data["failed"])
-    return CellSummary(**data | {"seeds": seeds, "failed": failed, "cost": cost})
+    seeds, left_out = tuple(data["seeds"]), by_seed(data["left_out"])
+    return CellSummary(**data | {"seeds": seeds, "left_out": left_out, "cost": cost})
 
 
 def _table(data: JsonObject) -> MetricTable:

@@ -32,7 +32,7 @@ class Cell:
     name: str
     options: Mapping[str, object]  # those that set it apart from the other cells, method included
     seeds: tuple[int, ...]  # that finished
-    failed: Mapping[int, str]  # seed -> reason, one sentence
+    left_out: Mapping[int, str]  # seed that failed or is not finished -> reason, one sentence
     cost: Mapping[
         str, Mapping[int, float]
     ]  # `updates`, `samples`, `seconds`, `seconds/PART` -> seed -> sum over the run
@@ -80,8 +80,8 @@ def by_seed(data: Mapping[str, Any] | Mapping[int, Any]) -> dict[int, Any]:
 def _cell(data: JsonObject) -> Cell:
     cost = {name: by_seed(values) for name, values in data["cost"].items()}
     curves = {name: _rows(values) for name, values in data["curves"].items()}
-    seeds, failed = tuple(data["seeds"]), by_seed(data["failed"])
-    return Cell(data["name"], data["options"], seeds, failed, cost, curves)
+    seeds, left_out = tuple(data["seeds"]), by_seed(data["left_out"])
+    return Cell(data["name"], data["options"], seeds, left_out, cost, curves)
 
 
 def _scores(data: JsonObject) -> Scores:
