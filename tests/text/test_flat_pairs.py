@@ -69,3 +69,9 @@ def test_other_models_are_padded(kind, options, tmp_path):
         p = judge.probabilities(*zip(*PAIRS, strict=True))
         differ = torch.tensor([a != b for a, b in PAIRS])
         torch.testing.assert_close(p[differ], expected[differ], atol=1e-5, rtol=0)
+
+
+def test_a_class_of_a_checkpoint_is_padded(tmp_path):
+    model, _ = network(BertConfig, tmp_path)
+    model.__class__ = type("BertForSequenceClassification", (type(model),), {"__module__": "transformers_modules.x"})
+    assert not can_be_flat(model)

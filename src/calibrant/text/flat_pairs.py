@@ -29,8 +29,8 @@ class PairRuns(NamedTuple):
 
 def can_be_flat(model: PreTrainedModel) -> bool:
     """Whether pairs in one row get the logits of a classifier that they get in rows of their own."""
-    config = model.config
-    return config.model_type in FAMILIES and config._attn_implementation == "sdpa" and not config.is_decoder
+    config, known = model.config, type(model).__module__.startswith("transformers.models.")  # no code of a checkpoint
+    return known and config.model_type in FAMILIES and config._attn_implementation == "sdpa" and not config.is_decoder
 
 
 def flat_logits(model: PreTrainedModel, encoded: BatchEncoding) -> Tensor:
