@@ -169,10 +169,11 @@ def check_half(rank: int) -> None:
 
 
 def check_references(rank: int, folder: Path) -> None:
-    """The policy before training and its moving average, kept in parts, are those of the whole model."""
+    """The policy before training and its moving average, sharded, are those of the whole model."""
     models, batch = [build("qwen2", dtype=torch.float32) for _ in range(2)], own_batch(rank)
     pairs = [
-        (InitialReference(x, fsdp), SlowReference(x, 0.6, 2, fsdp)) for x, fsdp in zip(models, (0, 2), strict=True)
+        (InitialReference(x, sharding), SlowReference(x, 0.6, 2, sharding))
+        for x, sharding in zip(models, ("", "FSDP2"), strict=True)
     ]
     by_accelerate(models[1])
 
@@ -207,12 +208,12 @@ def check_references(rank: int, folder: Path) -> None:
     assert (average - start).abs().max() > 1e-3 < (average - logps(models[0])).abs().max()
     pairs[1][1].save(folder, write=rank == 0)
     dist.barrier()
-    again = SlowReference(models[1], fsdp=2)
+    again = SlowReference(models[1], sharding="FSDP2")
     again.load(folder, models[1])
     pairs[0][1].load(folder)
-    for name, value in pairs[1][1].values.items():
-        assert torch.equal(again.values[name].full_tensor(), value.full_tensor())
-        assert torch.equal(pairs[0][1].values[name], value.full_tensor())  # a file of any number of processes
+    for name, value in pairs[1][1].average.items():
+        assert torch.equal(again.average[name].full_tensor(), value.full_tensor())
+        assert torch.equal(pairs[0][1].average[name], value.full_tensor())  # a file of any number of processes
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def test_methods_at_the_depth_of_the_block(policy, questions, tmp_path, method):
     assert ("block_variance" if method == "gradient_snr" else "gradient_dispersion") in rows
 
 
-def test_inputs_of_all_processes_have_a_prompt_per_row(policy, questions, tmp_path):
+def test_inputs_of_all_processes_have_a_prompt_per_row(policy, questions, tmp_path, monkeypatch):
     args = arguments(tmp_path, method="gradient_snr", method_options={"depth": "block"})
     gradients = CalibratedGRPOTrainer(policy, f1_reward, args, questions)._policy_inputs.block
     where = torch.tensor([[False, True, True], [True, True, True]])
@@ -100,6 +100,9 @@ def test_inputs_of_all_processes_have_a_prompt_per_row(policy, questions, tmp_pa
     found = gradients._gathered_inputs(inputs)  # of a single process: all of its rows
     assert torch.equal(found.rollouts, inputs.rollouts)
     assert all(torch.equal(found.of_prompt(row), inputs.of_prompt(row)) for row in range(4))
+    assert gradients._gathered_inputs(None) is None
+    monkeypatch.setattr(gradients.accelerator, "gather", lambda x: torch.cat([x, torch.ones_like(x)]))  # another's
+    assert gradients._gathered_inputs(inputs) is None
 
 
 @pytest.mark.slow

@@ -41,10 +41,10 @@ def test_the_reference_of_a_new_adapter_is_the_base(policy, questions, tmp_path,
         np.testing.assert_allclose(rows.ref_logprob, base[:, 0], rtol=1e-4, atol=1e-4)
     assert (rows.logprob - rows.ref_logprob).abs().max() > 1e-2  # the adapter has moved
     inputs, own = trainer._policy_inputs, sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    assert trainer.ref_model is None and (beta or inputs.initial.values is None)
-    assert sum(value.numel() for value in inputs.slow.values.values()) == own
+    assert trainer.ref_model is None and (beta or (inputs.initial.is_base and not inputs.initial.snapshot))
+    assert sum(value.numel() for value in inputs.slow.average.values()) == own
     held = [value for value in vars(inputs).values() if isinstance(value, torch.nn.Module)]
-    assert not held and all("lora" in name for name in inputs.slow.values)
+    assert not held and all("lora" in name for name in inputs.slow.average)
 
 
 def test_the_reference_of_a_trained_adapter_is_that_adapter(policy, questions, tmp_path):
@@ -106,14 +106,15 @@ def test_a_reference_under_autocast_reads_its_own_values(policy, half):
         assert torch.equal(model(ids).logits, moved)
 
 
-def test_a_policy_in_parts_has_no_reference_but_the_base_of_an_adapter(policy):
+def test_a_sharded_policy_has_no_reference_but_the_base_of_an_adapter(policy):
     model = adapted(policy)
     for parameter in model.parameters():
         parameter.ds_id = 1
-    assert InitialReference(model).values is None
+    assert InitialReference(model, "ZeRO-3").is_base
     with pytest.raises(CalibrantError, match="ZeRO-3 or the first version of FSDP shards"):
         SlowReference(model)
     whole = AutoModelForCausalLM.from_pretrained(policy)
-    with pytest.raises(CalibrantError, match="train with DDP, ZeRO-2 or fsdp_version: 2"):
-        InitialReference(whole, fsdp=1)
-    assert InitialReference(whole, fsdp=2).values is None and not SlowReference(whole, fsdp=2).values  # kept later
+    for sharding in ("FSDP1", "ZeRO-3"):
+        with pytest.raises(CalibrantError, match="train with DDP, ZeRO-2 or fsdp_version: 2"):
+            InitialReference(whole, sharding)
+    assert not InitialReference(whole, "FSDP2").snapshot and not SlowReference(whole, sharding="FSDP2").average

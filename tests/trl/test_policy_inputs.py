@@ -1,6 +1,7 @@
 """What the trainer supplies to methods from models: against a plain forward pass, and across a resume."""
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -128,8 +129,8 @@ def test_the_slow_reference_follows(policy):
         slow.follow(model, step)
         if step % 2 == 0:
             by_hand = {name: 0.9 * x + 0.1 * model.state_dict()[name] for name, x in by_hand.items()}
-    assert slow.values.keys() == dict(model.named_parameters()).keys()
-    for name, value in slow.values.items():
+    assert slow.average.keys() == dict(model.named_parameters()).keys()
+    for name, value in slow.average.items():
         torch.testing.assert_close(value, by_hand[name])
 
 
@@ -141,7 +142,7 @@ def test_a_half_precision_policy_is_followed_in_float32(policy):
             parameter.mul_(1.01)
     for step in range(1, 5):
         slow.follow(model, step)
-    assert all((slow.values[name] - value).abs().max() > 0 for name, value in before.values.items())
+    assert all((slow.average[name] - value).abs().max() > 0 for name, value in before.average.items())
 
 
 @pytest.mark.parametrize(("decay", "every"), [(1.5, 10), (-0.1, 10), (0.9, 0)])
@@ -168,7 +169,7 @@ def test_memory_and_the_slow_reference_survive_a_resume(policy, questions, tmp_p
     halved.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
     assert same_bits(whole, halved)
     assert torch.equal(whole._memory["level"], halved._memory["level"])
-    followed, resumed = (trainer._policy_inputs.slow.values for trainer in (whole, halved))
+    followed, resumed = (trainer._policy_inputs.slow.average for trainer in (whole, halved))
     assert followed.keys() == resumed.keys() and all(torch.equal(x, resumed[name]) for name, x in followed.items())
     weights = [rows_of(tmp_path / folder, 3).weight.iloc[0] for folder in "ab"]
     assert weights[0] == weights[1] != 1.0
@@ -269,13 +270,18 @@ def test_clusters_and_entailment_from_an_nli_model(policy, questions, tmp_path, 
     assert rows_of(tmp_path / "b").entropy_weight.eq(1).all()
 
 
-@pytest.mark.parametrize("name", ["head_gram", "block_gram"])
-@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_gradients_of_weights_in_parts_are_refused(policy, name, kind, tmp_path):
-    plugin = SimpleNamespace(fsdp_version=2)
-    accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))
-    model = AutoModelForCausalLM.from_pretrained(policy)
-    if kind == DistributedType.DEEPSPEED:
-        model.lm_head.weight.ds_id = 0  # as ZeRO-3 marks them
-    with pytest.raises(CalibrantError, match=f"'{name}' is read from weights that FSDP or ZeRO-3 spreads"):
-        PolicyInputs(model, arguments(tmp_path), accelerator, named=[name], tokenizer=None, per_token=None)
+@pytest.mark.parametrize("kind", ["FSDP1", "FSDP2", "ZeRO-3", "ZeRO-2"])
+def test_what_sharded_weights_refuse(policy, kind, tmp_path):
+    """By what the accelerator is going to do: the model, made before, does not show it."""
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=int(kind[-1])))
+    state.deepspeed_plugin = SimpleNamespace(zero_stage=int(kind[-1]))
+    distributed = DistributedType.FSDP if kind.startswith("FSDP") else DistributedType.DEEPSPEED
+    accelerator, args = SimpleNamespace(distributed_type=distributed, state=state), arguments(tmp_path, beta=0.0)
+    model, sentence = AutoModelForCausalLM.from_pretrained(policy), "cannot be kept of parameters that ZeRO-3 or"
+    gram = "'{}' is read from weights that FSDP or ZeRO-3 shards"
+    sentences = {name: sentence for name in ("ref_mean_logprob", "answer_confidence") if kind != "FSDP2"}
+    sentences |= {name: gram.format(name) for name in ("head_gram", "block_gram")}
+    for name in ("ref_mean_logprob", "answer_confidence", "head_gram", "block_gram"):
+        refused = kind != "ZeRO-2" and name in sentences
+        with pytest.raises(CalibrantError, match=sentences[name]) if refused else nullcontext():
+            PolicyInputs(model, args, accelerator, named=[name], tokenizer=None, per_token=None)

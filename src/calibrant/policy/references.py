@@ -4,20 +4,21 @@ There is no second copy of the model: a reference keeps values of the parameters
 policy's place while the reference is computed. With an adapter these are the adapter's parameters alone; and as a new
 adapter changes nothing, the policy before training is then the base with the adapter switched off.
 
-Where FSDP2 spreads parameters over processes, each keeps the values of its own part. As trainers shard a model after
-they were made, these are taken later: when the reference is used first, or before a checkpoint is loaded.
+Of parameters that FSDP2 shards, each process keeps the values of its own shards. As trainers shard a model after they
+were made, these are read later: when the reference is used first, or before a checkpoint is loaded.
 """
 
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from calibrant.errors import CalibrantError, reason
@@ -25,30 +26,34 @@ from calibrant.policy.verify import evaluating
 
 FILE = "slow_reference.safetensors"
 
+Sharding = Literal["", "FSDP1", "FSDP2", "ZeRO-3"]
+"""How a model is going to be sharded, if it is."""
+
 
 class InitialReference:
     """The policy as it is now, before training.
 
     Attributes:
-        values: those of the trained parameters, by name; None: the adapter is switched off instead, or `keep` is due.
-
-    `fsdp` is the version of FSDP that is going to shard the model, 0 if none is.
+        is_base: whether the model has a new adapter; the reference is then its base, and there is no snapshot.
+        snapshot: values of the trained parameters by name; of a model that FSDP2 is going to shard empty until
+            `take_snapshot`.
     """
 
-    def __init__(self, model: nn.Module, fsdp: int = 0):
-        self._switches = _new_adapter(model)
-        self.values = None if self._switches or fsdp == 2 else _trained_values(model, fsdp)
+    def __init__(self, model: nn.Module, sharding: Sharding = ""):
+        self.is_base, self.snapshot = _new_adapter(model), dict[str, Tensor]()
+        if sharding != "FSDP2":
+            self.take_snapshot(model, sharding)
 
-    def keep(self, model: nn.Module) -> None:
-        """Keeps the values of a model that FSDP2 has sharded, if there are none yet."""
-        if self.values is None and not self._switches:
-            self.values = _trained_values(model)
+    def take_snapshot(self, model: nn.Module, sharding: Sharding = "") -> None:
+        """Copies the values of the model as it is now, unless that is done or not needed."""
+        if not (self.is_base or self.snapshot):
+            self.snapshot = _trained_values(model, sharding)
 
     @contextmanager
     def in_place(self, model: PreTrainedModel) -> Iterator[None]:
         """Context manager: `model`, without wrappers, is the reference, in evaluation mode; restored on exit."""
-        self.keep(model)
-        with evaluating(model), model.disable_adapter() if self.values is None else _swapped(model, self.values):
+        self.take_snapshot(model)
+        with evaluating(model), model.disable_adapter() if self.is_base else _swapped(model, self.snapshot):
             yield
 
 
@@ -60,42 +65,44 @@ class SlowReference:
 
     Reference: GRPO-CARE's code (a), with a decay of 0.995 every 10 steps.
 
-    `fsdp` as for `InitialReference`; `values` are empty until `keep`.
+    Attributes:
+        average: by name; it starts at a snapshot of the policy, taken as for `InitialReference`.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10, fsdp: int = 0):
+    def __init__(self, model: nn.Module, decay: float = 0.995, every: int = 10, sharding: Sharding = ""):
         if not 0 <= decay <= 1 or every < 1:
             raise CalibrantError(f"ema_decay {decay} has to lie in [0, 1], and ema_every {every} to be at least 1")
-        self.values: dict[str, Tensor] = {}
+        self.average = dict[str, Tensor]()
         self.decay, self.every = decay, every
-        if fsdp != 2:
-            self.keep(model, fsdp)
+        if sharding != "FSDP2":
+            self.take_snapshot(model, sharding)
 
-    def keep(self, model: nn.Module, fsdp: int = 0) -> None:
-        """As `InitialReference.keep`."""
-        self.values = self.values or {name: value.float() for name, value in _trained_values(model, fsdp).items()}
+    def take_snapshot(self, model: nn.Module, sharding: Sharding = "") -> None:
+        """As `InitialReference.take_snapshot`."""
+        if not self.average:
+            self.average = {name: value.float() for name, value in _trained_values(model, sharding).items()}
 
     @torch.no_grad()
     def follow(self, model: nn.Module, step: int) -> None:
         """Updates the average where `step` is a multiple of `every`."""
         if step % self.every:
             return
-        self.keep(model)
-        for name, p in _parameters(model, self.values).items():
-            average = _local(self.values[name])
+        self.take_snapshot(model)
+        for name, p in _parameters(model, self.average).items():
+            average = _local(self.average[name])
             average.lerp_(_local(p).to(average), 1.0 - self.decay)
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """As `InitialReference.in_place`."""
-        self.keep(model)
-        with evaluating(model), _swapped(model, self.values):
+        self.take_snapshot(model)
+        with evaluating(model), _swapped(model, self.average):
             yield
 
     def save(self, folder: Path, write: bool = True) -> None:
         """Writes the average beside a checkpoint, whole; all processes gather it, those that `write` keep it."""
         whole = {}
-        for name, value in self.values.items():
+        for name, value in self.average.items():
             full = value.full_tensor() if isinstance(value, DTensor) else value
             if write:
                 whole[name] = full.cpu().contiguous()
@@ -105,18 +112,20 @@ class SlowReference:
     def load(self, folder: Path, model: nn.Module | None = None) -> None:
         """Reads what `save` wrote; a CalibrantError if the file is missing or damaged, or of another model.
 
-        `model`: the policy; its parts are taken of the average where FSDP2 has sharded it.
+        `model`: the policy; where FSDP2 has sharded it, each process takes its shards of the average. Processes do not
+        wait for each other.
         """
         if model is not None:
-            self.keep(model)
+            self.take_snapshot(model)
         try:
             read = load_file(folder / FILE)
-            if {name: x.shape for name, x in read.items()} != {name: x.shape for name, x in self.values.items()}:
+            if {name: x.shape for name, x in read.items()} != {name: x.shape for name, x in self.average.items()}:
                 raise KeyError("it holds other parameters")
             for name, value in read.items():
-                own = self.values[name]
-                if isinstance(own, DTensor):
-                    value = distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+                own = self.average[name]
+                if isinstance(own, DTensor):  # each process has the whole value
+                    whole = DTensor.from_local(value.to(own.device), own.device_mesh, run_check=False)
+                    value = whole.redistribute(placements=own.placements)
                 _local(own).copy_(_local(value))
         except (OSError, KeyError, RuntimeError, SafetensorError) as error:
             raise CalibrantError(
@@ -125,9 +134,9 @@ class SlowReference:
             ) from None
 
 
-def _trained_values(model: nn.Module, fsdp: int = 0) -> dict[str, Tensor]:
+def _trained_values(model: nn.Module, sharding: Sharding) -> dict[str, Tensor]:
     flat = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    if fsdp == 1 or flat or any(hasattr(p, "ds_id") for p in model.parameters()):
+    if sharding in ("FSDP1", "ZeRO-3") or flat or any(hasattr(p, "ds_id") for p in model.parameters()):
         raise CalibrantError(
             "the method reads a reference of the policy, which cannot be kept of parameters that ZeRO-3 or the first "
             "version of FSDP shards; train with DDP, ZeRO-2 or fsdp_version: 2, or choose a method without a reference"
@@ -144,7 +153,7 @@ def _parameters(model: nn.Module, names: Container[str] | None = None) -> dict[s
 
 
 def _local(x: Tensor) -> Tensor:
-    """The part of a tensor that this process holds, in the same memory."""
+    """The shard of a tensor that this process holds, in the same memory."""
     return x.to_local().detach() if isinstance(x, DTensor) else x
 
 

@@ -1,5 +1,6 @@
 """Inner products of the gradients of the policy's last block, for a batch of rollouts in training."""
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -41,8 +42,7 @@ class BlockGradients:
             return self._gram(model, batch, size, inputs)
         rows, own = whole_groups(len(mask), size, self.accelerator)
         batch = {name: self._gathered(values)[rows] for name, values in batch.items()}
-        everywhere = None if inputs is None else self._gathered_inputs(inputs, rows)
-        return self._gram(model, batch, size, everywhere)[own]
+        return self._gram(model, batch, size, self._gathered_inputs(inputs, rows))[own]
 
     def _gram(self, model: nn.Module, batch: Batch, size: int, inputs: BlockInputs | None) -> Tensor:
         """`[B, G]` of whole groups."""
@@ -55,8 +55,11 @@ class BlockGradients:
         gathered: Tensor = self.accelerator.gather(self.accelerator.pad_across_processes(rows, dim=1))
         return gathered
 
-    def _gathered_inputs(self, inputs: BlockInputs, rows: slice = slice(None)) -> BlockInputs:
-        """Those of some rows of all processes, each row with its own copy of its prompt's."""
+    def _gathered_inputs(self, inputs: BlockInputs | None, rows: slice = slice(None)) -> BlockInputs | None:
+        """Those of some rows of all processes, each row with its own copy of its prompt's; None if one has none."""
+        missing = self.accelerator.gather(torch.tensor([int(inputs is None)], device=self.accelerator.device))
+        if inputs is None or bool(missing.any()):
+            return None
         prompts, where = inputs.prompts[inputs.which], inputs.where[inputs.which]
         prompts, where, rollouts = (self._gathered(x)[rows] for x in (prompts, where.long(), inputs.rollouts))
         return BlockInputs(prompts, where.bool(), where.new_ones(len(where)).cumsum(0) - 1, rollouts)

@@ -91,7 +91,7 @@ def readable_head(model: nn.Module, *, cast: bool = False) -> Head:
 
     Raises:
         CalibrantError: the head is wrapped (by an adapter), quantised, cast, followed by a soft cap of the logits, or
-            spread over processes.
+            sharded.
     """
     head = find_head(model)
     weight, against = getattr(head.module, "weight", None), None

@@ -13,7 +13,7 @@ from calibrant.methods.inputs import TOKEN_INPUTS
 from calibrant.policy.decode import Decoded
 from calibrant.policy.head import find_head, token_logps
 from calibrant.policy.likelihoods import answer_likelihood, row_mean
-from calibrant.policy.references import InitialReference, SlowReference
+from calibrant.policy.references import InitialReference, Sharding, SlowReference
 from calibrant.text.masks import answer_masks
 from calibrant.trl.block_gradients import BlockGradients
 from calibrant.trl.config import CalibratedGRPOConfig
@@ -52,25 +52,24 @@ class PolicyInputs:
         self.args, self.accelerator, self.named = args, accelerator, named
         self.tokenizer, self.per_token = tokenizer, per_token
         self.decoded, self.reads_states = Decoded(), bool(set(FROM_STATES) & set(named)) or args.beta == 0.0
-        fsdp = fsdp_version(accelerator)
+        sharded = sharding(accelerator)
         initial = "ref_mean_logprob" in named and args.beta == 0.0  # with beta > 0 TRL computes it
-        self.initial = InitialReference(policy, fsdp) if initial else None
+        self.initial = InitialReference(policy, sharded) if initial else None
         slow = "answer_confidence" in named
-        self.slow = SlowReference(policy, args.ema_decay, args.ema_every, fsdp) if slow else None
-        spread = fsdp or any(hasattr(p, "ds_id") for p in policy.parameters())
-        if spread and (grams := {"head_gram", "block_gram"} & set(named)):
+        self.slow = SlowReference(policy, args.ema_decay, args.ema_every, sharded) if slow else None
+        if sharded and (grams := {"head_gram", "block_gram"} & set(named)):
             raise CalibrantError(
-                f"the input '{min(grams)}' is read from weights that FSDP or ZeRO-3 spreads over processes; train with "
-                "DDP or ZeRO-2, or choose another method"
+                f"the input '{min(grams)}' is read from weights that FSDP or ZeRO-3 shards; train with DDP or ZeRO-2, "
+                "or choose another method"
             )
         self.head = HeadGradients(policy, args, accelerator) if "head_gram" in named else None
         self.block = BlockGradients(policy, args, accelerator) if "block_gram" in named else None
 
-    def keep_references(self, model: nn.Module) -> None:
-        """Keeps the values of references that are due, before others are loaded into the model."""
+    def take_snapshots(self, model: nn.Module) -> None:
+        """Lets references copy the values of a model that are not copied yet, before others are loaded into it."""
         for reference in (self.initial, self.slow):
             if reference is not None:
-                reference.keep(model)
+                reference.take_snapshot(model)
 
     def __call__(self, model: nn.Module, output: Batch, answers: Sequence[str], size: int) -> dict[str, Tensor]:
         """The inputs of a local batch, each `[B]`; `head_gram` and `block_gram` are `[B, G]`, rows of the matrices.
@@ -142,9 +141,9 @@ class PolicyInputs:
                 find_head(model), states[kept], output["completion_ids"][kept],
                 temperature=self.args.temperature, entropies=entropies,
             )  # fmt: skip
-        logps, spread = (x if x is None else x.new_zeros(kept.shape).masked_scatter(kept, x) for x in found)
+        logps, entropy = (x if x is None else x.new_zeros(kept.shape).masked_scatter(kept, x) for x in found)
         assert logps is not None
-        return logps, spread
+        return logps, entropy
 
     def _per_token(self, model: nn.Module, output: Batch, entropies: bool = False) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad(), disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs):
@@ -157,10 +156,12 @@ class PolicyInputs:
         return logps, entropy
 
 
-def fsdp_version(accelerator: Accelerator) -> int:
-    """The version of FSDP that shards models which this accelerator prepares; 0 for none."""
-    sharding = accelerator.distributed_type == DistributedType.FSDP
-    return int(accelerator.state.fsdp_plugin.fsdp_version) if sharding else 0
+def sharding(accelerator: Accelerator) -> Sharding:
+    """How an accelerator shards the weights of models that it prepares."""
+    kind, state = accelerator.distributed_type, accelerator.state
+    if kind == DistributedType.FSDP:
+        return "FSDP2" if state.fsdp_plugin.fsdp_version == 2 else "FSDP1"
+    return "ZeRO-3" if kind == DistributedType.DEEPSPEED and state.deepspeed_plugin.zero_stage == 3 else ""
 
 
 class Follow(TrainerCallback):

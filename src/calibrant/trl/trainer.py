@@ -277,16 +277,20 @@ class CalibratedGRPOTrainer(SharedPromptTrainer):
             self._policy_inputs.slow.save(Path(output_dir), write=self.args.should_save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Loads weights; a reference to the policy before training is kept before, where that is due."""
-        self._policy_inputs.keep_references(self.model if model is None else model)
+        """Loads weights; before that, references copy those of the policy before training."""
+        self._policy_inputs.take_snapshots(self.model if model is None else model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._memory = {k: x.to(self.accelerator.device) for k, x in method_state.load(Path(checkpoint)).items()}
-            if self._policy_inputs.slow is not None:
-                self._policy_inputs.slow.load(Path(checkpoint), self.accelerator.unwrap_model(self.model))
+            gathered(lambda: self._load_method(Path(checkpoint)), self.accelerator)
+
+    def _load_method(self, checkpoint: Path) -> None:
+        """Loads the method's state and the EMA reference of a checkpoint."""
+        self._memory = {k: x.to(self.accelerator.device) for k, x in method_state.load(checkpoint).items()}
+        if self._policy_inputs.slow is not None:
+            self._policy_inputs.slow.load(checkpoint, self.accelerator.unwrap_model(self.model))
 
     def create_model_card(self, *arguments: object, **keywords: object) -> None:
         """Writes TRL's model card, with the method, its hyper-parameters and the papers to cite."""
