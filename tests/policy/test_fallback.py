@@ -12,10 +12,11 @@ from transformers.cache_utils import DynamicLayer
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from calibrant.cli.main import main
-from calibrant.policy import logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
+from calibrant.policy import cached, logps_in_chunks, plain_logps, reads_head, shared_prefix_logps
 from calibrant.policy.cached import repeatable
 from calibrant.policy.prefill import shared_prefill
 from calibrant.policy.prompts import Tokens
+from calibrant.policy.routes import PASSES
 from calibrant.policy.verify import record_of
 
 KINDS = ["mamba2", "jamba", "qwen3_next"]
@@ -114,8 +115,9 @@ def test_any_failure_falls_back(failure, monkeypatch):
         raise failure("no")
 
     model, batch = build(dtype=torch.float32), random_batch(*LONG)
-    for name in ("cached", "packed", "flat"):
-        monkeypatch.setitem(logps_in_chunks.__globals__["STATES"], name, raises)
+    monkeypatch.setattr(cached, "cached_states", raises)
+    for name in ("packed", "flat"):
+        monkeypatch.setitem(PASSES, name, raises)
     with pytest.warns(UserWarning, match=f"does not share prompts.*{failure.__name__}: no"):
         found = logps_in_chunks(model, *batch, rows_per_chunk=4).logps
     assert torch.equal(found, plain_logps(model, *batch).logps)

@@ -1,4 +1,4 @@
-"""Shared prompts and references of models that FSDP2 spreads over two processes."""
+"""Shared prompts and references of models that FSDP2 shards over two processes."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def test_two_processes_with_parts_of_the_weights(tmp_path):
+def test_two_processes_with_sharded_weights(tmp_path):
     """Log-probabilities, gradients, samples and references beside those of whole models: see the script."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""The trainer with weights that FSDP2 spreads over processes."""
+"""The trainer with weights that FSDP2 shards over processes."""
 
 import json
 import subprocess

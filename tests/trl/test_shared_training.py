@@ -6,7 +6,7 @@ from peft import LoraConfig
 from test_trainer import CalibratedGRPOConfig, arguments, f1_reward, losses, some_slow, train, vowels
 from trl import GRPOConfig, GRPOTrainer
 
-from calibrant.policy.routes import STATES
+from calibrant.policy.routes import PASSES
 from calibrant.policy.verify import record_of
 from calibrant.trl import CalibratedGRPOTrainer, shared_prompts
 
@@ -109,8 +109,9 @@ def test_a_model_that_cannot_share_is_trained_as_by_trl(policy, questions, tmp_p
     changes = EXACT | {"beta": 0.0}  # a reference is another model, with a warning of its own
     theirs = train(policy, questions, arguments(tmp_path / "a", GRPOConfig, **changes), kind=GRPOTrainer)
     monkeypatch.setattr("calibrant.policy.prefill.prefilled", refuse)
-    for route in STATES:
-        monkeypatch.setitem(STATES, route, refuse)
+    monkeypatch.setattr("calibrant.policy.cached.cached_states", refuse)
+    for route in ("packed", "flat"):
+        monkeypatch.setitem(PASSES, route, refuse)
     with pytest.warns(UserWarning, match="does not share prompts.*: its cache is something else") as said:
         ours = train(policy, questions, arguments(tmp_path / "b", method="grpo", **changes))
     assert sum("does not share prompts" in str(each.message) for each in said) == 1

@@ -13,7 +13,7 @@ from calibrant.policy.head import text_config
 from calibrant.policy.logps import LogprobRequest, logps_of_whole_logits, shared_prefix_logps
 from calibrant.policy.prefill import GROUPED, REPEATED, logits_both_ways, sampling_to_share
 from calibrant.policy.prompts import Tokens
-from calibrant.policy.routes import STATES, Route
+from calibrant.policy.routes import ROUTES, Route
 from calibrant.policy.verify import Difference, difference, evaluating, reason_of
 
 NEW_TOKENS = 4
@@ -78,7 +78,7 @@ def check_prefix(
     dtype = max(dtypes, key=TOLERANCES.__getitem__)  # an adapter may be wider than its base
     tolerances, batch = TOLERANCES[dtype], _random_batch(model, tokenizer, seed)
     ways: dict[str, Callable[[], Difference]] = {
-        name: partial(_route, model, batch, weights, cast(Route, name), temperature) for name in STATES
+        name: partial(_route, model, batch, weights, cast(Route, name), temperature) for name in ROUTES
     }
     ways["generation"] = partial(_generation, model, batch, temperature)
     with evaluating(model), torch.enable_grad(), torch.random.fork_rng():
@@ -93,7 +93,7 @@ def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, floa
         result = way()
     except Exception as error:  # models may raise any type
         return RouteCheck(name, torch.nan, torch.nan, False, reason_of(error))
-    equal = result.largest <= tolerances[0] and (name not in STATES or result.gradient <= tolerances[1])
+    equal = result.largest <= tolerances[0] and (name not in ROUTES or result.gradient <= tolerances[1])
     return RouteCheck(name, result.largest, result.gradient, equal, None)
 
 

@@ -126,7 +126,7 @@ def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig
 
     It can for sampling and greedy search, one sequence per row, on a dynamic cache that `generate` makes itself, from
     `input_ids` and `attention_mask [B, P]` alone, with or without a `logits_processor`: not with images or any other
-    input, nor where ZeRO-3 or FSDP1 spread the weights over processes.
+    input, nor where ZeRO-3 or FSDP1 shard the weights.
     """
     ids, mask = options.get("input_ids"), options.get("attention_mask")
     if not (isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.ndim == 2 and ids.shape == mask.shape):
@@ -137,8 +137,8 @@ def plain_sampling(model: PreTrainedModel, options: Options) -> GenerationConfig
         return None
     simple = config.get_generation_mode() in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)
     simple = simple and all(getattr(config, name, None) in values for name, values in PLAIN.items())
-    spread = is_deepspeed_zero3_enabled() or (is_fsdp_managed_module(model) and not is_sharded(model))
-    return config if simple and not spread and not model.config.is_encoder_decoder else None
+    unknown = is_deepspeed_zero3_enabled() or (is_fsdp_managed_module(model) and not is_sharded(model))
+    return config if simple and not unknown and not model.config.is_encoder_decoder else None
 
 
 def decode(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from calibrant.policy.flat_attention import Block, PromptBlocks
-from calibrant.policy.head import ForwardPass, Head, Recorded, pass_states, text_config
+from calibrant.policy.head import ForwardPass, text_config
 from calibrant.policy.packed import layer_types, packed_refusal
 from calibrant.policy.prompts import Prompts, Tokens
 from calibrant.policy.verify import NotShared
@@ -30,14 +30,6 @@ class Flat(NamedTuple):
     blocks: list[Block]
     last: Tensor  # [B], last token of each row's prompt
     slots: Tensor  # [B, T-1], completion tokens but the last; 0 for none
-
-
-def flat_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
-    """What the head reads to predict each completion token, `[B, T, D]`; of no meaning after the last token of a row.
-
-    Raises NotShared as `flat_pass`.
-    """
-    return pass_states(model, head, flat_pass(model, batch, prompts))
 
 
 def flat_pass(model: nn.Module, batch: Tokens, prompts: Prompts) -> ForwardPass:

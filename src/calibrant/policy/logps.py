@@ -23,13 +23,14 @@ from calibrant.policy.head import (
 from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import (
-    STATES,
+    ROUTES,
     Route,
     cheapest,
     check_route,
-    obstacles,
     plain_pass,
     possible,
+    reasons_against,
+    route_states,
     short_rows,
     whole_logits,
 )
@@ -78,9 +79,8 @@ def plain_logps(
     batch = Tokens(prompt_ids, prompt_mask, completion_ids, completion_mask)
     _check("plain_logps", batch, temperature)
     head = find_head(model)
-    return _scored(
-        head, _plain_states(model, head, batch), batch, LogprobRequest(temperature, entropies, hidden_states)
-    )
+    states = pass_states(model, head, plain_pass(model, batch))
+    return _scored(head, states, batch, LogprobRequest(temperature, entropies, hidden_states))
 
 
 def shared_prefix_logps(
@@ -125,7 +125,7 @@ def shared_prefix_logps(
     prompts = distinct_prompts(short, prefix_index)
     chosen = cheapest(model, short, prompts, possible(model, route))[0]
     request = LogprobRequest(temperature, entropies, hidden_states)
-    return _scored(head, STATES[chosen](model, head, short, prompts), batch, request)
+    return _scored(head, route_states(chosen, model, head, short, prompts), batch, request)
 
 
 def logps_in_chunks(
@@ -221,24 +221,21 @@ def _computed(
     model: nn.Module, route: str, batch: Tokens, short: Tokens, prompts: Prompts, request: LogprobRequest
 ) -> SharedPrefix:
     head = find_head(model)
-    plain = route == "plain"
-    states = _plain_states(model, head, short) if plain else STATES[route](model, head, short, prompts)
-    return _scored(head, states, batch, request)
+    return _scored(head, route_states(route, model, head, short, prompts), batch, request)
 
 
 def _working_route(model: nn.Module, short: Tokens, prompts: Prompts) -> str:
     """A route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
-    failed = record_of(model).failed
-    plainly = "logits" if "plain" in failed else "plain"
+    plainly = "logits" if "plain" in record_of(model).failed else "plain"
     if len(prompts.first) == len(prompts.which):
         return plainly
     try:
-        against = obstacles(model) | failed
-        routes = [route for route in STATES if against[route] is None]
+        against = reasons_against(model)
+        routes = [route for route in ROUTES if against[route] is None]
         if routes:
             best, pays = cheapest(model, short, prompts, routes)
             return best if pays else plainly
-        warn_once(model, failed.get("cached") or f"it {against['cached']}")
+        warn_once(model, str(against["cached"]))
     except Exception as error:
         warn_once(model, reason_of(error))
     return plainly
@@ -256,17 +253,12 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
     head, prompts = find_head(inner), distinct_prompts(few)
 
     def both() -> tuple[Tensor, Tensor]:
-        ways = STATES[route](inner, head, few, prompts), _plain_states(inner, head, few)
-        shared, plain = (way.states[:, : where.shape[1]][where] for way in ways)
+        results = (route_states(each, inner, head, few, prompts) for each in (route, "plain"))
+        shared, plain = (result.states[:, : where.shape[1]][where] for result in results)
         return shared, plain
 
     assert_close(inner, f"states of the route '{route}'", both)
     verified.add(way)
-
-
-def _plain_states(model: nn.Module, head: Head, batch: Tokens) -> Recorded:
-    """What the head reads to predict each completion token, from one forward of every row."""
-    return pass_states(model, head, plain_pass(batch))
 
 
 def logps_of_whole_logits(model: nn.Module, batch: Tokens, request: LogprobRequest) -> SharedPrefix:

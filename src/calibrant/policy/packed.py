@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from calibrant.policy.head import ForwardPass, Head, Recorded, pass_states, text_config, unwrapped
+from calibrant.policy.head import ForwardPass, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
 
 PROMPT, PADDING = 0, -1
@@ -27,11 +27,6 @@ class Packed(NamedTuple):
     segments: Tensor
     where: Tensor
     slots: Tensor
-
-
-def packed_states(model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
-    """States that predict each completion token, `[B, T, D]`; of no meaning after the last token of a row."""
-    return pass_states(model, head, packed_pass(model, batch, prompts))
 
 
 def packed_pass(model: nn.Module, batch: Tokens, prompts: Prompts) -> ForwardPass:

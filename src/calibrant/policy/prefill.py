@@ -22,7 +22,7 @@ from calibrant.policy.head import has_head, is_sharded
 from calibrant.policy.prompt_attention import PromptRow, prompt_row
 from calibrant.policy.prompts import distinct_rows
 from calibrant.policy.routes import refusal
-from calibrant.policy.sharded import failed_somewhere, largest
+from calibrant.policy.sharded import largest, together
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
 
 GROUPED, REPEATED = "generation, prompts held once", "generation"
@@ -187,17 +187,11 @@ def _verify(
         return
     few, restore = distinct_rows(ids, mask).first[[0, -1]], _random_state(ids.device)
     short = short_prompts(model, ids[few], mask[few])
-    problem: Exception | None = None
-    try:
-        assert_close(
-            model, "logits after a shared prompt", lambda: logits_both_ways(model, original, *short, config, 2, way)[:2]
-        )
-    except Exception as error:  # of any model
-        problem = error
-    if is_sharded(model):
-        problem = failed_somewhere(problem, ids.device)
-    if problem is not None:
-        raise problem
+
+    def both() -> tuple[Tensor, Tensor]:
+        return logits_both_ways(model, original, *short, config, 2, way)[:2]
+
+    together(model, ids.device, lambda: assert_close(model, "logits after a shared prompt", both))
     record_of(model).verified.add(way)
     restore()
 
@@ -214,10 +208,11 @@ def logits_both_ways(
     probe, count = copy.deepcopy(config), len(ids)
     probe.update(max_length=None, min_length=None, max_new_tokens=new_tokens, min_new_tokens=new_tokens)
     probe.update(return_dict_in_generate=True, output_logits=True)
-    plain = original(input_ids=ids, attention_mask=mask, generation_config=probe)
+    given = {"input_ids": ids, "attention_mask": mask, "generation_config": probe}
+    plain = together(model, ids.device, lambda: original(**given))
     logits = []
     with casting(model, way):
-        cache = prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1), way)
+        cache = together(model, ids.device, lambda: prefilled(model, ids.repeat(2, 1), mask.repeat(2, 1), way))
     with casting(model, way), decoding(model, cache):
         for step in range(len(plain.logits)):
             rows, attended = cache.rows, torch.cat([mask, mask.new_ones(count, step)], dim=1)

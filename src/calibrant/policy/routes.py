@@ -15,24 +15,14 @@ from torch import Tensor, nn
 
 from calibrant.errors import CalibrantError
 from calibrant.policy import cached, flat, packed
-from calibrant.policy.head import ForwardPass, Head, Recorded, model_name, text_config, unwrapped
+from calibrant.policy.head import ForwardPass, Head, Recorded, model_name, pass_states, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
-from calibrant.policy.verify import short_prompts
+from calibrant.policy.verify import record_of, short_prompts
 
 Route = Literal["auto", "cached", "packed", "flat"]
 
-STATES: Mapping[str, Callable[[nn.Module, Head, Tokens, Prompts], Recorded]] = {
-    "cached": cached.cached_states,
-    "packed": packed.packed_states,
-    "flat": flat.flat_states,
-}
-
-PASSES: Mapping[str, Callable[[nn.Module, Tokens, Prompts], ForwardPass]] = {
-    "packed": packed.packed_pass,
-    "flat": flat.flat_pass,
-    "plain": lambda model, batch, prompts: plain_pass(batch),
-}
-"""The ways of one forward pass."""
+ROUTES = ("cached", "packed", "flat")
+"""Those that share prompts."""
 
 TOKENS_TO_VERIFY = 16
 PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens
@@ -40,12 +30,27 @@ COPY = 0.03  # what it costs to repeat the keys and values of one prompt token f
 MARGIN = 0.9  # sharing has to cost less than this share of the plain forward: the estimate has errors
 
 
-def plain_pass(batch: Tokens) -> ForwardPass:
-    """The pass over every row."""
+def plain_pass(model: nn.Module, batch: Tokens, prompts: Prompts | None = None) -> ForwardPass:
+    """The pass over every row, whatever the model and the prompts."""
     ids, mask = batch.whole()
     last = batch.prompt_ids.shape[1] - 1
     inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
     return ForwardPass(inputs, last, lambda states: states[:, last:])
+
+
+PASSES: Mapping[str, Callable[[nn.Module, Tokens, Prompts], ForwardPass]] = {
+    "packed": packed.packed_pass,
+    "flat": flat.flat_pass,
+    "plain": plain_pass,
+}
+"""Routes of one forward pass. Raise NotShared for a batch or a model that they do not suit."""
+
+
+def route_states(route: str, model: nn.Module, head: Head, batch: Tokens, prompts: Prompts) -> Recorded:
+    """What the head reads to predict each completion token, `[B, T, D]`; meaningless after the last token of a row."""
+    if route == "cached":
+        return cached.cached_states(model, head, batch, prompts)
+    return pass_states(model, head, PASSES[route](model, batch, prompts))
 
 
 def whole_logits(model: nn.Module, batch: Tokens) -> Tensor:
@@ -75,6 +80,12 @@ def obstacles(model: nn.Module) -> dict[str, str | None]:
     return {name: both or reason(model) for name, reason in own.items()}
 
 
+def reasons_against(model: nn.Module) -> dict[str, str | None]:
+    """Why each route is not taken, as a sentence: of `obstacles`, or how it failed before; None: it can be taken."""
+    against = {name: obstacle and f"it {obstacle}" for name, obstacle in obstacles(model).items()}
+    return against | record_of(model).failed
+
+
 def refusal(model: nn.Module) -> str | None:
     """Why a model cannot share prompts at all, in log-probabilities or generation, or None."""
     if getattr(getattr(unwrapped(model), "active_peft_config", None), "is_prompt_learning", False):
@@ -87,15 +98,15 @@ def refusal(model: nn.Module) -> str | None:
 
 def check_route(route: str) -> None:
     """Raises a CalibrantError unless there is such a route."""
-    if route not in ("auto", *STATES):
-        raise CalibrantError(f"unknown route {route!r}; give one of: auto, {', '.join(STATES)}")
+    if route not in ("auto", *ROUTES):
+        raise CalibrantError(f"unknown route {route!r}; give one of: auto, {', '.join(ROUTES)}")
 
 
 def possible(model: nn.Module, route: Route) -> list[str]:
     """The route that is asked for, or those of all that the model can take."""
     check_route(route)
     against = obstacles(model)
-    asked = list(STATES) if route == "auto" else [route]
+    asked = list(ROUTES) if route == "auto" else [route]
     open_ones = [name for name in asked if against[name] is None]
     if not open_ones:
         reasons = " and ".join(dict.fromkeys(f"it {against[name]}" for name in asked))

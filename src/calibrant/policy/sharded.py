@@ -1,4 +1,4 @@
-"""Models whose weights FSDP2 (`fully_shard`) spreads over processes: logits of completions, with shared prompts.
+"""Models that FSDP2 (`fully_shard`) shards over processes: logits of completions, with shared prompts.
 
 Weights are whole within the model's own forward alone, so the head is not used outside of it. Each pass gathers weights
 from all processes, which therefore have to run equally many: a batch takes one pass, on a route that the processes
@@ -6,17 +6,22 @@ agree on, and what fails on one process counts as failed on all. Routes of two p
 do not go with FSDP2, which frees the weights of a layer once its backward pass is done.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from calibrant.policy.head import pass_logits
+from calibrant.policy.head import is_sharded, pass_logits
 from calibrant.policy.prompts import Prompts, Tokens, distinct_prompts
-from calibrant.policy.routes import PASSES, cheapest, obstacles, short_rows, whole_logits
+from calibrant.policy.routes import PASSES, cheapest, reasons_against, short_rows, whole_logits
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, warn_once
 
-ROUTES = ("flat", "packed", "plain", "logits")
-"""From the one that asks most of a model and a batch to the one that any can take."""
+ORDER = ("flat", "packed", "plain", "logits")
+"""Routes, from the one that asks most of a model and a batch to the one that any can take."""
+
+Value = TypeVar("Value")
 
 
 def largest(value: int, device: torch.device) -> int:
@@ -26,10 +31,22 @@ def largest(value: int, device: torch.device) -> int:
     return int(every)
 
 
-def failed_somewhere(problem: Exception | None, device: torch.device) -> Exception | None:
-    """The problem of this process, or NotShared where another has one; None where no process has."""
-    failed = largest(int(problem is not None), device)
-    return NotShared("it failed on another process") if failed and problem is None else problem
+def together(model: nn.Module, device: torch.device, work: Callable[[], Value]) -> Value:
+    """What `work()` returns; where processes shard the model and it fails on one, all raise an error.
+
+    For steps of one pass at most: a process that went on to the next pass would wait for the one that failed. An error
+    within the pass itself is not agreed on.
+    """
+    problem = None
+    try:
+        value = work()
+    except Exception as error:  # of any model
+        problem = error
+    if is_sharded(model) and largest(int(problem is not None), device) and problem is None:
+        problem = NotShared("it failed on another process")
+    if problem is not None:
+        raise problem
+    return value
 
 
 def sharded_logits(model: nn.Module, batch: Tokens, prompts: Prompts) -> Tensor:
@@ -39,45 +56,45 @@ def sharded_logits(model: nn.Module, batch: Tokens, prompts: Prompts) -> Tensor:
     a route that differs or fails is not taken again; gradients are not compared. Errors are raised.
     """
     where, device = batch.completion_mask != 0, batch.prompt_ids.device
-    verified, failed = record_of(model).verified, record_of(model).failed
-    while (route := ROUTES[largest(ROUTES.index(_route(model, batch, prompts)), device)]) != "logits":
-        if (way := f"{route}, sharded") in verified:
-            return pass_logits(model, PASSES[route](model, batch, prompts), where)
-        problem = failed_somewhere(_problem(model, route, batch, prompts), device)
-        if problem is None:
-            verified.add(way)
+    while (route := ORDER[largest(ORDER.index(_route(model, batch, prompts)), device)]) != "logits":
+        try:
+            _verify(model, route, batch, prompts)
+        except Exception as error:  # on all processes
+            record_of(model).failed[route] = reason_of(error)
         else:
-            failed[route] = reason_of(problem)
+            return pass_logits(model, PASSES[route](model, batch, prompts), where)
     return whole_logits(model, batch)[where]
 
 
 def _route(model: nn.Module, batch: Tokens, prompts: Prompts) -> str:
     """The route that suits the batch of this process."""
-    failed = record_of(model).failed
-    plainly = "logits" if "plain" in failed else "plain"
+    plainly = "logits" if "plain" in record_of(model).failed else "plain"
     if len(prompts.first) == len(prompts.which):
         return plainly
-    against = obstacles(model) | failed
+    against = reasons_against(model)
     routes = [route for route in ("flat", "packed") if against[route] is None]
     if not routes:
-        warn_once(model, f"{against['packed']}")
+        warn_once(model, str(against["packed"]))
         return plainly
     best, pays = cheapest(model, batch, prompts, routes)
     return best if pays else plainly
 
 
-def _problem(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> Exception | None:
-    """Why the logits of a route, for a few rows, are not those of whole rows; None where they are."""
+def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:
+    """Compares a route with whole rows the first time that a process has completion tokens; all raise its errors."""
+    way, verified, device = f"{route}, sharded", record_of(model).verified, batch.prompt_ids.device
+    if way in verified:
+        return
+    few = short_rows(model, batch, prompts)
+    where = few.completion_mask != 0
+    if not largest(int(where.any()), device):
+        return
 
     @torch.no_grad()
     def both() -> tuple[Tensor, Tensor]:
-        few = short_rows(model, batch, prompts)
-        where = few.completion_mask != 0
-        found = pass_logits(model, PASSES[route](model, few, distinct_prompts(few)), where)
-        return found, whole_logits(model, few)[where]
+        forward = together(model, device, lambda: PASSES[route](model, few, distinct_prompts(few)))
+        shared = together(model, device, lambda: pass_logits(model, forward, where))
+        return shared, whole_logits(model, few)[where]
 
-    try:
-        assert_close(model, f"logits of the route '{route}'", both)
-    except Exception as error:  # of any model
-        return error
-    return None
+    together(model, device, lambda: assert_close(model, f"logits of the route '{route}'", both))
+    verified.add(way)
