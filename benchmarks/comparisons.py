@@ -20,7 +20,6 @@ DIGITS = 4
 def tables_of(directory: str) -> JsonObject:
     """The tables of a comparison, rounded."""
     table = load_comparison(directory).table
-    seconds = {cell.name: round(cell.cost["seconds"].mean, 1) for cell in table.cells if "seconds" in cell.cost}
     tables = {
         f"{part.task} {part.metric}": {
             "prompts": part.prompts,
@@ -28,7 +27,7 @@ def tables_of(directory: str) -> JsonObject:
         }
         for part in main_tables(table)
     }
-    return {"baseline": table.baseline, "settings": table.settings, "seconds per run": seconds, "tables": tables}
+    return {"baseline": table.baseline, "settings": table.settings, "tables": tables}
 
 
 def _row(row: Row) -> JsonObject:
@@ -51,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comparisons", nargs="+", metavar="NAME=DIRECTORY", help="a name and a finished comparison")
     directories = dict(each.split("=", 1) for each in parser.parse_args().comparisons)
-    print(json.dumps({name: tables_of(directory) for name, directory in directories.items()}, indent=1))
+    print(json.dumps({name: tables_of(directory) for name, directory in directories.items()}))
 
 
 if __name__ == "__main__":
