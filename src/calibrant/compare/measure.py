@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from calibrant.compare.cells import Cell
-from calibrant.compare.evaluations import Target, read_results, seconds_of
+from calibrant.compare.evaluations import RESULTS, Target, read_results
 from calibrant.compare.folder import Folder
 from calibrant.compare.plan import model_label, models
 from calibrant.errors import CalibrantError, shortened
@@ -67,7 +67,7 @@ def measure_target(
         for seed in seeds
     }
     untrained = {model: folder.before(target.name, model_label(model)) for model in models(list(cells))}
-    before = {model: read_values(path) for model, path in untrained.items() if seconds_of(path) is not None}
+    before = {model: read_values(path) for model, path in untrained.items() if (path / RESULTS).exists()}
     every = {f"{cell}/seed-{seed}": values for (cell, seed), values in trained.items()} | before
     scores = []
     for metric in _keys(trained.values()):

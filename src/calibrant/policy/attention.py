@@ -1,10 +1,13 @@
 """Attention functions of our own in the models of transformers, which calls them by the name in a configuration."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from calibrant.policy.verify import NotShared
 
@@ -30,6 +33,26 @@ def attention_named(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         for config, implementation in zip(switched, before, strict=True):
             setattr(config, IMPLEMENTATION, implementation)
+
+
+def attend_where_given(name: str, attend: Callable[..., tuple[Tensor, None]]) -> None:
+    """Has `attend(module, query, key, value, given, **keywords)` compute "sdpa" in passes with the argument `name`.
+
+    `given` is that argument, `keywords` are the others that attention is given; other passes attend as before.
+    """
+    usual = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    @wraps(usual)
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *arguments: object,
+        **keywords: Any,
+    ) -> Any:  # fmt: skip
+        given = keywords.pop(name, None)
+        if given is None:
+            return usual(module, query, key, value, attention_mask, *arguments, **keywords)
+        return attend(module, query, key, value, given, **keywords)
+
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", attention)
 
 
 def unknown_tensors(others: Mapping[str, object]) -> list[str]:

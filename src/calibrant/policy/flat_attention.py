@@ -12,15 +12,13 @@ It takes the place of transformers' attention "sdpa" for passes that are given `
 they are: so it is found again when gradient checkpointing runs a layer once more in the backward pass.
 """
 
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from calibrant.policy.attention import in_computed_type, unknown_tensors
+from calibrant.policy.attention import attend_where_given, in_computed_type, unknown_tensors
 from calibrant.policy.verify import NotShared
 
 
@@ -150,7 +148,7 @@ def _write(output: Tensor, block: Block, values: Tensor) -> None:
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, blocks: PromptBlocks, scaling: float | None = None,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, blocks: PromptBlocks, *, scaling: float | None = None,
     dropout: float = 0.0, sliding_window: int | None = None, **others: object,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention `[1, M, H, D]` of queries `[1, H, M, D]`; NotShared for one that needs more than these arguments."""
@@ -166,19 +164,4 @@ def attend(
     return _Attention.apply(query, key, value, blocks, scaling, window)[None], None
 
 
-def _or_attend(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """An attention function of transformers that attends by `prompt_blocks` where it is given them."""
-
-    @wraps(usual)
-    def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *arguments: object,
-        prompt_blocks: PromptBlocks | None = None, **keywords: Any,
-    ) -> Any:  # fmt: skip
-        if prompt_blocks is None:
-            return usual(module, query, key, value, attention_mask, *arguments, **keywords)
-        return attend(module, query, key, value, blocks=prompt_blocks, **keywords)
-
-    return attention
-
-
-ALL_ATTENTION_FUNCTIONS.register("sdpa", _or_attend(ALL_ATTENTION_FUNCTIONS["sdpa"]))
+attend_where_given("prompt_blocks", attend)

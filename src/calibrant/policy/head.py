@@ -91,14 +91,21 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
+def is_sharded_otherwise(model: nn.Module) -> bool:
+    """Whether ZeRO-3 or the first version of FSDP shards parameters of a model."""
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        return True
+    return any(hasattr(weight, "ds_id") for weight in model.parameters())
+
+
 def find_head(model: nn.Module) -> Head:
     """The output head of a causal language model; a CalibrantError if there is none, or parameters are sharded."""
     config = text_config(model)
     module = unwrapped(model).get_output_embeddings()
     if module is None or getattr(config, "is_encoder_decoder", False):
         raise CalibrantError(f"{model_name(model)} is no causal language model with an output head; give one that is")
-    sharded = is_sharded(model) or any(type(x).__name__ == "FullyShardedDataParallel" for x in model.modules())
-    if sharded or any(hasattr(weight, "ds_id") or hasattr(weight, "device_mesh") for weight in model.parameters()):
+    sharded = is_sharded(model) or is_sharded_otherwise(model)
+    if sharded or any(hasattr(weight, "device_mesh") for weight in model.parameters()):
         raise CalibrantError(
             f"the parameters of {model_name(model)} are sharded (FSDP or ZeRO-3), and its head is needed outside "
             "of the forward pass; use the plain forward there"

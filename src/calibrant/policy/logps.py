@@ -23,19 +23,18 @@ from calibrant.policy.head import (
 from calibrant.policy.logits import logps_of_logits
 from calibrant.policy.prompts import Prompts, Tokens, check_batch, distinct_prompts, group_chunks
 from calibrant.policy.routes import (
-    ROUTES,
     Route,
     cheapest,
     check_route,
     plain_pass,
     possible,
-    reasons_against,
     route_states,
     short_rows,
     whole_logits,
+    working_route,
 )
 from calibrant.policy.sharded import sharded_logits
-from calibrant.policy.verify import assert_close, reason_of, record_of, warn_once
+from calibrant.policy.verify import assert_close, reason_of, record_of
 
 
 class SharedPrefix(NamedTuple):
@@ -159,9 +158,10 @@ def logps_in_chunks(
     _check("logps_in_chunks", batch, temperature)
     check_route(route)
     which, request = distinct_prompts(batch, prefix_index).which, LogprobRequest(temperature, entropies, hidden_states)
-    chunks = group_chunks(which, rows_per_chunk)
     if is_sharded(model):  # equally many on each process
         chunks = list(which.argsort(stable=True).split(rows_per_chunk))
+    else:
+        chunks = group_chunks(which, rows_per_chunk)
     parts = [_chunk(model, batch.rows(rows), request, which[rows], route) for rows in chunks]
     back = torch.cat(chunks).argsort()
     logps, spread, states = (_joined(values, back) for values in zip(*parts, strict=True))
@@ -193,12 +193,12 @@ def _chunk(
     short = batch.without_last_columns()
     prompts = distinct_prompts(short, prefix_index)
     if is_sharded(model):
-        return _of_sharded(model, batch, short, prompts, request)
+        return _of_logits(sharded_logits(model, short, prompts), batch, request)
     if asked != "auto":
         repeated = len(prompts.first) < len(prompts.which)
         best, pays = cheapest(model, short, prompts, possible(model, asked)) if repeated else ("plain", True)
         return _computed(model, best if pays else "plain", batch, short, prompts, request)
-    while (route := _working_route(model, short, prompts)) != "logits":
+    while (route := working_route(model, short, prompts)) != "logits":
         try:
             if route != "plain":
                 _verify(model, route, short, prompts)
@@ -208,37 +208,11 @@ def _chunk(
     return logps_of_whole_logits(model, batch, request)
 
 
-def _of_sharded(
-    model: nn.Module, batch: Tokens, short: Tokens, prompts: Prompts, request: LogprobRequest
-) -> SharedPrefix:
-    """Log-probabilities from the logits of one pass, in which alone the weights are whole."""
-    logits, where = sharded_logits(model, short, prompts), batch.completion_mask != 0
-    logps, entropies = logps_of_logits(logits, batch.completion_ids[where], request.temperature, request.entropies)
-    return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
-
-
 def _computed(
     model: nn.Module, route: str, batch: Tokens, short: Tokens, prompts: Prompts, request: LogprobRequest
 ) -> SharedPrefix:
     head = find_head(model)
     return _scored(head, route_states(route, model, head, short, prompts), batch, request)
-
-
-def _working_route(model: nn.Module, short: Tokens, prompts: Prompts) -> str:
-    """A route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
-    plainly = "logits" if "plain" in record_of(model).failed else "plain"
-    if len(prompts.first) == len(prompts.which):
-        return plainly
-    try:
-        against = reasons_against(model)
-        routes = [route for route in ROUTES if against[route] is None]
-        if routes:
-            best, pays = cheapest(model, short, prompts, routes)
-            return best if pays else plainly
-        warn_once(model, str(against["cached"]))
-    except Exception as error:
-        warn_once(model, reason_of(error))
-    return plainly
 
 
 def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:
@@ -263,8 +237,12 @@ def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> No
 
 def logps_of_whole_logits(model: nn.Module, batch: Tokens, request: LogprobRequest) -> SharedPrefix:
     """Log-probabilities and entropies as of `plain_logps`, from the logits that any causal model returns."""
+    return _of_logits(whole_logits(model, batch)[batch.completion_mask != 0], batch, request)
+
+
+def _of_logits(logits: Tensor, batch: Tokens, request: LogprobRequest) -> SharedPrefix:
+    """From logits `[n, V]` of the completion tokens of a batch."""
     where = batch.completion_mask != 0
-    logits = whole_logits(model, batch)[where]
     logps, entropies = logps_of_logits(logits, batch.completion_ids[where], request.temperature, request.entropies)
     return SharedPrefix(_placed(logps, where), None if entropies is None else _placed(entropies, where), None)
 

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from calibrant.errors import CalibrantError, reason
+from calibrant.policy.head import is_sharded_otherwise
 from calibrant.policy.verify import evaluating
 
 FILE = "slow_reference.safetensors"
@@ -135,8 +136,7 @@ class SlowReference:
 
 
 def _trained_values(model: nn.Module, sharding: Sharding) -> dict[str, Tensor]:
-    flat = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
-    if sharding in ("FSDP1", "ZeRO-3") or flat or any(hasattr(p, "ds_id") for p in model.parameters()):
+    if sharding in ("FSDP1", "ZeRO-3") or is_sharded_otherwise(model):
         raise CalibrantError(
             "the method reads a reference of the policy, which cannot be kept of parameters that ZeRO-3 or the first "
             "version of FSDP shards; train with DDP, ZeRO-2 or fsdp_version: 2, or choose a method without a reference"

@@ -7,7 +7,7 @@ benchmarks/prefix.py.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from calibrant.errors import CalibrantError
 from calibrant.policy import cached, flat, packed
 from calibrant.policy.head import ForwardPass, Head, Recorded, model_name, pass_states, text_config, unwrapped
 from calibrant.policy.prompts import Prompts, Tokens
-from calibrant.policy.verify import record_of, short_prompts
+from calibrant.policy.verify import reason_of, record_of, short_prompts, warn_once
 
 Route = Literal["auto", "cached", "packed", "flat"]
 
@@ -84,6 +84,23 @@ def reasons_against(model: nn.Module) -> dict[str, str | None]:
     """Why each route is not taken, as a sentence: of `obstacles`, or how it failed before; None: it can be taken."""
     against = {name: obstacle and f"it {obstacle}" for name, obstacle in obstacles(model).items()}
     return against | record_of(model).failed
+
+
+def working_route(model: nn.Module, batch: Tokens, prompts: Prompts, among: Sequence[str] = ROUTES) -> str:
+    """The route that has not failed and pays for this batch, "plain" or, where the head cannot be read, "logits"."""
+    plainly = "logits" if "plain" in record_of(model).failed else "plain"
+    if len(prompts.first) == len(prompts.which):
+        return plainly
+    try:
+        against = reasons_against(model)
+        routes = [route for route in among if against[route] is None]
+        if routes:
+            best, pays = cheapest(model, batch, prompts, routes)
+            return best if pays else plainly
+        warn_once(model, str(against[among[0]]))
+    except Exception as error:
+        warn_once(model, reason_of(error))
+    return plainly
 
 
 def refusal(model: nn.Module) -> str | None:

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from calibrant.policy.head import is_sharded, pass_logits
 from calibrant.policy.prompts import Prompts, Tokens, distinct_prompts
-from calibrant.policy.routes import PASSES, cheapest, reasons_against, short_rows, whole_logits
-from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, warn_once
+from calibrant.policy.routes import PASSES, short_rows, whole_logits, working_route
+from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of
 
 ORDER = ("flat", "packed", "plain", "logits")
 """Routes, from the one that asks most of a model and a batch to the one that any can take."""
+
+SHARED = ("packed", "flat")
+"""Those of them that share prompts."""
 
 Value = TypeVar("Value")
 
@@ -56,7 +59,7 @@ def sharded_logits(model: nn.Module, batch: Tokens, prompts: Prompts) -> Tensor:
     a route that differs or fails is not taken again; gradients are not compared. Errors are raised.
     """
     where, device = batch.completion_mask != 0, batch.prompt_ids.device
-    while (route := ORDER[largest(ORDER.index(_route(model, batch, prompts)), device)]) != "logits":
+    while (route := ORDER[largest(ORDER.index(working_route(model, batch, prompts, SHARED)), device)]) != "logits":
         try:
             _verify(model, route, batch, prompts)
         except Exception as error:  # on all processes
@@ -64,20 +67,6 @@ def sharded_logits(model: nn.Module, batch: Tokens, prompts: Prompts) -> Tensor:
         else:
             return pass_logits(model, PASSES[route](model, batch, prompts), where)
     return whole_logits(model, batch)[where]
-
-
-def _route(model: nn.Module, batch: Tokens, prompts: Prompts) -> str:
-    """The route that suits the batch of this process."""
-    plainly = "logits" if "plain" in record_of(model).failed else "plain"
-    if len(prompts.first) == len(prompts.which):
-        return plainly
-    against = reasons_against(model)
-    routes = [route for route in ("flat", "packed") if against[route] is None]
-    if not routes:
-        warn_once(model, str(against["packed"]))
-        return plainly
-    best, pays = cheapest(model, batch, prompts, routes)
-    return best if pays else plainly
 
 
 def _verify(model: nn.Module, route: str, batch: Tokens, prompts: Prompts) -> None:

@@ -34,7 +34,7 @@ class Pool(Protocol):
 
 
 @contextmanager
-def processes(settings: ScoreSettings) -> Iterator["Processes"]:
+def processes(settings: ScoreSettings) -> Iterator[Pool]:
     """Processes of this machine, as a pool; they are ended with it."""
     pool = Processes(settings)
     try:

@@ -1,7 +1,7 @@
 """Sentence embeddings; each distinct text of a call is embedded once."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,18 +46,25 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """L2-normalised embeddings `[B, D]` of B texts, float32 on the CPU; empty texts are embedded like others."""
-        batches = self.batches(texts)
-        if not batches:
-            return torch.zeros(0, self.model.get_embedding_dimension() or 0)
-        options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
-        vectors = torch.cat([self.model.encode(batch, batch_size=self.batch_size, **options) for batch in batches])
-        row = {text: i for i, text in enumerate(text for batch in batches for text in batch)}
-        return vectors.float().cpu()[[row[text] for text in texts]]
+        return self.by_batches(texts, self.embed_batches)
 
-    def batches(self, texts: Sequence[str]) -> list[list[str]]:
-        """The distinct texts by forward pass, the longest first; a batch embedded alone gives the same bits."""
+    def by_batches(self, texts: Sequence[str], embed: Callable[[list[list[str]]], list[torch.Tensor]]) -> torch.Tensor:
+        """As a call, by `embed`: batches of distinct texts -> their embeddings, as of `embed_batches`.
+
+        The longest texts come first. A batch that is embedded alone has the same bits.
+        """
         distinct = sorted(set(texts), key=lambda text: (-len(text), text))
-        return [distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
+        if not distinct:
+            return torch.zeros(0, self.model.get_embedding_dimension() or 0)
+        vectors = embed([distinct[i : i + self.batch_size] for i in range(0, len(distinct), self.batch_size)])
+        row = {text: i for i, text in enumerate(distinct)}
+        return torch.cat(vectors)[[row[text] for text in texts]]
+
+    def embed_batches(self, batches: list[list[str]]) -> list[torch.Tensor]:
+        """The embeddings of each batch, which is one forward pass."""
+        options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+        vectors = (self.model.encode(batch, batch_size=self.batch_size, **options) for batch in batches)
+        return [vector.float().cpu() for vector in vectors]
 
 
 @cache

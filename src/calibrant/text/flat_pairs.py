@@ -5,16 +5,16 @@ computed for all pairs of one length together. From the queries of the last laye
 is computed, because these classifiers read nothing else. Probabilities differ by rounding from those of padded rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from calibrant.policy.attention import attend_where_given
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Types of models whose layers are those of BERT and whose classifier reads the first token alone."""
@@ -66,8 +66,9 @@ def _first_tokens(last: Any, starts: Tensor) -> Iterator[None]:
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pairs: PairRuns, scaling: float | None
-) -> Tensor:
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, pairs: PairRuns, *, scaling: float | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Attention `[1, T, H, D]` of queries `[1, H, T, D]`, within each pair; in the last layer of first tokens alone."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     output = q.new_empty(q.shape)
@@ -79,22 +80,7 @@ def attend(
         attended = nn.functional.scaled_dot_product_attention(a[:, :, :queries], b, c, scale=scaling)
         output[start:end].view(shape)[:, :queries] = attended.transpose(1, 2)
         start = end
-    return output[None]
+    return output[None], None
 
 
-def _or_attend(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """An attention function of transformers that attends within pairs where it is given their lengths."""
-
-    @wraps(usual)
-    def attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *arguments: object,
-        pair_runs: PairRuns | None = None, **keywords: Any,
-    ) -> Any:  # fmt: skip
-        if pair_runs is None:
-            return usual(module, query, key, value, attention_mask, *arguments, **keywords)
-        return attend(module, query, key, value, pair_runs, keywords.get("scaling")), None
-
-    return attention
-
-
-ALL_ATTENTION_FUNCTIONS.register("sdpa", _or_attend(ALL_ATTENTION_FUNCTIONS["sdpa"]))
+attend_where_given("pair_runs", attend)

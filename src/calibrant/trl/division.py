@@ -64,15 +64,9 @@ def gathered(work: Callable[[], Value], accelerator: Accelerator) -> list[Value]
 
 
 def _divided_batches(embedder: "Embedder", accelerator: Accelerator) -> Callable[[Sequence[str]], Tensor]:
-    def embed(texts: Sequence[str]) -> Tensor:
-        batches = embedder.batches(texts)
-        if not batches:
-            return embedder(texts)
-        parts = _in_turns(lambda own: [embedder(batch).numpy() for batch in own], batches, accelerator)
-        row = {text: i for i, text in enumerate(text for batch in batches for text in batch)}
-        return torch.from_numpy(np.concatenate(parts))[[row[text] for text in texts]]
-
-    return embed
+    return lambda texts: embedder.by_batches(
+        texts, lambda batches: _in_turns(embedder.embed_batches, batches, accelerator)
+    )
 
 
 def _divided_groups(read: Callable[[TextGroups], Tensor], accelerator: Accelerator) -> Callable[[TextGroups], Tensor]:
