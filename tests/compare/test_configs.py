@@ -12,7 +12,7 @@ from calibrant.errors import CalibrantError
 from calibrant.options import read
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-OWN_DATA = {"table1_smollm2"}  # files whose data are given on the command line
+OWN_DATA = {"table1_smollm2", "stability_smollm2"}  # files whose data are given on the command line
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 LARGE = [file for file in FILES if file.parent == CONFIGS and file.stem not in OWN_DATA]
 SMALL = [file for file in FILES if file not in LARGE]
