@@ -12,7 +12,7 @@ import json
 
 from calibrant.files import JsonObject
 from calibrant.report.comparison_files import load_comparison, main_tables
-from calibrant.statistics.comparison_table import Row
+from calibrant.statistics.comparison_table import ComparisonRow
 
 DIGITS = 4
 
@@ -30,7 +30,7 @@ def tables_of(directory: str) -> JsonObject:
     return {"baseline": table.baseline, "settings": table.settings, "tables": tables}
 
 
-def _row(row: Row) -> JsonObject:
+def _row(row: ComparisonRow) -> JsonObject:
     content: JsonObject = {"seeds": {str(seed): _rounded(value) for seed, value in row.by_seed.items()}}
     content |= {"mean": _rounded(row.mean), "deviation": _rounded(row.deviation), "before": _rounded(row.before)}
     content["collapsed"] = list(row.collapsed)

@@ -311,7 +311,7 @@ def columns() -> dict[str, str] | None:
     )
 
 
-def reading_task() -> str | None:
+def task_of_answers() -> str | None:
     """The task by which answers are read, where it is not what is trained or evaluated."""
     words = "task that extracts and clusters answers, and judges them by their references: name in `calibrant tasks`"
     return option(None, words, metavar="NAME")

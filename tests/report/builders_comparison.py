@@ -9,7 +9,7 @@ from calibrant.files import write_json
 from calibrant.report.comparison_files import save_comparison
 from calibrant.rollouts import write_rollouts
 from calibrant.statistics.comparison import compare
-from calibrant.statistics.measurements import Cell, Measurements, Scores
+from calibrant.statistics.measurements import CellMeasurements, Measurements, Scores
 
 PROMPTS, STEPS, ANSWERS = 24, 30, 8
 IDS = tuple(f"prompt-{i} <b>" for i in range(PROMPTS))
@@ -74,7 +74,7 @@ def values(rng: np.random.Generator, skill: float, hard: np.ndarray) -> tuple[fl
 
 def cell(
     rng: np.random.Generator, name: str, options: dict[str, object], seeds: int, failed: dict[int, str], skill: float
-) -> Cell:
+) -> CellMeasurements:
     """A cell whose reward rises to its skill; KL starts at 0, and one value is missing."""
     steps = np.arange(STEPS)
     rise = 0.4 + (skill - 0.4) * (1 - np.exp(-3 * steps / STEPS))
@@ -88,7 +88,7 @@ def cell(
     total = {s: sum(by_seed[s] for by_seed in seconds.values()) for s in range(seeds)}
     cost = {f"seconds/{part}": by_seed for part, by_seed in seconds.items()} | {"seconds": total}
     cost |= {name: dict.fromkeys(range(seeds), float(n)) for name, n in (("updates", STEPS), ("samples", STEPS * 128))}
-    return Cell(name, options, tuple(range(seeds)), failed, cost, curves)
+    return CellMeasurements(name, options, tuple(range(seeds)), failed, cost, curves)
 
 
 def write_evaluation(folder: Path, values: tuple[float, ...]) -> None:

@@ -13,11 +13,11 @@ from calibrant.report.comparison_table import as_csv, as_latex, as_markdown, as_
 from calibrant.report.comparison_words import metric_notes, verdict
 from calibrant.statistics.comparison_table import (
     CellSummary,
+    ComparisonRow,
     ComparisonTable,
     Cost,
     Gain,
     MetricTable,
-    Row,
     Stability,
 )
 
@@ -32,7 +32,7 @@ def gain(value=0.012, low=0.003, high=0.021, p=0.01, p_holm=0.02, **changed):
 
 def row(cell, gain=None, seeds=3, mean=0.4):
     by_seed = dict.fromkeys(range(seeds), mean)
-    return Row(
+    return ComparisonRow(
         cell, by_seed, mean, 0.01 if seeds > 1 else None, 0.3, (), gain, Stability(0.5, 0.4, 0.0) if gain else None
     )
 

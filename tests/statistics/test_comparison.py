@@ -11,13 +11,13 @@ from calibrant.errors import CalibrantError
 from calibrant.statistics.comparison import compare, reference_of
 from calibrant.statistics.comparison_table import ComparisonTable
 from calibrant.statistics.corrections import holm
-from calibrant.statistics.measurements import Cell, Measurements, Scores
+from calibrant.statistics.measurements import CellMeasurements, Measurements, Scores
 
 PROMPTS = tuple(f"q{i}" for i in range(32))
 
 
 def cell(name, seeds=(0, 1, 2), left_out=None, cost=None, **options):
-    return Cell(name, {"method": name, **options}, tuple(seeds), left_out or {}, cost or {}, {})
+    return CellMeasurements(name, {"method": name, **options}, tuple(seeds), left_out or {}, cost or {}, {})
 
 
 def values(cells, gains, prompts=32, seed=0):

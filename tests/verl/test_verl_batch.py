@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from calibrant.errors import CalibrantError
-from calibrant.verl.batch import field_names, first_values, layout_of, read_rollouts, spread_out
+from calibrant.verl.batch import field_names, first_values, layout_of, rollouts_of_batch, spread_out
 
 NAN = torch.nan
 TEXTS = {1: "one", 2: "two", 3: "three"}
@@ -37,7 +37,7 @@ FIELDS = {
 
 def test_rows_become_groups():
     layout = layout_of(KEYS, TAGS)
-    read = read_rollouts(FIELDS, layout, ["mean_logprob", "token_logprobs", "correct", "token_entropy"], decode)
+    read = rollouts_of_batch(FIELDS, layout, ["mean_logprob", "token_logprobs", "correct", "token_entropy"], decode)
     assert layout.rows.tolist() == [[0, -1], [3, 2]]
     assert read.completions == ["one two", "", "two", "three two"]  # what a tool returned is no text of the policy
     assert read.references == [["x"], ["x"], ["y"], ["y"]]
@@ -61,17 +61,22 @@ def test_the_reward_that_is_named():
         "extra_fields": [{"reward_extra_info": {"acc": x}} for x in (1, 0)]
     }
     fields |= {name: jagged([1], [2]) for name in ("responses", "response_mask")} | {"rm_scores": jagged([9.0], [9.0])}
-    assert read_rollouts(fields, layout, [], decode, "acc").rewards.tolist() == [[1.0, 0.0]]
+    assert rollouts_of_batch(fields, layout, [], decode, "acc").rewards.tolist() == [[1.0, 0.0]]
     with pytest.raises(CalibrantError, match=r"returned no 'ac' \(did you mean 'acc'\?\).*it returned acc"):
-        read_rollouts(fields, layout, [], decode, "ac")
+        rollouts_of_batch(fields, layout, [], decode, "ac")
 
 
 def test_a_ground_truth_that_is_no_text_is_refused():
     fields = FIELDS | {"reward_model": [{"ground_truth": {"target": ["x"]}}] * 4}
     with pytest.raises(CalibrantError, match="ground_truth is a dictionary of target"):
-        read_rollouts(fields, layout_of(KEYS, TAGS), ["correct"], decode)
+        rollouts_of_batch(fields, layout_of(KEYS, TAGS), ["correct"], decode)
     numbers = FIELDS | {"reward_model": [{"ground_truth": 7}, None, {}, {"ground_truth": None}]}
-    assert read_rollouts(numbers, layout_of(KEYS, TAGS), ["correct"], decode).references == [["7"], ["7"], None, None]
+    assert rollouts_of_batch(numbers, layout_of(KEYS, TAGS), ["correct"], decode).references == [
+        ["7"],
+        ["7"],
+        None,
+        None,
+    ]
 
 
 def test_advantages_go_back_to_tokens():

@@ -29,7 +29,7 @@ CURVES = (
 """Metrics of training that are drawn against the step."""
 
 
-def measure_cell(cell: Cell, runs: Mapping[int, Run], left_out: Mapping[int, str]) -> measurements.Cell:
+def measure_cell(cell: Cell, runs: Mapping[int, Run], left_out: Mapping[int, str]) -> measurements.CellMeasurements:
     """A cell with what its runs cost and how they went; `runs` and `left_out` are by seed."""
     logs = {seed: list(read_json_lines(run.metrics)) for seed, run in runs.items()}
     costs = {seed: _cost(logs[seed], run, cell.training.rollouts) for seed, run in runs.items()}
@@ -39,7 +39,7 @@ def measure_cell(cell: Cell, runs: Mapping[int, Run], left_out: Mapping[int, str
         if any(name in row for rows in logs.values() for row in rows)
     }
     cost = {name: {seed: by_name.get(name, 0.0) for seed, by_name in costs.items()} for name in _keys(costs.values())}
-    return measurements.Cell(cell.name, cell.options, tuple(runs), dict(left_out), cost, curves)
+    return measurements.CellMeasurements(cell.name, cell.options, tuple(runs), dict(left_out), cost, curves)
 
 
 def _cost(rows: Sequence[JsonObject], run: Run, rollouts: int) -> dict[str, float]:
@@ -62,12 +62,12 @@ def measure_target(
     Raises CalibrantError where evaluations have different prompts.
     """
     trained = {
-        (cell, seed): read_values(folder.evaluation(target.name, cell, seed))
+        (cell, seed): evaluation_values(folder.evaluation(target.name, cell, seed))
         for cell, seeds in finished.items()
         for seed in seeds
     }
     untrained = {model: folder.before(target.name, model_label(model)) for model in models(list(cells))}
-    before = {model: read_values(path) for model, path in untrained.items() if (path / RESULTS).exists()}
+    before = {model: evaluation_values(path) for model, path in untrained.items() if (path / RESULTS).exists()}
     every = {f"{cell}/seed-{seed}": values for (cell, seed), values in trained.items()} | before
     scores = []
     for metric in _keys(trained.values()):
@@ -96,7 +96,7 @@ def _same_prompts(task: str, prompts: Mapping[str, tuple[str, ...]]) -> tuple[st
     return ids
 
 
-def read_values(folder: Path) -> Values:
+def evaluation_values(folder: Path) -> Values:
     """Every metric of an evaluation: those per prompt, and those of the whole set."""
     rows = list(read_json_lines(folder / "prompts.jsonl"))
     ids = tuple(str(row["prompt_id"]) for row in rows)

@@ -14,7 +14,7 @@ from calibrant.policy.logps import LogprobRequest, logps_of_whole_logits, shared
 from calibrant.policy.prefill import GROUPED, REPEATED, logits_both_ways, sampling_to_share
 from calibrant.policy.prompts import Tokens
 from calibrant.policy.routes import ROUTES, Route
-from calibrant.policy.verify import Difference, difference, evaluating, reason_of
+from calibrant.policy.verify import VectorDifference, difference, evaluating, reason_of
 
 NEW_TOKENS = 4
 TOLERANCES = {
@@ -77,7 +77,7 @@ def check_prefix(
     dtypes = {weight.dtype for weight in model.parameters() if weight.dtype in TOLERANCES}
     dtype = max(dtypes, key=TOLERANCES.__getitem__)  # an adapter may be wider than its base
     tolerances, batch = TOLERANCES[dtype], _random_batch(model, tokenizer, seed)
-    ways: dict[str, Callable[[], Difference]] = {
+    ways: dict[str, Callable[[], VectorDifference]] = {
         name: partial(_route, model, batch, weights, cast(Route, name), temperature) for name in ROUTES
     }
     ways["generation"] = partial(_generation, model, batch, temperature)
@@ -88,7 +88,7 @@ def check_prefix(
     return PrefixCheck(bool(tried) and all(tried), tolerances, dtype, rows)
 
 
-def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, float]) -> RouteCheck:
+def _row(name: str, way: Callable[[], VectorDifference], tolerances: tuple[float, float]) -> RouteCheck:
     try:
         result = way()
     except Exception as error:  # models may raise any type
@@ -97,14 +97,16 @@ def _row(name: str, way: Callable[[], Difference], tolerances: tuple[float, floa
     return RouteCheck(name, result.largest, result.gradient, equal, None)
 
 
-def _route(model: nn.Module, batch: Tokens, weights: Sequence[Tensor], route: Route, temperature: float) -> Difference:
+def _route(
+    model: nn.Module, batch: Tokens, weights: Sequence[Tensor], route: Route, temperature: float
+) -> VectorDifference:
     where = batch.completion_mask != 0
     shared = shared_prefix_logps(model, *batch, temperature=temperature, route=route)
     plain = logps_of_whole_logits(model, batch, LogprobRequest(temperature, False, False))
     return difference(shared.logps[where][:, None], plain.logps[where][:, None], weights)
 
 
-def _generation(model: PreTrainedModel, batch: Tokens, temperature: float) -> Difference:
+def _generation(model: PreTrainedModel, batch: Tokens, temperature: float) -> VectorDifference:
     options = {"input_ids": batch.prompt_ids, "attention_mask": batch.prompt_mask, "max_new_tokens": NEW_TOKENS}
     options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "num_beams": 1}
     config = sampling_to_share(model, options)

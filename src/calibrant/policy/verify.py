@@ -65,7 +65,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-class Difference(NamedTuple):
+class VectorDifference(NamedTuple):
     """Of vectors v `[n, D]` from expected ones u: `max |v - u|` and the mean of `|v - u| / |u|`; of gradients g."""
 
     largest: float
@@ -73,7 +73,7 @@ class Difference(NamedTuple):
     gradient: float  # |g_v - g_u| / |g_u|; NaN without parameters
 
 
-def difference(shared: Tensor, plain: Tensor, weights: Sequence[Tensor] = ()) -> Difference:
+def difference(shared: Tensor, plain: Tensor, weights: Sequence[Tensor] = ()) -> VectorDifference:
     """How much vectors `[n, D]` and their gradients differ from those of the plain path.
 
     Vectors that are not finite in the plain path are left out. The gradient is that of `sum w v` with random w, with
@@ -81,7 +81,7 @@ def difference(shared: Tensor, plain: Tensor, weights: Sequence[Tensor] = ()) ->
     """
     finite = plain.isfinite().all(-1)
     if not finite.any():
-        return Difference(0.0, 0.0, torch.nan)
+        return VectorDifference(0.0, 0.0, torch.nan)
     wide = torch.promote_types(plain.dtype, torch.float32)
     shared, plain = shared[finite].to(wide), plain[finite].to(wide)
     error, size, gradient = (shared - plain).detach(), plain.detach().norm(dim=-1).clamp(min=1e-12), torch.nan
@@ -89,7 +89,7 @@ def difference(shared: Tensor, plain: Tensor, weights: Sequence[Tensor] = ()) ->
         factors = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0)).to(plain)
         found, expected = (_gradient((values * factors).sum(), weights) for values in (shared, plain))
         gradient = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
-    return Difference(float(error.abs().max()), float((error.norm(dim=-1) / size).mean()), gradient)
+    return VectorDifference(float(error.abs().max()), float((error.norm(dim=-1) / size).mean()), gradient)
 
 
 def _gradient(loss: Tensor, weights: Sequence[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from calibrant.report.evaluations import LABELS, SAMPLINGS, inside
 from calibrant.report.formats import plain
 from calibrant.report.reading import finite
 from calibrant.statistics.comparison_table import ComparisonTable, MetricTable
-from calibrant.statistics.measurements import Cell, Measurements
+from calibrant.statistics.measurements import CellMeasurements, Measurements
 
 FILE = "comparison.json"
 Points = list[tuple[float, float]]
@@ -108,7 +108,7 @@ def main_order(metric: str) -> tuple[int, int, str]:
     return first, names.index(name) if name in names else len(names), name
 
 
-def series_label(cell: Cell, without: Iterable[str] = ()) -> str:
+def series_label(cell: CellMeasurements, without: Iterable[str] = ()) -> str:
     """The options that set a cell apart, but for some.
 
     >>> cell = Cell("x", {"method": "gcpo_cd", "alpha": 0.3, "seed_": 1}, (), {}, {}, {})

@@ -23,7 +23,7 @@ from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
 from calibrant.report.page import Page, Plot, Section, Table, write_page
 from calibrant.report.published import Here, Published, gains_here, published
-from calibrant.statistics.comparison_table import MetricTable, Row
+from calibrant.statistics.comparison_table import ComparisonRow, MetricTable
 
 AUC, ACCURACY = "calibration/correctness_auc", "sampled/accuracy"
 
@@ -67,7 +67,7 @@ def subtitle(main: Sequence[MetricTable]) -> str:
     return f"The largest gain: {verdict(best, main[0])}" if best else ""
 
 
-def best_row(main: Sequence[MetricTable]) -> Row | None:
+def best_row(main: Sequence[MetricTable]) -> ComparisonRow | None:
     """The row with the largest gain by the first metric; None without gains."""
     rows = [row for row in main[0].rows if row.gain] if main else []
     return max(rows, key=lambda row: row.gain.value if row.gain else 0.0, default=None)
@@ -132,7 +132,7 @@ def _forest(main: Sequence[MetricTable]) -> Section:
     return Section("gains", "Gains", [], plots, missing=[] if plots else ["No cell has a gain to draw."])
 
 
-def _estimates(rows: Sequence[Row]) -> Estimates:
+def _estimates(rows: Sequence[ComparisonRow]) -> Estimates:
     gains = [row.gain for row in rows if row.gain]
     nan = float("nan")
     low = [nan if gain.low is None else gain.low for gain in gains]

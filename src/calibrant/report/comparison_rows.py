@@ -6,7 +6,7 @@ from calibrant.report.comparison_table import HEADERS, cells_of, probability
 from calibrant.report.comparison_words import number, verdict
 from calibrant.report.formats import DASH, p_value
 from calibrant.report.page import Table
-from calibrant.statistics.comparison_table import MetricTable, Row
+from calibrant.statistics.comparison_table import ComparisonRow, MetricTable
 
 SPREAD = ("cell", "deviation over seeds", "ratio to the baseline's", "p of equal deviations", "power at twice")
 
@@ -26,7 +26,7 @@ def spread_table(table: MetricTable) -> Table:
     return Table(SPREAD, [_spread(row) for row in table.rows])
 
 
-def _spread(row: Row) -> list[str]:
+def _spread(row: ComparisonRow) -> list[str]:
     test = row.stability
     deviation = DASH if row.deviation is None else number(row.deviation)
     if test is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from calibrant.report.comparison_words import LEGEND, about, metric_notes, number, verdict
 from calibrant.report.formats import DASH, p_value
-from calibrant.statistics.comparison_table import CellSummary, ComparisonTable, Gain, MetricTable, Row
+from calibrant.statistics.comparison_table import CellSummary, ComparisonRow, ComparisonTable, Gain, MetricTable
 
 WIDTH = 120
 GAIN_HEADERS = ("gain", "in %", "95% interval", "p, Holm", "P(gain>0)", "detectable", "needed")
@@ -99,7 +99,7 @@ def as_csv(table: ComparisonTable) -> str:
     return out.getvalue()
 
 
-def _csv_row(part: MetricTable, row: Row, cell: CellSummary, costs: Sequence[str]) -> list[object]:
+def _csv_row(part: MetricTable, row: ComparisonRow, cell: CellSummary, costs: Sequence[str]) -> list[object]:
     test = row.stability
     gain = [getattr(row.gain, name) if row.gain else None for name in GAIN_FIELDS]
     spread = [test.ratio, test.p, test.power] if test else [None] * 3
@@ -137,7 +137,7 @@ def sentences(part: MetricTable) -> list[str]:
     ] + metric_notes(part)
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
+def cells_of(row: ComparisonRow) -> tuple[str, ...]:
     """The texts of one row under `HEADERS`."""
     deviation = "" if row.deviation is None else f" ± {number(row.deviation)}"
     return row.cell, str(len(row.by_seed)), number(row.mean) + deviation, *_gain_cells(row.gain)

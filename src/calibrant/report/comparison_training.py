@@ -21,7 +21,7 @@ from calibrant.report.comparison_table import cost_rows
 from calibrant.report.formats import DASH, plain
 from calibrant.report.page import Plot, Section, Table
 from calibrant.statistics.comparison_table import Cost, MetricTable
-from calibrant.statistics.measurements import Cell
+from calibrant.statistics.measurements import CellMeasurements
 
 PANELS = 3  # side by side
 
@@ -95,7 +95,7 @@ def _marks(data: ComparisonData) -> dict[str, Mark]:
     return palette(names.values(), names.get(data.measured.baseline, ""))
 
 
-def _panels(data: ComparisonData) -> dict[str, list[tuple[str, Cell]]]:
+def _panels(data: ComparisonData) -> dict[str, list[tuple[str, CellMeasurements]]]:
     """Values of the varied options, in words -> series and cell; a cell without such options is in every panel."""
     varied = data.measured.varied
     keys = {cell.name: _values(cell, varied) for cell in data.measured.cells}
@@ -106,12 +106,12 @@ def _panels(data: ComparisonData) -> dict[str, list[tuple[str, Cell]]]:
     }
 
 
-def _values(cell: Cell, varied: Mapping[str, object]) -> str:
+def _values(cell: CellMeasurements, varied: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {plain(cell.options[name])}" for name in varied if name in cell.options)
 
 
 def _curve_plots(
-    metric: str, about: Curve, panels: Mapping[str, Sequence[tuple[str, Cell]]], marks: Mapping[str, Mark]
+    metric: str, about: Curve, panels: Mapping[str, Sequence[tuple[str, CellMeasurements]]], marks: Mapping[str, Mark]
 ) -> Iterator[Plot]:
     drawn = {title: _runs(metric, cells) for title, cells in panels.items()}
     drawn = {title: series for title, series in drawn.items() if series}
@@ -135,7 +135,7 @@ def _spans_decades(values: Iterable[float]) -> bool:
     return min(numbers) > 0 and max(numbers) > 100 * min(numbers)
 
 
-def _runs(metric: str, cells: Sequence[tuple[str, Cell]]) -> dict[str, Runs]:
+def _runs(metric: str, cells: Sequence[tuple[str, CellMeasurements]]) -> dict[str, Runs]:
     return {
         series: cell.curves[metric]
         for series, cell in cells

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from calibrant.report.formats import p_value
-from calibrant.statistics.comparison_table import CellSummary, ComparisonTable, Gain, MetricTable, Row
+from calibrant.statistics.comparison_table import CellSummary, ComparisonRow, ComparisonTable, Gain, MetricTable
 from calibrant.statistics.measurements import lower_is_better
 
 LEVEL = 0.05
@@ -25,7 +25,7 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.0e}"
 
 
-def verdict(row: Row, table: MetricTable) -> str:
+def verdict(row: ComparisonRow, table: MetricTable) -> str:
     """One sentence on the gain of a cell; empty for a baseline."""
     gain = row.gain
     if gain is None:
@@ -71,7 +71,7 @@ def p_text(p: float) -> str:
     return f"p < {p_value(p)[1:]}" if p < 0.001 else f"p = {p_value(p)}"
 
 
-def _sizes(row: Row, table: MetricTable) -> str:
+def _sizes(row: ComparisonRow, table: MetricTable) -> str:
     """`with 3 seeds and 32 prompts`."""
     against = next(other for other in table.rows if row.gain and other.cell == row.gain.against)
     counts = sorted({len(row.by_seed), len(against.by_seed)})
@@ -115,7 +115,7 @@ COLLAPSED = (
 )
 
 
-def _stability(rows: Iterable[Row]) -> list[str]:
+def _stability(rows: Iterable[ComparisonRow]) -> list[str]:
     """A sentence on deviations over seeds."""
     tested = [(row, row.stability) for row in rows if row.stability and row.stability.p is not None]
     if not tested:

@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-class Comparison(NamedTuple):
+class BeforeAndAfter(NamedTuple):
     """One metric before and after training; None where it was not measured."""
 
     sampling: str
@@ -75,12 +75,12 @@ def estimate_text(value: Estimate | None) -> str:
     return interval_text(*(value or ()))
 
 
-def comparisons(evaluation: Mapping[str, JsonObject]) -> list[Comparison]:
+def comparisons(evaluation: Mapping[str, JsonObject]) -> list[BeforeAndAfter]:
     """Every measured metric of `evaluation.json`: F1 first, sampled before greedy."""
     parts = [inside(side, sampling) for side in evaluation.values() for sampling in SAMPLINGS]
     names = {name for part in parts if isinstance(part, dict) for name in part}
     return [
-        Comparison(sampling, metric, *estimates)
+        BeforeAndAfter(sampling, metric, *estimates)
         for metric in [*(name for name in LABELS if name in names), *sorted(names - set(LABELS))]
         for sampling in SAMPLINGS
         if any(estimates := [estimate(evaluation.get(when), sampling, metric) for when in WHEN])

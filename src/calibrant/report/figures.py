@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
-from calibrant.report.evaluations import Comparison, Estimate
+from calibrant.report.evaluations import BeforeAndAfter, Estimate
 from calibrant.report.formats import shorten
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#24292F"
@@ -153,7 +153,7 @@ def logged_bands(low: pd.Series, mean: pd.Series, high: pd.Series) -> pd.DataFra
     return table
 
 
-def before_after(rows: Sequence[Comparison]) -> Draw:
+def before_after(rows: Sequence[BeforeAndAfter]) -> Draw:
     """Means with 95% intervals, before and after training, one row per metric."""
 
     def draw(ax: Axes) -> None:

@@ -36,7 +36,7 @@ class Here(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A row of a published table: calibrant's method, "" where it has none, and None where no number is printed."""
 
     method: str
@@ -55,9 +55,9 @@ class Published:
     runs: str
     baseline: str | None  # method of the row that gains are over
     columns: Mapping[str, str]  # name -> what it means
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
-    def gain(self, row: Row, column: int) -> float | None:
+    def gain(self, row: PublishedRow, column: int) -> float | None:
         """The gain over the baseline in per cent of it, as papers print it; None without both numbers."""
         base = next((x.numbers[column] for x in self.rows if x.method == self.baseline), None)
         number = row.numbers[column]
@@ -84,7 +84,7 @@ class Published:
             mine = [here.values.get(row.method, DASH)] if shared else []
             yield [row.label, row.method or DASH, *mine, *texts]
 
-    def _text(self, row: Row, column: int) -> str:
+    def _text(self, row: PublishedRow, column: int) -> str:
         number, gain = row.numbers[column], self.gain(row, column)
         if number is None:
             return DASH
@@ -120,7 +120,9 @@ def published(name: str) -> Published:
     table = tables[name]
     return Published(
         name=name,
-        rows=tuple(Row(method, label, tuple(map(_number, texts))) for method, (label, *texts) in table["rows"].items()),
+        rows=tuple(
+            PublishedRow(method, label, tuple(map(_number, texts))) for method, (label, *texts) in table["rows"].items()
+        ),
         baseline=table.get("baseline"),
         columns=table["columns"],
         **{key: table[key] for key in ("source", "model", "data", "runs")},

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from calibrant.files import JsonObject
-from calibrant.report.evaluations import Comparison, comparisons, estimate_text
+from calibrant.report.evaluations import BeforeAndAfter, comparisons, estimate_text
 from calibrant.report.formats import DASH, capital, decimal, duration, plain
 from calibrant.report.page import Table
 from calibrant.report.reading import RunData
@@ -53,7 +53,7 @@ def where(run: RunData) -> str:
     return f"on the {split} split" if split else ""
 
 
-def _one_sided(run: RunData, rows: list[Comparison]) -> str:
+def _one_sided(run: RunData, rows: list[BeforeAndAfter]) -> str:
     when, missing = ("before", "after") if any(row.before for row in rows) else ("after", "before")
     estimates = [(row, getattr(row, when)) for row in rows]
     parts = [f"{row.sampling} {row.metric_label} {decimal(value.mean)}" for row, value in estimates if value]
@@ -75,7 +75,7 @@ def _reward_headline(run: RunData) -> str:
 
 def run_subtitle(run: RunData) -> str:
     """How the result was measured and how certain it is."""
-    planned, done = run.options.get("steps"), steps_done(run)
+    planned, done = run.options.get("steps"), last_step(run)
     progress = f"{done} of {planned} steps are saved." if isinstance(planned, int) and done < planned else ""
     return _joined(_measured(run), _overlap(run), progress)
 
@@ -103,7 +103,7 @@ def _overlap(run: RunData) -> str:
     return f"The 95% intervals of {row.sampling} {row.metric_label} before and after {words}"
 
 
-def steps_done(run: RunData) -> int:
+def last_step(run: RunData) -> int:
     """The last step with metrics or rollouts."""
     last = [frame["step"].max() for frame in (run.metrics, run.groups) if len(frame)]
     return int(max(last, default=0))
@@ -118,7 +118,7 @@ def evaluation_table(run: RunData) -> Table:
     return Table(["", "before training", "after training", "change"], rows)
 
 
-def gain_text(row: Comparison) -> str:
+def gain_text(row: BeforeAndAfter) -> str:
     """The signed change of the mean of a metric; a dash if it was not measured both before and after."""
     if not (row.before and row.after):
         return DASH
@@ -128,7 +128,7 @@ def gain_text(row: Comparison) -> str:
 
 def run_facts(run: RunData) -> JsonObject:
     """The main options, for the head of the page; None where there is none."""
-    options, seconds, done = run.options, run.metric("seconds"), steps_done(run)
+    options, seconds, done = run.options, run.metric("seconds"), last_step(run)
     planned, prompts, rollouts = (options.get(name) for name in ("steps", "prompts_per_step", "rollouts"))
     return {
         **{name: options.get(name) for name in ("task", "model", "method")},

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from calibrant.errors import CalibrantError, nearest
 from calibrant.rollouts import lm_eval
 from calibrant.rollouts.columns import COLUMNS, TYPES, read_column
-from calibrant.rollouts.tables import Block, Column
+from calibrant.rollouts.tables import Column, RowBlock
 from calibrant.tasks import cells
 from calibrant.tasks.schema import Role, cell, resolve_columns
 from calibrant.text.messages import as_text
@@ -27,7 +27,7 @@ class Format(NamedTuple):
 
     marks: tuple[tuple[str, ...], ...]  # names of columns; a file with all of one tuple is of this format
     columns: Mapping[str, tuple[str, ...]]  # role -> columns that hold it, the first one that exists
-    expand: Callable[[Block, str, str | None], Block] | None = None  # rows that hold several rollouts
+    expand: Callable[[RowBlock, str, str | None], RowBlock] | None = None  # rows that hold several rollouts
 
 
 OWN = {name: (name,) for name in TYPES}
@@ -58,7 +58,7 @@ class Layout:
     notes: tuple[str, ...] = ()  # what the user should know
 
 
-def layout_of(block: Block, origin: str, name: str, given: Mapping[str, str], chosen: str | None = None) -> Layout:
+def layout_of(block: RowBlock, origin: str, name: str, given: Mapping[str, str], chosen: str | None = None) -> Layout:
     """How a source is read, by its first rows; `name` is a format or "auto", `given` roles and columns of the user.
 
     Raises CalibrantError for columns that are not there, and rollouts without an id, a prompt or a reward.
@@ -92,14 +92,14 @@ def _roles(name: str) -> list[tuple[str, tuple[str, ...]]]:
     return list(FORMATS[name].columns.items())
 
 
-def _detected(block: Block) -> str:
+def _detected(block: RowBlock) -> str:
     marked = (
         name for name, about in FORMATS.items() if any(all(x in block.columns for x in marks) for marks in about.marks)
     )
     return next(marked, "calibrant")
 
 
-def _rewards_of_trl(block: Block) -> list[str]:
+def _rewards_of_trl(block: RowBlock) -> list[str]:
     """The columns of reward functions: those of numbers that have no other meaning."""
     return [
         name
@@ -112,7 +112,7 @@ def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
-def _check_roles(columns: Mapping[str, str], block: Block, origin: str, name: str) -> None:
+def _check_roles(columns: Mapping[str, str], block: RowBlock, origin: str, name: str) -> None:
     missing = [] if "completion" in columns else ["completion"]
     if not {"prompt_id", "prompt"} & set(columns):
         missing.append("prompt_id (or prompt)")
@@ -127,7 +127,7 @@ def _check_roles(columns: Mapping[str, str], block: Block, origin: str, name: st
         )
 
 
-def rollouts_of(block: Block, layout: Layout, origin: str) -> pa.Table:
+def rollouts_of(block: RowBlock, layout: Layout, origin: str) -> pa.Table:
     """The rollouts of a block: the columns of a rollout file that it has, in their types, and all others as they are.
 
     Raises CalibrantError, with row and column, for a value that does not belong there.
@@ -161,12 +161,12 @@ def further_column(values: Column) -> pa.Array:
     return further_column(values.to_pylist())
 
 
-def _expanded(block: Block, name: str, origin: str, chosen: str | None) -> Block:
+def _expanded(block: RowBlock, name: str, origin: str, chosen: str | None) -> RowBlock:
     expand = FORMATS[name].expand
     return expand(block, origin, chosen) if expand else block
 
 
-def _role(block: Block, role: str, column: str, origin: str) -> pa.Array:
+def _role(block: RowBlock, role: str, column: str, origin: str) -> pa.Array:
     """The column of a role; one that these rows lack is null."""
     if column in block.columns:
         return _read(block.columns[column], role, column, block, origin)
@@ -193,7 +193,7 @@ def _sum(columns: list[pa.Array]) -> pa.Array:
     return pc.if_else(missing, None, total)
 
 
-def _read(values: Column, role: str, column: str, block: Block, origin: str) -> pa.Array:
+def _read(values: Column, role: str, column: str, block: RowBlock, origin: str) -> pa.Array:
     """A column in the type of its role; conversations become texts, and single references lists."""
     kind = None if isinstance(values, list) else values.type
     if role in ("prompt", "completion") and kind != pa.string():
@@ -216,7 +216,7 @@ def _texts(value: object, textual: bool) -> list[str] | None:
 
 
 def _each(
-    values: list[Any], read: Callable[[Any], object], role: str, column: str, block: Block, origin: str
+    values: list[Any], read: Callable[[Any], object], role: str, column: str, block: RowBlock, origin: str
 ) -> list[Any]:
     found = []
     for row, value in enumerate(values, block.first):

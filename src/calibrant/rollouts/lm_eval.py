@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from calibrant.errors import CalibrantError
-from calibrant.rollouts.tables import Block
+from calibrant.rollouts.tables import RowBlock
 
 
-def first_filter(block: Block) -> str | None:
+def first_filter(block: RowBlock) -> str | None:
     """The filter of the first row; a question has a row for each filter."""
     names = block.columns.get("filter", [None])
     return next((str(name) for name in _listed(names) if name is not None), None)
 
 
-def expand(block: Block, origin: str, chosen: str | None) -> Block:
+def expand(block: RowBlock, origin: str, chosen: str | None) -> RowBlock:
     """One row per response of the rows with the filter `chosen`.
 
     Ids are the number and hash of the question, so that files of several runs share groups. The reward is the first
@@ -27,7 +27,7 @@ def expand(block: Block, origin: str, chosen: str | None) -> Block:
         if chosen is None or row.get("filter") is None or row["filter"] == chosen:
             rollouts += _rollouts(row, f"{origin}, row {number}")
     names = dict.fromkeys(name for row in rollouts for name in row)
-    return Block({name: [row.get(name) for row in rollouts] for name in names}, len(rollouts), block.first)
+    return RowBlock({name: [row.get(name) for row in rollouts] for name in names}, len(rollouts), block.first)
 
 
 def _listed(values: Any) -> list[Any]:

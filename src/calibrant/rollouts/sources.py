@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from calibrant.errors import CalibrantError
 from calibrant.rollouts.files import HINTS
-from calibrant.rollouts.tables import Block, blocks_of, blocks_of_rows
+from calibrant.rollouts.tables import RowBlock, blocks_of, blocks_of_rows
 from calibrant.tasks.files import COMPRESSED, KINDS, kind_of
 from calibrant.tasks.own_source import hub_splits, is_hub_name
 
@@ -18,7 +18,7 @@ PATTERNS = (*RUNS, *(f"*{kind}{end}" for kind in (".parquet", ".jsonl", ".csv", 
 """Files that are looked for in a folder; those of the first pattern that matches are read."""
 
 
-class Source(NamedTuple):
+class RowSource(NamedTuple):
     """Rows from one place."""
 
     name: str  # a path, or NAME, SPLIT of a data set of the hub
@@ -38,7 +38,7 @@ class Source(NamedTuple):
         packed = self.path.suffix in (*COMPRESSED, ".parquet")
         return self.path.stat().st_size * (8 if packed else 1)
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[RowBlock]:
         """The rows, block by block."""
         if self.path is not None:
             yield from blocks_of(self.path)
@@ -47,7 +47,7 @@ class Source(NamedTuple):
             yield from blocks_of_rows((row.record for row in rows), self.origin)
 
 
-def find_sources(given: str) -> list[Source]:
+def find_sources(given: str) -> list[RowSource]:
     """The sources of rows that `given` names, in order; CalibrantError where there is none."""
     path = Path(given)
     if path.is_dir():
@@ -59,7 +59,7 @@ def find_sources(given: str) -> list[Source]:
         if not paths:
             raise CalibrantError(f"no file matches '{given}'; give another pattern, a file, or a folder")
     elif "/" in given and is_hub_name(given):
-        return [Source(f"{given}, {split}", split=(given, split)) for split in hub_splits(given, "FILE")]
+        return [RowSource(f"{given}, {split}", split=(given, split)) for split in hub_splits(given, "FILE")]
     else:
         kinds = ", ".join(KINDS)
         raise CalibrantError(
@@ -70,7 +70,7 @@ def find_sources(given: str) -> list[Source]:
         if kind_of(file) not in KINDS:
             hint = HINTS.get(file.suffix, "convert it to one of them")
             raise CalibrantError(f"'{file}' is none of the formats that are read, {', '.join(KINDS)}; {hint}")
-    return [Source(str(file), file) for file in paths]
+    return [RowSource(str(file), file) for file in paths]
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ ROWS = 8192  # rows of other files
 Column: TypeAlias = "pa.Array | pa.ChunkedArray | list[Any]"
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Consecutive rows of a file."""
 
     columns: Mapping[str, Column]
@@ -35,7 +35,7 @@ class Block(NamedTuple):
     textual: bool = False  # whether the file knows texts alone (CSV)
 
 
-def blocks_of(path: Path) -> Iterator[Block]:
+def blocks_of(path: Path) -> Iterator[RowBlock]:
     """The rows of a Parquet, JSON Lines, JSON or CSV file, `.gz` or `.zst` too; CalibrantError where it is damaged."""
     kind = kind_of(path)
     if kind == ".parquet":
@@ -46,13 +46,13 @@ def blocks_of(path: Path) -> Iterator[Block]:
         yield from blocks_of_rows(records(path), f"'{path}'", textual=kind == ".csv")
 
 
-def blocks_of_rows(rows: Iterable[Record], origin: str, textual: bool = False) -> Iterator[Block]:
+def blocks_of_rows(rows: Iterable[Record], origin: str, textual: bool = False) -> Iterator[RowBlock]:
     """Rows as blocks; where a file knows texts alone, an empty one is no value."""
     rows, first = iter(rows), 1
     while chunk := list(islice(rows, ROWS)):
         if textual:
             chunk = [{name: value or None for name, value in row.items()} for row in chunk]
-        yield Block(_by_column(chunk, origin, first), len(chunk), first, textual)
+        yield RowBlock(_by_column(chunk, origin, first), len(chunk), first, textual)
         first += len(chunk)
 
 
@@ -113,15 +113,15 @@ def _arrays(table: pa.Table) -> dict[str, pa.Array]:
     return columns | decoded
 
 
-def _numbered(tables: Iterable[dict[str, pa.Array]]) -> Iterator[Block]:
+def _numbered(tables: Iterable[dict[str, pa.Array]]) -> Iterator[RowBlock]:
     first = 1
     for columns in tables:
         size = len(next(iter(columns.values()), ()))
-        yield Block(columns, size, first)
+        yield RowBlock(columns, size, first)
         first += size
 
 
-def _of_lines(path: Path) -> Iterator[Block]:
+def _of_lines(path: Path) -> Iterator[RowBlock]:
     """Blocks of whole lines, parsed by Arrow, and by Python where types are mixed or something is wrong."""
     first = line = 1
     try:
@@ -130,10 +130,10 @@ def _of_lines(path: Path) -> Iterator[Block]:
                 count = content.count(b"\n") + (not content.endswith(b"\n"))
                 table = _parsed(content, count)
                 if table is not None:
-                    block = Block(_arrays(table), len(table), first)
+                    block = RowBlock(_arrays(table), len(table), first)
                 else:
                     rows = list(json_lines(io.BytesIO(content), path, line))
-                    block = Block(_by_column(rows, f"'{path}'", first), len(rows), first)
+                    block = RowBlock(_by_column(rows, f"'{path}'", first), len(rows), first)
                 if block.size:
                     yield block
                 first, line = first + block.size, line + count

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calibrant.files import JsonObject, write_with
 from calibrant.ray_cluster import connected
-from calibrant.score.pools import Pool, Result
+from calibrant.score.pools import Result, ScoringPool
 from calibrant.score.settings import ScoreSettings
 from calibrant.score.units import PartlyScored, UnitScorer
 from calibrant.text.inputs import Readers, TextGroups
@@ -23,7 +23,7 @@ _scorer: UnitScorer | None = None  # of this worker process
 
 
 @contextmanager
-def cluster(address: str, scorer: UnitScorer) -> Iterator[Pool]:
+def cluster(address: str, scorer: UnitScorer) -> Iterator[ScoringPool]:
     """The nodes of the Ray cluster at an address, as a pool."""
     with connected(address) as ray:
         yield Cluster(ray, scorer)

@@ -16,7 +16,7 @@ from calibrant.files import JsonObject, locked, versions
 from calibrant.ray_cluster import require_ray
 from calibrant.rollouts.files import HINTS
 from calibrant.rollouts.formats import Layout, layout_of, rollouts_of
-from calibrant.rollouts.sources import Source, find_sources
+from calibrant.rollouts.sources import RowSource, find_sources
 from calibrant.rollouts.units import FILE, ROW, GroupsLieApart, check_prompts, in_order, partitioned
 from calibrant.score.cluster import cluster
 from calibrant.score.methods import States
@@ -85,7 +85,7 @@ def score_file(settings: ScoreSettings, tell: Tell = print) -> ScoredFile:
             return result
 
 
-def _identity(settings: ScoreSettings, sources: list[Source]) -> JsonObject:
+def _identity(settings: ScoreSettings, sources: list[RowSource]) -> JsonObject:
     files = [(source.name, source.path.stat() if source.path else None) for source in sources]
     return {
         "settings": {name: value for name, value in asdict(settings).items() if name not in NOT_IDENTITY},
@@ -95,7 +95,7 @@ def _identity(settings: ScoreSettings, sources: list[Source]) -> JsonObject:
 
 
 def _scored(
-    settings: ScoreSettings, sources: list[Source], shards: Shards | None, folder: Path, tell: Tell
+    settings: ScoreSettings, sources: list[RowSource], shards: Shards | None, folder: Path, tell: Tell
 ) -> ScoredFile:
     """Scores all units; where groups lie apart, once more after their rows were partitioned."""
     scorer = UnitScorer(settings, str(folder / "embeddings.sqlite"))
@@ -129,7 +129,7 @@ def _result(scorer: UnitScorer, summaries: list[Summary]) -> ScoredFile:
     return ScoredFile(total, applied, len(summaries))
 
 
-def _tables(settings: ScoreSettings, sources: list[Source], tell: Tell) -> Iterator[pa.Table]:
+def _tables(settings: ScoreSettings, sources: list[RowSource], tell: Tell) -> Iterator[pa.Table]:
     """The rollouts of all sources, with the numbers of source and row."""
     empty = True
     for number, source in enumerate(sources):
@@ -153,7 +153,7 @@ def _tables(settings: ScoreSettings, sources: list[Source], tell: Tell) -> Itera
 
 
 def _summaries(
-    scorer: UnitScorer, units: Iterator[pa.Table], sources: list[Source], shards: Shards | None
+    scorer: UnitScorer, units: Iterator[pa.Table], sources: list[RowSource], shards: Shards | None
 ) -> list[Summary]:
     """The summary of each unit; units whose shards are complete are not scored again."""
     done = [Summary.read(entry["summary"]) for entry in shards.done] if shards else []

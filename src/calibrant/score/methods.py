@@ -90,7 +90,7 @@ def distinct_scores(scored: Mapping[str, Scored]) -> dict[str, Tensor]:
     return scores
 
 
-def score_columns(
+def named_columns(
     groups: RolloutGroups, scored: Mapping[str, Scored], scores: Mapping[str, Tensor]
 ) -> dict[str, np.ndarray]:
     """A column for each score, and `<method>/weight` and `<method>/advantage` of each method, by the rows of a file."""
@@ -103,5 +103,5 @@ def score_columns(
 
 def with_scores(groups: RolloutGroups, scored: Mapping[str, Scored]) -> list[dict[str, object]]:
     """The file's rows with the columns of `score_columns`."""
-    frame = groups.frame.assign(**score_columns(groups, scored, distinct_scores(scored)))
+    frame = groups.frame.assign(**named_columns(groups, scored, distinct_scores(scored)))
     return frame.astype(object).where(frame.notna(), None).to_dict("records")

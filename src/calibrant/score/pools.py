@@ -24,7 +24,7 @@ Result = Callable[[], JsonObject]  # waits for the summary of a unit, as plain d
 _scorer: UnitScorer | None = None  # of this worker process
 
 
-class Pool(Protocol):
+class ScoringPool(Protocol):
     """Scores units; models stay with the process that reads."""
 
     size: int  # units that are scored at a time
@@ -34,7 +34,7 @@ class Pool(Protocol):
 
 
 @contextmanager
-def processes(settings: ScoreSettings) -> Iterator[Pool]:
+def processes(settings: ScoreSettings) -> Iterator[ScoringPool]:
     """Processes of this machine, as a pool; they are ended with it."""
     pool = Processes(settings)
     try:

@@ -19,7 +19,7 @@ class ScoreSettings(WeightOptions, TextOptions):
     )
     columns: dict[str, str] | None = options.columns()
     filter: str | None = option(None, "filter of lm-evaluation-harness whose rows are read", shown="the file's first")
-    task: str | None = options.reading_task()
+    task: str | None = options.task_of_answers()
     method: str | None = options.method(None, shown="every method whose inputs the file has")
     embeddings: bool = option(
         True, "whether to load the embedding model; if not, methods that read embeddings are not applied"

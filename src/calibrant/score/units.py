@@ -17,7 +17,7 @@ from calibrant.rollouts import RolloutGroups
 from calibrant.rollouts.columns import TYPES
 from calibrant.rollouts.files import write_table
 from calibrant.rollouts.units import FILE, ROW, group_columns
-from calibrant.score.methods import States, distinct_scores, score_all, score_columns
+from calibrant.score.methods import States, distinct_scores, named_columns, score_all
 from calibrant.score.settings import ScoreSettings
 from calibrant.score.summary import Summary
 from calibrant.scorer import Scored
@@ -135,7 +135,7 @@ class UnitScorer:
         scored = {name: part.scored[name] for name in self.methods for part in parts if name in part.scored}
         scores = distinct_scores(scored)
         if out:
-            _write(out, unit.drop_columns([FILE, ROW]), score_columns(groups, scored, scores))
+            _write(out, unit.drop_columns([FILE, ROW]), named_columns(groups, scored, scores))
         where = groups.rewards.isfinite() & groups.counts
         refused = {name: reason for part in parts for name, reason in part.refused.items()}
         return Summary.of(scored, scores, where, refused)

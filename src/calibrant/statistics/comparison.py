@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from calibrant.errors import CalibrantError
 from calibrant.statistics.comparison_table import (
     CellSummary,
+    ComparisonRow,
     ComparisonTable,
     Cost,
     Gain,
     MetricTable,
-    Row,
     Stability,
 )
 from calibrant.statistics.corrections import holm
 from calibrant.statistics.gains import Array, components, difference
-from calibrant.statistics.measurements import Cell, Measurements, Scores, lower_is_better
+from calibrant.statistics.measurements import CellMeasurements, Measurements, Scores, lower_is_better
 from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, gain_test, seeds_needed
 
 SAME_COST = {"updates": 1.0, "samples": 1.0, "seconds": 1.1}
@@ -56,7 +56,7 @@ def compare(measurements: Measurements) -> ComparisonTable:
     )
 
 
-def reference_of(cell: Cell, measurements: Measurements) -> str:
+def reference_of(cell: CellMeasurements, measurements: Measurements) -> str:
     """Name of the cell that `cell` is compared with; its own name for the baseline."""
     baseline = next(other for other in measurements.cells if other.name == measurements.baseline)
     method = baseline.options.get("method")
@@ -68,7 +68,7 @@ def reference_of(cell: Cell, measurements: Measurements) -> str:
     return baseline.name
 
 
-def _summary(cell: Cell, baseline: Cell) -> CellSummary:
+def _summary(cell: CellMeasurements, baseline: CellMeasurements) -> CellSummary:
     base = _means(baseline.cost)
     cost = {name: _cost(name, mean, base.get(name)) for name, mean in _means(cell.cost).items()}
     return CellSummary(cell.name, dict(cell.options), tuple(cell.seeds), dict(cell.left_out), cost)
@@ -130,17 +130,17 @@ def _by_seed(scores: Scores, cell: str) -> dict[int, tuple[float, ...]]:
 
 
 def _row(
-    cell: Cell,
+    cell: CellMeasurements,
     by_seed: Mapping[int, float],
     values: Mapping[str, Array],
     before: float | None,
     against: str,
     *,
     falls: bool,  # whether a run can collapse: lower is worse
-) -> Row:
+) -> ComparisonRow:
     mine = values[cell.name]
     means, compared = mine.mean(1), against != cell.name and against in values
-    return Row(
+    return ComparisonRow(
         cell.name,
         by_seed,
         float(means.mean()),
@@ -157,7 +157,7 @@ def _collapsed(by_seed: Mapping[int, float], before: float | None) -> tuple[int,
     return tuple(seed for seed, value in by_seed.items() if usual > 0 and value < usual / 2)
 
 
-def _before(cell: Cell, scores: Scores, kept: NDArray[np.bool_]) -> float | None:
+def _before(cell: CellMeasurements, scores: Scores, kept: NDArray[np.bool_]) -> float | None:
     """The value before training of the cell's model; of the only one, if the model is not among the cell's options."""
     models = scores.before
     model = str(cell.options.get("model", next(iter(models)) if len(models) == 1 else ""))
@@ -196,7 +196,7 @@ def _stability(x: Array, y: Array) -> Stability:
     )
 
 
-def _with_holm(rows: list[Row]) -> tuple[Row, ...]:
+def _with_holm(rows: list[ComparisonRow]) -> tuple[ComparisonRow, ...]:
     """The rows with p-values adjusted for all comparisons among them."""
     tested = [row.cell for row in rows if row.gain and row.gain.p is not None]
     p = [row.gain.p for row in rows if row.gain and row.gain.p is not None]

@@ -60,7 +60,7 @@ class Stability:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One cell on one metric of one task."""
 
     cell: str
@@ -82,7 +82,7 @@ class MetricTable:
     prompts: int  # that count; 0: a metric without prompts
     dropped: int  # prompts without a value in some run, which are out of every row
     missing: tuple[str, ...]  # cells without this metric
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
 
     @property
     def comparisons(self) -> int:
@@ -124,9 +124,9 @@ def _table(data: JsonObject) -> MetricTable:
     return MetricTable(**data | {"missing": tuple(data["missing"]), "rows": rows})
 
 
-def _row(data: JsonObject) -> Row:
+def _row(data: JsonObject) -> ComparisonRow:
     gain, stability = data["gain"], data["stability"]
-    return Row(
+    return ComparisonRow(
         **data
         | {
             "by_seed": by_seed(data["by_seed"]),

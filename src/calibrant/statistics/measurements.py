@@ -26,7 +26,7 @@ def lower_is_better(metric: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellMeasurements:
     """One method with its options, trained with several seeds."""
 
     name: str
@@ -57,7 +57,7 @@ class Measurements:
     baseline: str  # name of a cell
     settings: str  # `shared` or `recommended`
     varied: Mapping[str, tuple[object, ...]]  # option -> its values, of `--vary`; empty without
-    cells: tuple[Cell, ...]  # in the order in which they were asked for
+    cells: tuple[CellMeasurements, ...]  # in the order in which they were asked for
     scores: tuple[Scores, ...]
 
     def to_json(self) -> JsonObject:
@@ -77,11 +77,11 @@ def by_seed(data: Mapping[str, Any] | Mapping[int, Any]) -> dict[int, Any]:
     return {int(seed): value for seed, value in data.items()}
 
 
-def _cell(data: JsonObject) -> Cell:
+def _cell(data: JsonObject) -> CellMeasurements:
     cost = {name: by_seed(values) for name, values in data["cost"].items()}
     curves = {name: _rows(values) for name, values in data["curves"].items()}
     seeds, left_out = tuple(data["seeds"]), by_seed(data["left_out"])
-    return Cell(data["name"], data["options"], seeds, left_out, cost, curves)
+    return CellMeasurements(data["name"], data["options"], seeds, left_out, cost, curves)
 
 
 def _scores(data: JsonObject) -> Scores:

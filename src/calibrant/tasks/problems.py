@@ -103,7 +103,7 @@ def problem(split: str, steps: int, rng: random.Random) -> Problem:
     return Problem(start, tuple(chain), QUESTION.format(**words))
 
 
-def split_of(a: int, b: int) -> str:
+def problem_split(a: int, b: int) -> str:
     """The split of problems that open with `a` and `b`, in either order."""
     digest = hashlib.sha256(f"{min(a, b)} {max(a, b)}".encode()).digest()
     return "test" if digest[0] < 256 * TEST_SHARE else "train"
@@ -114,7 +114,7 @@ def _opening(split: str, rng: random.Random) -> tuple[str, int, int]:
         operation = rng.choice(list(OPENINGS))
         most = 9 if operation == "*" else 50
         a, b = rng.randint(2, most), rng.randint(2, most)
-        if 1 <= APPLY[operation](a, b) <= LARGEST and split_of(a, b) == split:
+        if 1 <= APPLY[operation](a, b) <= LARGEST and problem_split(a, b) == split:
             return operation, a, b
 
 

@@ -58,7 +58,7 @@ class CheckpointMarker(TrainerCallback):
             mark_complete(folder, step=state.global_step, method=self.method)
 
 
-class Progress(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """A progress bar over steps with reward, weight and KL."""
 
     def on_train_begin(

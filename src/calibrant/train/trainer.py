@@ -19,7 +19,7 @@ from calibrant.policy.quantised import quantization_config, weights_dtype
 from calibrant.tasks.base import Task
 from calibrant.tasks.prompts import prompt_for
 from calibrant.tasks.rewards import trained_rewards
-from calibrant.train.callbacks import CheckpointMarker, MetricsWriter, Progress
+from calibrant.train.callbacks import CheckpointMarker, MetricsWriter, TrainingProgress
 from calibrant.train.prepare import Prepared
 from calibrant.train.processes import processes
 from calibrant.train.runs import Run
@@ -54,7 +54,7 @@ def build_trainer(
             callbacks=[MetricsWriter(run), CheckpointMarker(run, settings.method), *extra_callbacks],
         )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
+    trainer.add_callback(TrainingProgress())
     return trainer
 
 

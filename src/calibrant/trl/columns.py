@@ -33,7 +33,7 @@ COLUMNS: dict[str, tuple[Callable[[object], object], str]] = {
 """Column -> how it is read, and what it has to hold."""
 
 
-def read_column(name: str, value: object, place: str) -> Any:
+def column_value(name: str, value: object, place: str) -> Any:
     """The value of a column; a CalibrantError if the column cannot hold it."""
     read, wanted = COLUMNS[name]
     try:
@@ -57,7 +57,7 @@ def check_data(data: object) -> None:
         for name in set(COLUMNS) & set(data.column_names):
             if not _readable(data.features[name], name):
                 for i, row in enumerate(data.select_columns(name).with_format(None)):
-                    read_column(name, row[name], str(i))
+                    column_value(name, row[name], str(i))
 
 
 def _readable(feature: object, name: str) -> bool:
@@ -74,7 +74,7 @@ def read_rows(inputs: Sequence[Mapping[str, object]]) -> list[DataRow]:
 
 def _read_row(row: Mapping[str, object], place: str) -> DataRow:
     prompt = as_text(row.get("prompt", ""))
-    prompt_id, references = (read_column(name, row.get(name), place) for name in ("prompt_id", "references"))
+    prompt_id, references = (column_value(name, row.get(name), place) for name in ("prompt_id", "references"))
     parts = (prompt_id, row.get("environment"), prompt, *(references or ()))
     return DataRow(prompt, prompt_id or None, references, " | ".join(str(x) for x in parts if x is not None))
 

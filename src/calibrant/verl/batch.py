@@ -47,7 +47,7 @@ def layout_of(keys: Sequence[str], tags: Sequence[Mapping[str, Any]]) -> RowLayo
     return arrange(owners)
 
 
-def read_rollouts(
+def rollouts_of_batch(
     fields: Mapping[str, Any],
     layout: RowLayout,
     named: Collection[str],

@@ -25,7 +25,7 @@ class VerlSettings(WeightOptions, TextOptions):
     """The section `calibrant` of verl's configuration, e.g. `+calibrant.method=gcpo_cd +calibrant.alpha=0.6`."""
 
     method: str = options.method(TrainerOptions.method)
-    task: str | None = options.reading_task()
+    task: str | None = options.task_of_answers()
     task_reward: str | None = option(
         None,
         "name of the reward that signals read, among what the reward function returns",

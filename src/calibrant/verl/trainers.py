@@ -22,7 +22,7 @@ from calibrant.advantages import standardised
 from calibrant.methods import METHODS
 from calibrant.scorer import Scored, batch_statistics, trainer_bases
 from calibrant.verl import SECTION
-from calibrant.verl.batch import Rollouts, field_names, first_values, layout_of, padded, read_rollouts, spread_out
+from calibrant.verl.batch import Rollouts, field_names, first_values, layout_of, padded, rollouts_of_batch, spread_out
 from calibrant.verl.seams import check_verl
 from calibrant.verl.settings import calibration, check_config, read_settings
 
@@ -86,7 +86,7 @@ class Calibrated:
     def _read(self, batch: KVBatchMeta) -> Rollouts:
         named, task_reward = self.calibration.scorer.named, self.calibration.task_reward
         fields, layout = fields_of(batch, field_names(named, task_reward)), layout_of(batch.keys, batch.tags)
-        return read_rollouts(fields, layout, named, self._decode, task_reward)
+        return rollouts_of_batch(fields, layout, named, self._decode, task_reward)
 
     def _decode(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)  # type: ignore[attr-defined]

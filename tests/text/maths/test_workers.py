@@ -14,7 +14,7 @@ from builders_verify import HANGS, alive
 
 from calibrant.errors import CalibrantError
 from calibrant.text.maths import workers
-from calibrant.text.maths.workers import Pool
+from calibrant.text.maths.workers import WorkerPool
 
 
 def wait_until(condition, seconds=20.0):
@@ -51,7 +51,7 @@ def script(tmp_path):
 
 @pytest.fixture
 def pool(script):
-    pool = Pool(2, 1.0, 2**31, script)
+    pool = WorkerPool(2, 1.0, 2**31, script)
     yield pool
     pool.close()
 
@@ -114,7 +114,7 @@ def test_both_workers_work(pool):
 
 
 def test_only_the_workers_that_are_needed_start(script):
-    pool = Pool(8, 5.0, 2**31, script)
+    pool = WorkerPool(8, 5.0, 2**31, script)
     pool.run([1, 2, 3])
     assert 1 <= len(pool.workers) <= 3
     pool.close()
@@ -130,7 +130,7 @@ def test_workers_that_never_start_are_an_error_not_a_loop(script, pool):
 
 def test_a_late_start_counts_against_no_task(script, monkeypatch):
     script.write_text(FAKE.replace("print(json.dumps", "time.sleep(1.0); print(json.dumps", 1))
-    pool = Pool(1, 0.9, 2**31, script)
+    pool = WorkerPool(1, 0.9, 2**31, script)
     assert pool.run([1]) == [{"equal": 1, "pid": pool.workers[0].process.pid}]
     pool.close()
     monkeypatch.setattr(workers, "STARTUP", 0.2)
@@ -146,8 +146,8 @@ def test_a_long_task_fits_through_the_pipe(pool):
 
 ORPHAN = f"""
 import threading, time
-from calibrant.text.maths.workers import Pool
-pool = Pool(1, 1.0, 2**31)
+from calibrant.text.maths.workers import WorkerPool
+pool = WorkerPool(1, 1.0, 2**31)
 threading.Thread(target=pool.run, args=([(*{HANGS!r}, None)],), daemon=True).start()
 while not any(worker.task is not None for worker in pool.workers):
     time.sleep(0.01)

@@ -14,7 +14,7 @@ from calibrant.errors import CalibrantError
 from calibrant.files import JsonObject
 from calibrant.statistics.counted import check_count
 from calibrant.text.keys import as_number
-from calibrant.text.maths.workers import Pool
+from calibrant.text.maths.workers import WorkerPool
 from calibrant.text.metrics import reference_list
 
 Pair = tuple[str, str | Sequence[str]]
@@ -72,7 +72,7 @@ class Verifier:
         self.cache_size, self.max_length = cache_size, max_length
         self.unscorable: Counter[str] = Counter()
         self._cache: OrderedDict[Question, bool | None] = OrderedDict()
-        self._pool = Pool(workers, timeout, int(memory * 2**30))
+        self._pool = WorkerPool(workers, timeout, int(memory * 2**30))
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:

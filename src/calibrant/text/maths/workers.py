@@ -74,7 +74,7 @@ class Worker:
             pipe.close()
 
 
-class Pool:
+class WorkerPool:
     """Up to `size` workers, started on demand and replaced when they die.
 
     Args:
