@@ -56,6 +56,7 @@ def measurements(
     return Measurements(
         baseline=next(iter(skills)),
         settings="shared",
+        pair_seeds=True,
         varied=varied or {},
         cells=tuple(cell(rng, name, options[name], seeds, failed.get(name, {}), skills[name]) for name in skills),
         scores=(

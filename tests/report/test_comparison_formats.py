@@ -26,8 +26,8 @@ HOSTILE = "a_b|<b>\n\x1b[31m \\input{/etc/passwd} $x$ 50% & #1 ~^ {y} `c` [l](ja
 
 def gain(value=0.012, low=0.003, high=0.021, p=0.01, p_holm=0.02, **changed):
     return Gain(**{"against": "grpo", "value": value, "percent": 100 * value / 0.4, "over": "seeds and prompts",
-                   "standard_error": 0.003, "df": 4.0, "low": low, "high": high, "p": p, "p_holm": p_holm,
-                   "above_zero": 0.98, "detectable": 0.03, "seeds_needed": 5, **changed})  # fmt: skip
+                   "paired": True, "standard_error": 0.003, "df": 4.0, "low": low, "high": high, "p": p,
+                   "p_holm": p_holm, "above_zero": 0.98, "detectable": 0.03, "seeds_needed": 5, **changed})  # fmt: skip
 
 
 def row(cell, gain=None, seeds=3, mean=0.4):
@@ -41,12 +41,15 @@ def table_of(*rows, metric="sampled/f1", prompts=32, **changed):
     return MetricTable("places", metric, prompts, **{"dropped": 0, "missing": (), **changed}, rows=rows)
 
 
-def comparison(*tables, names=("grpo", "gcpo_bot"), left_out=None):
-    costs = [{"updates": Cost(30.0 * k, float(k), k > 1), "seconds/reward": Cost(1.0, 9.0, True)} for k in (1, 2)]
+def comparison(*tables, names=("grpo", "gcpo_bot"), left_out=None, pair_seeds=True):
+    costs = [
+        {"updates": Cost(30.0 * k, float(k), k > 1), "seconds/reward": Cost(1.0, 9.0, True)}
+        for k in range(1, len(names) + 1)
+    ]
     cells = tuple(
         CellSummary(n, {"method": n}, (0, 1, 2), left_out or {}, c) for n, c in zip(names, costs, strict=True)
     )
-    return ComparisonTable(names[0], "shared", {}, cells, tables)
+    return ComparisonTable(names[0], "shared", pair_seeds, {}, cells, tables)
 
 
 LESS, NULL = gain(-0.012, -0.021, -0.003), gain(0.004, -0.01, 0.018, 0.5, 0.5)
@@ -101,6 +104,18 @@ def test_text_says_settings_failures_cost_and_verdicts_within_the_width():
     assert "shared settings" in text and "without seed 3" in text and "2.00 times the updates" in text
     assert "[-23456.789, -1234.567]" in text and "temperature=0.7" in text and "seconds/reward" not in text
     assert "the gain that is shown with a probability of 80%" in " ".join(text.split()) and "60 (2.00*)" in text
+
+
+@pytest.mark.parametrize(("pair", "gains", "said"), [
+    (True, [gain(), gain()], "Runs of equal seeds are compared as pairs."),
+    (True, [gain(), gain(paired=False)], "as pairs, but for b and grpo, whose seeds are different."),
+    (False, [gain(paired=False), gain(paired=False)], "Runs of equal seeds are not paired (--no-pair-seeds)."),
+    (True, [gain(over="prompts"), gain(over="")], None),
+])  # fmt: skip
+def test_text_says_whether_seeds_are_paired(pair, gains, said):
+    table = table_of(row("grpo"), *(row(name, one) for name, one in zip("ab", gains, strict=True)))
+    text = as_text(comparison(table, names=("grpo", "a", "b"), pair_seeds=pair))
+    assert said in text if said else "pair" not in text
 
 
 def test_by_default_the_sampled_answers_are_shown_and_the_rest_is_named():

@@ -32,8 +32,8 @@ def values(cells, gains, prompts=32, seed=0):
 
 def measured(cells, gains, varied=None, **changed):
     scores = Scores("places", "sampled/f1", PROMPTS, values(cells, gains), {"demo": (0.25,) * 31 + (0.5,)})
-    return Measurements(**{"baseline": cells[0].name, "settings": "shared", "varied": varied or {}, "cells": cells,
-                           "scores": (scores,), **changed})  # fmt: skip
+    return Measurements(**{"baseline": cells[0].name, "settings": "shared", "pair_seeds": True, "varied": varied or {},
+                           "cells": cells, "scores": (scores,), **changed})  # fmt: skip
 
 
 CELLS = (cell("grpo", left_out={3: "out of memory"}), cell("gcpo_bot"), cell("gcpo_cd"))
@@ -97,6 +97,18 @@ def test_a_sweep_is_compared_at_equal_values_of_the_varied_options():
     ]  # fmt: skip
     against = [row.gain and row.gain.against for row in compare(measurements).tables[0].rows]
     assert against == [None, "grpo lr=1e-05", "grpo lr=1e-05", "grpo lr=0.0001", "grpo lr=1e-05"]
+
+
+def test_runs_of_equal_seeds_are_pairs():
+    luck = {seed: 0.1 * seed for seed in range(3)}
+    data = values(CELLS, (0, 0.05, 0.1))
+    data = {name: {s: tuple(v + luck[s] for v in row) for s, row in by.items()} for name, by in data.items()}
+    del data["gcpo_cd"][1]
+    scores = (Scores("places", "sampled/f1", PROMPTS, data, {}),)
+    _, same, other = (row.gain for row in compare(measured(CELLS, (0, 0, 0), scores=scores)).tables[0].rows)
+    apart = compare(measured(CELLS, (0, 0, 0), scores=scores, pair_seeds=False)).tables[0].rows[1].gain
+    assert (same.paired, other.paired, apart.paired) == (True, False, False)
+    assert same.value == apart.value and same.high - same.low < (apart.high - apart.low) / 4
 
 
 def test_one_seed_and_a_metric_without_prompts():

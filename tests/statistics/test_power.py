@@ -39,9 +39,24 @@ def test_power_is_the_share_of_simulated_tests(seeds, noise):
     own = tuple(w**2 / seeds + rest for w in widths)
     test = gain_test(Components(own, 0.08 / prompts, (seeds - 1, seeds - 1), prompts - 1))
     for gain in (0.0, 0.05, detectable_gain(test)):
-        shown = float(np.mean(difference(x + gain, y).p() < 0.05))
+        shown = float(np.mean(difference(x + gain, y, paired=False).p() < 0.05))
         assert np.isclose(test.power(gain), shown, atol=0.025)
     assert np.isclose(test.power(detectable_gain(test)), 0.8, atol=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_power_of_pairs_is_the_share_of_simulated_tests(seeds):
+    draw, count, prompts = np.random.default_rng(seeds), 4000, 40
+    luck = draw.normal(size=(count, seeds, 1))
+    x, y = (
+        luck + 0.2 * draw.normal(size=(count, 1, prompts)) + 0.05 * draw.normal(size=(count, seeds, 1))
+        + 0.1 * draw.normal(size=(count, seeds, prompts)) for _ in range(2)
+    )  # fmt: skip
+    own = (2 * 0.05**2 / seeds + 2 * 0.1**2 / seeds / prompts,)
+    test = gain_test(Components(own, 0.08 / prompts, (seeds - 1,), prompts - 1))
+    for gain in (0.0, 0.05, detectable_gain(test)):
+        shown = float(np.mean(difference(x + gain, y, paired=True).p() < 0.05))
+        assert np.isclose(test.power(gain), shown, atol=0.025)
 
 
 def test_seeds_needed_is_the_first_number_that_reaches_the_power():

@@ -130,7 +130,8 @@ def measure(compared: Comparison, planned: list[Planned], failed: Mapping[str, s
     ]
     names = [name.replace("-", "_") for name in compared.settings.vary or {}]
     values = {name: tuple(dict.fromkeys(c.options[name] for c in cells if name in c.options)) for name in names}
-    return Measurements(compared.baseline, compared.settings.settings, values, tuple(cells), tuple(scores))
+    settings = compared.settings
+    return Measurements(compared.baseline, settings.settings, settings.pair_seeds, values, tuple(cells), tuple(scores))
 
 
 def finished_text(compared: Comparison, planned: list[Planned]) -> str:

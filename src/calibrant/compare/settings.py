@@ -40,6 +40,11 @@ class CompareSettings(Settings):
         shown="the first of the method grpo, else the first",
         metavar="CELL",
     )
+    pair_seeds: bool = option(
+        True,
+        "whether runs of equal seeds, which see the same prompts in the same order, are compared as pairs; choose "
+        "before the runs, and without where they go separate ways: long runs with few seeds, large learning rates",
+    )
     evaluate_on: tuple[str, ...] | None = option(
         None,
         "tasks to evaluate on, with options after commas, e.g. aime24 reading,data=DATA",

@@ -111,7 +111,7 @@ def main_order(metric: str) -> tuple[int, int, str]:
 def series_label(cell: CellMeasurements, without: Iterable[str] = ()) -> str:
     """The options that set a cell apart, but for some.
 
-    >>> cell = Cell("x", {"method": "gcpo_cd", "alpha": 0.3, "seed_": 1}, (), {}, {}, {})
+    >>> cell = CellMeasurements("x", {"method": "gcpo_cd", "alpha": 0.3, "seed_": 1}, (), {}, {}, {})
     >>> series_label(cell, ["alpha"])
     'gcpo_cd, seed_=1'
     """

@@ -17,7 +17,7 @@ from calibrant.report.comparison_files import (
     series_label,
 )
 from calibrant.report.comparison_rows import gain_table, mean_table, spread_table, words_table
-from calibrant.report.comparison_words import LEGEND, LEVEL, left_out, metric_notes, number, verdict
+from calibrant.report.comparison_words import LEGEND, LEVEL, left_out, metric_notes, number, pairing, verdict
 from calibrant.report.confidence import ROWS as CALIBRATION
 from calibrant.report.figures import Estimates, rows_of_estimates
 from calibrant.report.formats import capital
@@ -112,6 +112,7 @@ def _tables(data: ComparisonData, main: Sequence[MetricTable]) -> Iterator[Secti
         text = [
             "Look at the interval of the gain first: where it holds 0, this comparison cannot tell the two apart.",
             LEGEND,
+            *pairing(data.table),
             *metric_notes(first),
         ]
         folded = {"In words": words_table(first), "Deviations over seeds": spread_table(first)}

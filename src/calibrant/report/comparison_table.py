@@ -79,8 +79,8 @@ def _latex_row(texts: Sequence[str]) -> str:
 
 
 GAIN_FIELDS = (
-    *("against", "value", "percent", "over", "standard_error", "df", "low", "high", "p", "p_holm", "above_zero"),
-    *("detectable", "seeds_needed"),
+    *("against", "value", "percent", "over", "paired", "standard_error", "df", "low", "high", "p", "p_holm"),
+    *("above_zero", "detectable", "seeds_needed"),
 )
 
 

@@ -9,8 +9,7 @@ from calibrant.statistics.measurements import lower_is_better
 LEVEL = 0.05
 
 LEGEND = (
-    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind (too wide "
-    "where cells of one seed share their luck); "
+    "gain: difference to the baseline, with a 95% interval for new seeds and new prompts of the same kind; "
     "detectable: the gain that is shown with a probability of 80%; "
     "needed: seeds per cell that show the gain that was seen, with the same probability."
 )
@@ -111,7 +110,7 @@ TWO_SEEDS = "With two seeds the interval rests on one or two degrees of freedom;
 
 COLLAPSED = (
     "Below half of the median over seeds or of the value before training: {}. Where runs collapse, intervals cover "
-    "less than 95% (in simulations 86% to 92% with three seeds); count such runs."
+    "less than 95% (in simulations 86% to 95% with three seeds); count such runs."
 )
 
 
@@ -138,7 +137,20 @@ def about(table: ComparisonTable) -> list[str]:
         f"{counted(len(cells), 'cell')}, {many} each; baseline {table.baseline}; {table.settings} settings: {kind}."
     ]
     lines += [f"{name} varies: {', '.join(map(str, values))}." for name, values in table.varied.items()]
-    return lines + [line for cell in cells for line in _about_cell(cell)]
+    return lines + pairing(table) + [line for cell in cells for line in _about_cell(cell)]
+
+
+def pairing(table: ComparisonTable) -> list[str]:
+    """Whether runs of equal seeds are pairs; nothing where no gain is over seeds."""
+    rows = [(row.cell, row.gain) for part in table.tables for row in part.rows if row.gain]
+    gains = [(cell, gain) for cell, gain in rows if "seeds" in gain.over]
+    if not gains:
+        return []
+    if not table.pair_seeds:
+        return ["Runs of equal seeds are not paired (--no-pair-seeds)."]
+    apart = dict.fromkeys(f"{cell} and {gain.against}" for cell, gain in gains if not gain.paired)
+    but = f", but for {'; '.join(apart)}, whose seeds are different" if apart else ""
+    return [f"Runs of equal seeds are compared as pairs{but}."]
 
 
 def left_out(cell: str, seeds: Mapping[int, str]) -> list[str]:

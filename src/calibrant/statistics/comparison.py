@@ -1,13 +1,15 @@
 """From what was measured to the table of a comparison.
 
 An interval is for new seeds and new prompts of the same kind where a metric has prompts, for new seeds where it has
-none, and for new prompts alone where a cell has one seed.
+none, and for new prompts alone where a cell has one seed. Runs of equal seeds are pairs, unless that is switched off or
+the two cells have different seeds.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +52,7 @@ def compare(measurements: Measurements) -> ComparisonTable:
     return ComparisonTable(
         measurements.baseline,
         measurements.settings,
+        measurements.pair_seeds,
         measurements.varied,
         tuple(_summary(cell, baseline) for cell in measurements.cells),
         tuple(_table(scores, measurements) for scores in measurements.scores),
@@ -66,6 +69,14 @@ def reference_of(cell: CellMeasurements, measurements: Measurements) -> str:
             if all(other.options.get(name) == value for name, value in wanted.items()):
                 return other.name
     return baseline.name
+
+
+class SeedValues(NamedTuple):
+    """The values of a cell on one metric."""
+
+    cell: str
+    seeds: tuple[int, ...]  # ascending
+    array: Array  # [S, P]
 
 
 def _summary(cell: CellMeasurements, baseline: CellMeasurements) -> CellSummary:
@@ -88,19 +99,17 @@ def _means(cost: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
 
 def _table(scores: Scores, measurements: Measurements) -> MetricTable:
     """All rows of one metric on one task."""
-    by_seed = {cell.name: _by_seed(scores, cell.name) for cell in measurements.cells}
-    values = {name: np.array(list(rows.values()), dtype=np.float64) for name, rows in by_seed.items() if rows}
+    values = {cell.name: found for cell in measurements.cells if (found := _seed_values(scores, cell.name))}
     kept = np.ones(max(1, len(scores.prompts)), dtype=bool)
-    for array in values.values():
-        kept &= np.isfinite(array).all(0)
-    values = {name: array[:, kept] for name, array in values.items()} if kept.any() else {}
+    for found in values.values():
+        kept &= np.isfinite(found.array).all(0)
+    values = {name: found._replace(array=found.array[:, kept]) for name, found in values.items()} if kept.any() else {}
     rows = [
         _row(
-            cell,
-            dict(zip(by_seed[cell.name], values[cell.name].mean(1).tolist(), strict=True)),
-            values,
+            values[cell.name],
+            values.get(reference_of(cell, measurements)),
             _before(cell, scores, kept),
-            reference_of(cell, measurements),
+            pair=measurements.pair_seeds,
             falls=not lower_is_better(scores.metric),
         )
         for cell in measurements.cells
@@ -116,8 +125,8 @@ def _table(scores: Scores, measurements: Measurements) -> MetricTable:
     )
 
 
-def _by_seed(scores: Scores, cell: str) -> dict[int, tuple[float, ...]]:
-    """The values of a cell, seeds in ascending order, without seeds that have none."""
+def _seed_values(scores: Scores, cell: str) -> SeedValues | None:
+    """The values of a cell without seeds that have none; None where all have none."""
     width = max(1, len(scores.prompts))
     for seed, row in scores.values.get(cell, {}).items():
         if len(row) != width:
@@ -125,30 +134,29 @@ def _by_seed(scores: Scores, cell: str) -> dict[int, tuple[float, ...]]:
                 f"{scores.task}, {scores.metric}: cell '{cell}' with seed {seed} has {len(row)} values for {width} "
                 "prompts; evaluate all cells on the same prompts"
             )
-    rows = sorted(scores.values.get(cell, {}).items())
-    return {seed: row for seed, row in rows if any(map(math.isfinite, row))}
+    rows = {seed: row for seed, row in sorted(scores.values.get(cell, {}).items()) if any(map(math.isfinite, row))}
+    return SeedValues(cell, tuple(rows), np.array(list(rows.values()), dtype=np.float64)) if rows else None
 
 
 def _row(
-    cell: CellMeasurements,
-    by_seed: Mapping[int, float],
-    values: Mapping[str, Array],
+    mine: SeedValues,
+    other: SeedValues | None,  # of the cell that it is compared with; itself for the baseline
     before: float | None,
-    against: str,
     *,
+    pair: bool,
     falls: bool,  # whether a run can collapse: lower is worse
 ) -> ComparisonRow:
-    mine = values[cell.name]
-    means, compared = mine.mean(1), against != cell.name and against in values
+    means, compared = mine.array.mean(1), other if other and other.cell != mine.cell else None
+    by_seed = dict(zip(mine.seeds, means.tolist(), strict=True))
     return ComparisonRow(
-        cell.name,
+        mine.cell,
         by_seed,
         float(means.mean()),
         float(means.std(ddof=1)) if len(means) > 1 else None,
         before,
         _collapsed(by_seed, before) if falls else (),
-        _gain(against, mine, values[against]) if compared else None,
-        _stability(means, values[against].mean(1)) if compared else None,
+        _gain(mine, compared, paired=pair and mine.seeds == compared.seeds) if compared else None,
+        _stability(means, compared.array.mean(1)) if compared else None,
     )
 
 
@@ -166,22 +174,23 @@ def _before(cell: CellMeasurements, scores: Scores, kept: NDArray[np.bool_]) -> 
     return value if math.isfinite(value) else None
 
 
-def _gain(against: str, x: Array, y: Array) -> Gain:
-    """The gain of x over y, without Holm's correction."""
-    result, parts = difference(x, y), components(x, y)
+def _gain(mine: SeedValues, other: SeedValues, *, paired: bool) -> Gain:
+    """The gain of one cell over another, without Holm's correction."""
+    x, y = mine.array, other.array
+    result, parts = difference(x, y, paired=paired), components(x, y, paired=paired)
     value, error, df, base = float(result.value), float(result.standard_error), float(result.df), float(y.mean())
     percent = 100 * value / abs(base) if base else None
     if df == 0 or error <= NO_SPREAD * max(np.abs(x).max(), np.abs(y).max()):
-        return Gain(against, value, percent, "", *[None] * 9)
+        return Gain(other.cell, value, percent, "", paired, *[None] * 9)
     low, high = result.interval()
     return Gain(
-        against, value, percent, _over(parts.df, parts.prompt_df), error, df, float(low), float(high),
+        other.cell, value, percent, _over(parts.df, parts.prompt_df), paired, error, df, float(low), float(high),
         p=float(result.p()), p_holm=None, above_zero=float(result.probability_above_zero()),
         detectable=detectable_gain(gain_test(parts)), seeds_needed=seeds_needed(value, parts),
     )  # fmt: skip
 
 
-def _over(seed_df: tuple[int, int], prompt_df: int) -> str:
+def _over(seed_df: tuple[int, ...], prompt_df: int) -> str:
     if min(seed_df) == 0:
         return "prompts"
     return "seeds and prompts" if prompt_df else "seeds"

@@ -39,6 +39,7 @@ class Gain:
     value: float
     percent: float | None  # of that cell's mean
     over: str  # what the interval is over: "seeds and prompts", "seeds", "prompts" (one seed) or "" (no interval)
+    paired: bool  # whether equal seeds are pairs
     standard_error: float | None
     df: float | None
     low: float | None  # 95% interval
@@ -96,6 +97,7 @@ class ComparisonTable:
 
     baseline: str
     settings: str  # `shared` or `recommended`
+    pair_seeds: bool  # whether gains are between pairs of equal seeds, where cells have the same ones
     varied: Mapping[str, tuple[object, ...]]
     cells: tuple[CellSummary, ...]
     tables: tuple[MetricTable, ...]
@@ -110,7 +112,7 @@ class ComparisonTable:
         cells = tuple(_summary(cell) for cell in data["cells"])
         tables = tuple(_table(table) for table in data["tables"])
         varied = {name: tuple(values) for name, values in data["varied"].items()}
-        return cls(data["baseline"], data["settings"], varied, cells, tables)
+        return cls(data["baseline"], data["settings"], data["pair_seeds"], varied, cells, tables)
 
 
 def _summary(data: JsonObject) -> CellSummary:

@@ -2,17 +2,22 @@
 
 Values are `[..., S, P]` float64, one per seed and prompt (the mean over the answers to it); leading axes are batch
 axes. P is 1 for a metric without prompts. Value = cell + prompt + prompt-by-cell + seed within cell + rest, all but the
-cell random, so that with D the difference of the means of x (S seeds) and y (R seeds):
+cell random. Main effects of prompts cancel in a difference, because both cells answer the same prompts.
 
-    var D = var_seed(x)/S + var_seed(y)/R + var_prompt_by_cell/P + (var_rest(x)/S + var_rest(y)/R)/P
+Paired, the effects of equal seeds may be correlated: with D = x - y, of which S seeds and P prompts are a sample,
 
-Main effects of prompts cancel, because both cells answer the same prompts. Seeds are not paired.
+    var mean(D) = var_seed(D)/S + var_prompt(D)/P + var_rest(D)/(S P)
+
+Not paired, with S seeds of x and R of y that have nothing in common:
+
+    var mean(D) = var_seed(x)/S + var_seed(y)/R + var_prompt_by_cell/P + (var_rest(x)/S + var_rest(y)/R)/P
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from numpy.typing import NDArray
 
@@ -22,10 +27,19 @@ Array = NDArray[np.float64]
 class Components(NamedTuple):
     """Estimated parts of the variance of a difference of means, each `[...]`."""
 
-    seeds: tuple[Array, Array]  # of x and y: variance of the seeds' means over the number of seeds
+    seeds: tuple[Array, ...]  # of x and of y, or of their differences: variance of the seeds' means over their number
     prompts: Array  # prompt-by-cell, over P; not below 0
-    df: tuple[int, int]  # degrees of freedom of `seeds`; 0: one seed, and no estimate
+    df: tuple[int, ...]  # degrees of freedom of `seeds`; 0: one seed, and no estimate
     prompt_df: int  # of `prompts`; 0 without prompts
+
+    @property
+    def sum_of(self) -> Callable[[Sequence[tuple[Array, int]]], tuple[Array, Array]]:
+        """The sum of estimates of the parts with its degrees of freedom, by Cochran's rule where seeds are paired.
+
+        Satterthwaite's would be too many then: the part of S - 1 degrees of freedom is the larger one in truth, and
+        where it is underestimated the sum seems to have those of the other (coverage 92% to 94% in simulations).
+        """
+        return cochran if len(self.seeds) == 1 else satterthwaite
 
 
 class Difference(NamedTuple):
@@ -49,19 +63,20 @@ class Difference(NamedTuple):
         return scipy.stats.t.cdf(self.value / self.standard_error, self.df)
 
 
-def components(x: Array, y: Array) -> Components:
-    """The parts of the variance of `mean(x) - mean(y)`, `x` `[..., S, P]` and `y` `[..., R, P]`.
+def components(x: Array, y: Array, *, paired: bool) -> Components:
+    """The parts of the variance of `mean(x) - mean(y)`, `x` `[..., S, P]` and `y` `[..., R, P]`; S = R where paired.
 
     The variance of a seed's mean holds its share of the rest, and so does the variance over prompts of the
     differences; it is subtracted from the latter once. With one seed in either cell `prompts` holds both, which cannot
     be told apart.
     """
+    samples = (x - y,) if paired else (x, y)
     count, prompts = x.shape[-1], np.zeros(x.shape[:-2])
-    df = (x.shape[-2] - 1, y.shape[-2] - 1)
+    df = tuple(sample.shape[-2] - 1 for sample in samples)
     if count > 1:
-        rest = _rest(x) + _rest(y) if min(df) > 0 else prompts
+        rest = sum(map(_rest, samples), prompts) if min(df) > 0 else prompts
         prompts = np.maximum((x.mean(-2) - y.mean(-2)).var(-1, ddof=1) / count - rest, 0.0)
-    return Components((_seeds(x), _seeds(y)), prompts, df, count - 1)
+    return Components(tuple(map(_seeds, samples)), prompts, df, count - 1)
 
 
 def _seeds(x: Array) -> Array:
@@ -77,14 +92,14 @@ def _rest(x: Array) -> Array:
     return np.square(rest).sum((-2, -1)) / ((seeds - 1) * (prompts - 1)) / (seeds * prompts)
 
 
-def difference(x: Array, y: Array) -> Difference:
+def difference(x: Array, y: Array, *, paired: bool) -> Difference:
     """`mean(x) - mean(y)` with its standard error; with one seed in either cell the error over prompts alone."""
-    parts = components(x, y)
+    parts = components(x, y, paired=paired)
     value = x.mean((-2, -1)) - y.mean((-2, -1))
     terms = [(parts.prompts, parts.prompt_df)]
     if min(parts.df) > 0:
         terms += zip(parts.seeds, parts.df, strict=True)
-    total, df = satterthwaite(terms)
+    total, df = parts.sum_of(terms)
     return Difference(value, np.sqrt(total), df)
 
 
@@ -102,3 +117,20 @@ def satterthwaite(parts: Sequence[tuple[Array, int]]) -> tuple[Array, Array]:
     total = np.sum([v for v, _ in parts], axis=0)
     spent = np.sum([np.square(v) / max(df, 1) for v, df in parts], axis=0)
     return total, np.divide(np.square(total), spent, out=np.zeros_like(total), where=spent > 0)
+
+
+def cochran(parts: Sequence[tuple[Array, int]]) -> tuple[Array, Array]:
+    """The sum of estimated variances v_i, and the degrees of freedom with which its 95% interval is that of Cochran.
+
+    `t_df(0.975) = sum_i (v_i t_{df_i}(0.975)) / sum_i v_i`; df is 0 where the sum is 0. A part with df 0 has to be 0.
+
+    Reference: Cochran and Cox (1957), "Experimental Designs", section 4.14.
+
+    >>> total, df = cochran([(np.array(1.0), 2), (np.array(1.0), 2)])
+    >>> float(total), round(float(df), 6)
+    (2.0, 2.0)
+    """
+    total = np.sum([v for v, _ in parts], axis=0)
+    weighted = np.sum([v * scipy.stats.t.ppf(0.975, max(df, 1)) for v, df in parts], axis=0)
+    quantile = np.divide(weighted, total, out=np.full_like(total, np.nan), where=total > 0)
+    return total, np.where(total > 0, scipy.special.stdtridf(0.975, quantile), 0.0)

@@ -56,6 +56,7 @@ class Measurements:
 
     baseline: str  # name of a cell
     settings: str  # `shared` or `recommended`
+    pair_seeds: bool  # whether runs of equal seeds are pairs
     varied: Mapping[str, tuple[object, ...]]  # option -> its values, of `--vary`; empty without
     cells: tuple[CellMeasurements, ...]  # in the order in which they were asked for
     scores: tuple[Scores, ...]
@@ -69,7 +70,7 @@ class Measurements:
         """The measurements that `to_json` wrote."""
         varied = {name: tuple(values) for name, values in data["varied"].items()}
         cells, scores = tuple(_cell(x) for x in data["cells"]), tuple(_scores(x) for x in data["scores"])
-        return cls(data["baseline"], data["settings"], varied, cells, scores)
+        return cls(data["baseline"], data["settings"], data["pair_seeds"], varied, cells, scores)
 
 
 def by_seed(data: Mapping[str, Any] | Mapping[int, Any]) -> dict[int, Any]:
