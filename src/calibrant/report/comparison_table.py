@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 
 from calibrant.report.comparison_words import LEGEND, about, metric_notes, number, verdict
-from calibrant.report.formats import DASH, p_value
+from calibrant.report.formats import DASH, middle_cut, p_value
 from calibrant.statistics.comparison_table import CellSummary, ComparisonRow, ComparisonTable, Gain, MetricTable
 
 WIDTH = 120
@@ -196,15 +196,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         for row in rows
     ]
     return ["  ".join(line).rstrip() for line in lines]
-
-
-def middle_cut(text: str, limit: int) -> str:
-    """The text with its middle left out where it is too long, so that ends still tell cells apart.
-
-    >>> middle_cut("gcpo_bot alpha=0.3", 12)
-    'gcpo_…ha=0.3'
-    """
-    return text if len(text) <= limit else text[: limit // 2 - 1] + "…" + text[len(text) - limit + limit // 2 :]
 
 
 def wrapped(text: str) -> str:

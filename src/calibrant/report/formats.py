@@ -74,9 +74,21 @@ def duration(seconds: float) -> str:
 
 
 def shorten(text: str, limit: int = 40) -> str:
-    """A name as a label: underscores become spaces, the end is cut at `limit` characters."""
-    text = " ".join(text.replace("_", " ").split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """A name as a label of at most `limit` characters: underscores become spaces, the middle is left out.
+
+    >>> shorten("gradient_snr,depth=block,strength=0.1", 30)
+    'gradient snr,d…ck,strength=0.1'
+    """
+    return middle_cut(" ".join(text.replace("_", " ").split()), limit)
+
+
+def middle_cut(text: str, limit: int) -> str:
+    """The text with its middle left out where it is too long, so that its ends still tell it from others.
+
+    >>> middle_cut("gcpo_bot alpha=0.3", 12)
+    'gcpo_…ha=0.3'
+    """
+    return text if len(text) <= limit else text[: limit // 2 - 1] + "…" + text[len(text) - limit + limit // 2 :]
 
 
 def capital(text: str) -> str:
