@@ -26,7 +26,7 @@ HOSTILE = "a_b|<b>\n\x1b[31m \\input{/etc/passwd} $x$ 50% & #1 ~^ {y} `c` [l](ja
 
 def gain(value=0.012, low=0.003, high=0.021, p=0.01, p_holm=0.02, **changed):
     return Gain(**{"against": "grpo", "value": value, "percent": 100 * value / 0.4, "over": "seeds and prompts",
-                   "paired": True, "standard_error": 0.003, "df": 4.0, "low": low, "high": high, "p": p,
+                   "pairs": (0, 1, 2), "standard_error": 0.003, "df": 4.0, "low": low, "high": high, "p": p,
                    "p_holm": p_holm, "above_zero": 0.98, "detectable": 0.03, "seeds_needed": 5, **changed})  # fmt: skip
 
 
@@ -108,8 +108,9 @@ def test_text_says_settings_failures_cost_and_verdicts_within_the_width():
 
 @pytest.mark.parametrize(("pair", "gains", "said"), [
     (True, [gain(), gain()], "Runs of equal seeds are compared as pairs."),
-    (True, [gain(), gain(paired=False)], "as pairs, but for b and grpo, whose seeds are different."),
-    (False, [gain(paired=False), gain(paired=False)], "Runs of equal seeds are not paired (--no-pair-seeds)."),
+    (True, [gain(), gain(pairs=(0, 2))], "b and grpo have the seeds 0, 2 in common: the gain is over these alone."),
+    (True, [gain(), gain(pairs=())], "b and grpo have no seed in common: they are not compared as pairs."),
+    (False, [gain(pairs=()), gain(pairs=())], "Runs of equal seeds are not paired (--no-pair-seeds)."),
     (True, [gain(over="prompts"), gain(over="")], None),
 ])  # fmt: skip
 def test_text_says_whether_seeds_are_paired(pair, gains, said):

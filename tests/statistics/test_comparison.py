@@ -107,8 +107,19 @@ def test_runs_of_equal_seeds_are_pairs():
     scores = (Scores("places", "sampled/f1", PROMPTS, data, {}),)
     _, same, other = (row.gain for row in compare(measured(CELLS, (0, 0, 0), scores=scores)).tables[0].rows)
     apart = compare(measured(CELLS, (0, 0, 0), scores=scores, pair_seeds=False)).tables[0].rows[1].gain
-    assert (same.paired, other.paired, apart.paired) == (True, False, False)
+    assert (same.pairs, other.pairs, apart.pairs) == ((0, 1, 2), (0, 2), ())
     assert same.value == apart.value and same.high - same.low < (apart.high - apart.low) / 4
+    left = {name: {s: row for s, row in by.items() if s != 1} for name, by in data.items()}
+    both = Scores("places", "sampled/f1", PROMPTS, left, {})
+    assert other == replace(
+        compare(measured(CELLS, (0, 0, 0), scores=(both,))).tables[0].rows[2].gain, p_holm=other.p_holm
+    )
+
+
+def test_cells_without_a_seed_in_common_are_not_pairs():
+    cells = (cell("grpo", seeds=(0, 1)), cell("gcpo_bot", seeds=(2, 3, 4)))
+    gain = compare(measured(cells, (0, 0.3))).tables[0].rows[1].gain
+    assert gain.pairs == () and gain.over == "seeds and prompts" and gain.low is not None
 
 
 def test_one_seed_and_a_metric_without_prompts():

@@ -79,7 +79,7 @@ def _latex_row(texts: Sequence[str]) -> str:
 
 
 GAIN_FIELDS = (
-    *("against", "value", "percent", "over", "paired", "standard_error", "df", "low", "high", "p", "p_holm"),
+    *("against", "value", "percent", "over", "pairs", "standard_error", "df", "low", "high", "p", "p_holm"),
     *("above_zero", "detectable", "seeds_needed"),
 )
 

@@ -1,6 +1,6 @@
 """What a comparison shows, in sentences: a verdict per cell, and what limits a table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from calibrant.report.formats import p_value
 from calibrant.statistics.comparison_table import CellSummary, ComparisonRow, ComparisonTable, Gain, MetricTable
@@ -73,7 +73,8 @@ def p_text(p: float) -> str:
 def _sizes(row: ComparisonRow, table: MetricTable) -> str:
     """`with 3 seeds and 32 prompts`."""
     against = next(other for other in table.rows if row.gain and other.cell == row.gain.against)
-    counts = sorted({len(row.by_seed), len(against.by_seed)})
+    pairs = row.gain.pairs if row.gain else ()
+    counts = [len(pairs)] if pairs else sorted({len(row.by_seed), len(against.by_seed)})
     seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} and {counts[1]} seeds"
     return f"with {seeds}" + (f" and {counted(table.prompts, 'prompt')}" if table.prompts else "")
 
@@ -141,16 +142,24 @@ def about(table: ComparisonTable) -> list[str]:
 
 
 def pairing(table: ComparisonTable) -> list[str]:
-    """Whether runs of equal seeds are pairs; nothing where no gain is over seeds."""
-    rows = [(row.cell, row.gain) for part in table.tables for row in part.rows if row.gain]
-    gains = [(cell, gain) for cell, gain in rows if "seeds" in gain.over]
-    if not gains:
-        return []
+    """Whether runs of equal seeds are pairs, and which gains are not over all seeds."""
+    over_seeds = any(row.gain and "seeds" in row.gain.over for part in table.tables for row in part.rows)
     if not table.pair_seeds:
-        return ["Runs of equal seeds are not paired (--no-pair-seeds)."]
-    apart = dict.fromkeys(f"{cell} and {gain.against}" for cell, gain in gains if not gain.paired)
-    but = f", but for {'; '.join(apart)}, whose seeds are different" if apart else ""
-    return [f"Runs of equal seeds are compared as pairs{but}."]
+        return ["Runs of equal seeds are not paired (--no-pair-seeds)."] if over_seeds else []
+    lines = dict.fromkeys(line for part in table.tables for line in _pairs_lacking(part.rows))
+    return ["Runs of equal seeds are compared as pairs.", *lines] if over_seeds or lines else []
+
+
+def _pairs_lacking(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    by_seed = {row.cell: row.by_seed for row in rows}
+    for row in rows:
+        if row.gain is None or len(row.gain.pairs) == len({*row.by_seed, *by_seed[row.gain.against]}):
+            continue
+        both, pairs = f"{row.cell} and {row.gain.against}", row.gain.pairs
+        if pairs:
+            yield f"{both} have the seeds {', '.join(map(str, pairs))} in common: the gain is over these alone."
+        else:
+            yield f"{both} have no seed in common: they are not compared as pairs."
 
 
 def left_out(cell: str, seeds: Mapping[int, str]) -> list[str]:

@@ -1,8 +1,8 @@
 """From what was measured to the table of a comparison.
 
 An interval is for new seeds and new prompts of the same kind where a metric has prompts, for new seeds where it has
-none, and for new prompts alone where a cell has one seed. Runs of equal seeds are pairs, unless that is switched off or
-the two cells have different seeds.
+none, and for new prompts alone where a cell has one seed. Runs of equal seeds are pairs, and a gain is over those seeds
+alone that both cells have; without pairs, or where they have none in common, over all seeds of both.
 """
 
 import math
@@ -155,7 +155,7 @@ def _row(
         float(means.std(ddof=1)) if len(means) > 1 else None,
         before,
         _collapsed(by_seed, before) if falls else (),
-        _gain(mine, compared, paired=pair and mine.seeds == compared.seeds) if compared else None,
+        _gain(mine, compared, pair=pair) if compared else None,
         _stability(means, compared.array.mean(1)) if compared else None,
     )
 
@@ -174,17 +174,18 @@ def _before(cell: CellMeasurements, scores: Scores, kept: NDArray[np.bool_]) -> 
     return value if math.isfinite(value) else None
 
 
-def _gain(mine: SeedValues, other: SeedValues, *, paired: bool) -> Gain:
+def _gain(mine: SeedValues, other: SeedValues, *, pair: bool) -> Gain:
     """The gain of one cell over another, without Holm's correction."""
-    x, y = mine.array, other.array
-    result, parts = difference(x, y, paired=paired), components(x, y, paired=paired)
+    pairs = tuple(seed for seed in mine.seeds if seed in other.seeds) if pair else ()
+    x, y = (cell.array[[cell.seeds.index(seed) for seed in pairs or cell.seeds]] for cell in (mine, other))
+    result, parts = difference(x, y, paired=bool(pairs)), components(x, y, paired=bool(pairs))
     value, error, df, base = float(result.value), float(result.standard_error), float(result.df), float(y.mean())
     percent = 100 * value / abs(base) if base else None
     if df == 0 or error <= NO_SPREAD * max(np.abs(x).max(), np.abs(y).max()):
-        return Gain(other.cell, value, percent, "", paired, *[None] * 9)
+        return Gain(other.cell, value, percent, "", pairs, *[None] * 9)
     low, high = result.interval()
     return Gain(
-        other.cell, value, percent, _over(parts.df, parts.prompt_df), paired, error, df, float(low), float(high),
+        other.cell, value, percent, _over(parts.df, parts.prompt_df), pairs, error, df, float(low), float(high),
         p=float(result.p()), p_holm=None, above_zero=float(result.probability_above_zero()),
         detectable=detectable_gain(gain_test(parts)), seeds_needed=seeds_needed(value, parts),
     )  # fmt: skip

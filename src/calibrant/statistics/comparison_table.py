@@ -33,13 +33,16 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean of a cell minus that of the cell it is compared with. None: cannot be computed from so few seeds."""
+    """Mean of a cell minus that of the cell it is compared with, over pairs of equal seeds where they have any.
+
+    None: cannot be computed from so few seeds.
+    """
 
     against: str  # name of that cell
     value: float
     percent: float | None  # of that cell's mean
     over: str  # what the interval is over: "seeds and prompts", "seeds", "prompts" (one seed) or "" (no interval)
-    paired: bool  # whether equal seeds are pairs
+    pairs: tuple[int, ...]  # seeds that both cells have, and that the gain is over; empty: all seeds, not paired
     standard_error: float | None
     df: float | None
     low: float | None  # 95% interval
@@ -128,12 +131,14 @@ def _table(data: JsonObject) -> MetricTable:
 
 def _row(data: JsonObject) -> ComparisonRow:
     gain, stability = data["gain"], data["stability"]
+    if gain:
+        gain = Gain(**gain | {"pairs": tuple(gain["pairs"])})
     return ComparisonRow(
         **data
         | {
             "by_seed": by_seed(data["by_seed"]),
             "collapsed": tuple(data["collapsed"]),
-            "gain": Gain(**gain) if gain else None,
+            "gain": gain,
             "stability": Stability(**stability) if stability else None,
         }
     )
