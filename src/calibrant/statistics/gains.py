@@ -41,6 +41,15 @@ class Components(NamedTuple):
         """
         return cochran if len(self.seeds) == 1 else satterthwaite
 
+    def half_width(self, estimates: Sequence[tuple[Array, int]]) -> Array:
+        """Half the width of the 95% interval from estimates of the parts; by Cochran's rule without solving for df."""
+        if len(self.seeds) == 1:
+            total, quantile = _cochrans_quantile(estimates)
+        else:
+            total, df = satterthwaite(estimates)
+            quantile = scipy.stats.t.ppf(0.975, df)
+        return quantile * np.sqrt(total)
+
 
 class Difference(NamedTuple):
     """A difference of means with Student's reference distribution, each `[...]`; df is 0 where nothing can be said."""
@@ -130,7 +139,12 @@ def cochran(parts: Sequence[tuple[Array, int]]) -> tuple[Array, Array]:
     >>> float(total), round(float(df), 6)
     (2.0, 2.0)
     """
+    total, quantile = _cochrans_quantile(parts)
+    return total, np.where(total > 0, scipy.special.stdtridf(0.975, quantile), 0.0)
+
+
+def _cochrans_quantile(parts: Sequence[tuple[Array, int]]) -> tuple[Array, Array]:
+    """The sum, and its quantile; NaN where the sum is 0."""
     total = np.sum([v for v, _ in parts], axis=0)
     weighted = np.sum([v * scipy.stats.t.ppf(0.975, max(df, 1)) for v, df in parts], axis=0)
-    quantile = np.divide(weighted, total, out=np.full_like(total, np.nan), where=total > 0)
-    return total, np.where(total > 0, scipy.special.stdtridf(0.975, quantile), 0.0)
+    return total, np.divide(weighted, total, out=np.full_like(total, np.nan), where=total > 0)

@@ -43,9 +43,7 @@ def gain_test(parts: Components, seeds: int | None = None) -> GainTest:
         now = [(v * (df + 1) / seeds, seeds - 1) for v, df in now]
     terms, draw = [(float(parts.prompts), parts.prompt_df), *now], np.random.default_rng(SEED)
     estimates = [(v * draw.chisquare(df, DRAWS) / df, df) for v, df in terms if v]
-    total, freedom = parts.sum_of(estimates)
-    half = scipy.stats.t.ppf(1 - LEVEL / 2, freedom) * np.sqrt(total)
-    return GainTest(half, sum(v for v, _ in terms) ** 0.5)
+    return GainTest(parts.half_width(estimates), sum(v for v, _ in terms) ** 0.5)
 
 
 def detectable_gain(test: GainTest) -> float:
