@@ -25,7 +25,7 @@ from calibrant.statistics.comparison_table import (
     Stability,
 )
 from calibrant.statistics.corrections import holm
-from calibrant.statistics.gains import Array, components, difference
+from calibrant.statistics.gains import Array, components, difference_of
 from calibrant.statistics.measurements import CellMeasurements, Measurements, Scores, lower_is_better
 from calibrant.statistics.power import brown_forsythe_p, brown_forsythe_power, detectable_gain, gain_test, seeds_needed
 
@@ -33,6 +33,14 @@ SAME_COST = {"updates": 1.0, "samples": 1.0, "seconds": 1.1}
 """Largest ratio to the baseline, and its inverse, that counts as the same cost; other costs are those of seconds."""
 
 NO_SPREAD = 1e-12  # a standard error below this share of the values is rounding
+
+
+class SeedValues(NamedTuple):
+    """The values of a cell on one metric."""
+
+    cell: str
+    seeds: tuple[int, ...]  # ascending
+    array: Array  # [S, P]
 
 
 def compare(measurements: Measurements) -> ComparisonTable:
@@ -69,14 +77,6 @@ def reference_of(cell: CellMeasurements, measurements: Measurements) -> str:
             if all(other.options.get(name) == value for name, value in wanted.items()):
                 return other.name
     return baseline.name
-
-
-class SeedValues(NamedTuple):
-    """The values of a cell on one metric."""
-
-    cell: str
-    seeds: tuple[int, ...]  # ascending
-    array: Array  # [S, P]
 
 
 def _summary(cell: CellMeasurements, baseline: CellMeasurements) -> CellSummary:
@@ -178,7 +178,8 @@ def _gain(mine: SeedValues, other: SeedValues, *, pair: bool) -> Gain:
     """The gain of one cell over another, without Holm's correction."""
     pairs = tuple(seed for seed in mine.seeds if seed in other.seeds) if pair else ()
     x, y = (cell.array[[cell.seeds.index(seed) for seed in pairs or cell.seeds]] for cell in (mine, other))
-    result, parts = difference(x, y, paired=bool(pairs)), components(x, y, paired=bool(pairs))
+    parts = components(x, y, paired=bool(pairs))
+    result = difference_of(x.mean() - y.mean(), parts)
     value, error, df, base = float(result.value), float(result.standard_error), float(result.df), float(y.mean())
     percent = 100 * value / abs(base) if base else None
     if df == 0 or error <= NO_SPREAD * max(np.abs(x).max(), np.abs(y).max()):
