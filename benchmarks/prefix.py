@@ -4,8 +4,8 @@
     python benchmarks/prefix.py --device cuda --dtype bfloat16 --model Qwen/Qwen2.5-0.5B
 
 The model has the architecture of the embedded policy (or of `--model`) and random weights. A variant runs in a process
-of its own, for its peak memory. `trl` is the forward of TRL's GRPO trainer, the peer; `plain` is calibrant's; `cached`
-and `packed` are the two routes that share prompts, `chunks` takes what is estimated to be cheapest. Seconds are the
+of its own, for its peak memory. `trl` is the forward of TRL's GRPO trainer, the peer; `plain` is calibrant's; `cached`,
+`packed` and `flat` are the routes that share prompts, `chunks` takes what is estimated to be cheapest. Seconds are the
 least of `--repeats`, CPU seconds those of that run; memory is what the step adds at its peak; errors are those of the
 log-probabilities (largest, in nats) and of the gradient (relative) against `plain`.
 """
@@ -28,7 +28,7 @@ from calibrant.demo import policy_path
 from calibrant.policy import logps_in_chunks, plain_logps, shared_prefix_logps
 
 SHAPES = ["8x80+8", "8x800+16", "1x100+256"]
-VARIANTS = ["trl", "plain", "cached", "packed", "chunks"]
+VARIANTS = ["trl", "plain", "cached", "packed", "flat", "chunks"]
 
 
 def batch_of(shape: str, rollouts: int, ragged: bool, vocabulary: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from calibrant.errors import CalibrantError
 from calibrant.policy.cached import REPEATABLE
+from calibrant.policy.graphs import note
 from calibrant.policy.head import model_name, text_config, unwrapped
 
 
@@ -43,7 +44,7 @@ def recording_inputs(block: nn.Module) -> Iterator[list[Tensor]]:
     calls: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((args[0] if args else next(iter(kwargs.values()))).detach())
+        note(calls, (args[0] if args else next(iter(kwargs.values()))).detach())
 
     handle = block.register_forward_pre_hook(record, with_kwargs=True)
     try:

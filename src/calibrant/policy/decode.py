@@ -18,15 +18,13 @@ from calibrant.policy.draws import sampled
 from calibrant.policy.group_attention import GroupCache
 from calibrant.policy.head import CACHE, Recorded, find_head, is_sharded, recording, same_logits
 from calibrant.policy.prompts import Prompts
+from calibrant.policy.replays import ReplayedCache
 from calibrant.policy.sampling import Sampler
 from calibrant.policy.sharded import largest
 
 Options = dict[str, Any]  # arguments of `generate`, by name
 Draw = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From ids `[B, L]`, the rows `[b]` that got a pass and their logits `[b, V]`, the next tokens `[B]`."""
-
-DROPPED = 0.125
-"""Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
 
 
 @dataclass
@@ -73,6 +71,8 @@ class Decoded:
 class RepeatedCache:
     """A cache of transformers with an entry per row."""
 
+    dropped = GroupCache.dropped
+
     def __init__(self, cache: Cache, which: Tensor) -> None:
         """`cache`: an entry per prompt; `which [B]`: the prompt of each row."""
         self.cache, self.rows = cache, torch.arange(len(which), device=which.device)
@@ -95,13 +95,13 @@ class RepeatedCache:
         return logits
 
 
-RowCache = GroupCache | RepeatedCache
+RowCache = GroupCache | ReplayedCache | RepeatedCache
 """All prompt tokens but the last of the rows of a batch; `rows [b]` says which of them are held, in which order."""
 
 
 def decoding(model: nn.Module, cache: RowCache) -> AbstractContextManager[None]:
     """What a model has to run in on a cache."""
-    return attention_named(model, group_attention.NAME) if isinstance(cache, GroupCache) else nullcontext()
+    return nullcontext() if isinstance(cache, RepeatedCache) else attention_named(model, group_attention.NAME)
 
 
 PLAIN: dict[str, tuple[object, ...]] = {
@@ -199,7 +199,7 @@ def _decode(
         kept = unfinished[rows]
         if not kept.any():
             return ids, passed, first
-        if kept.float().mean() <= 1 - DROPPED:
+        if kept.float().mean() <= 1 - cache.dropped:
             cache.keep(kept.nonzero()[:, 0])
 
 

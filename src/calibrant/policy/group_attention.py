@@ -11,6 +11,7 @@ width, P columns of prompts (those of sliding attention hold the last ones alone
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,18 @@ ROOM = 64
 """Own tokens for which room is made at a time."""
 
 
+class Room(NamedTuple):
+    """Of passes with fixed shapes, which attend to all columns of own tokens, filled or not."""
+
+    place: Tensor  # [1], the column that the next token is written to
+    bias: Tensor  # [room], of the scores: -inf where no token is
+
+    def advance(self) -> None:
+        """Goes on to the next column."""
+        self.place.add_(1)
+        self.bias.index_fill_(0, self.place, 0.0)
+
+
 @dataclass
 class GroupLayer:
     """Keys and values of prompts `[N, K, P, D]` and of own tokens `[B, K, room, D]`, of which the first t are filled.
@@ -35,9 +48,14 @@ class GroupLayer:
     window: int | None
     own: list[Tensor] = field(default_factory=list)
     length: int = 0  # t
+    room: Room | None = None
 
     def append(self, token: tuple[Tensor, Tensor]) -> None:
-        """Adds keys and values `[B, K, 1, D]` of one token per row."""
+        """Adds keys and values `[B, K, 1, D]` of one token per row; with fixed shapes t is not counted."""
+        if self.room is not None:
+            for buffer, new in zip(self.own, token, strict=True):
+                buffer.index_copy_(2, self.room.place, new)
+            return
         if not self.own:
             self.prompts = [x.to(new.dtype) for x, new in zip(self.prompts, token, strict=True)]
             self.own = [new[:, :, :0] for new in token]
@@ -48,7 +66,9 @@ class GroupLayer:
         self.length += 1
 
     def visible(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of prompts and of own tokens that the query of the last own token sees."""
+        """Keys and values of prompts and of own tokens that the query of the last own token sees, with `room` all."""
+        if self.room is not None:
+            return self.prompts, self.own
         hidden = max(0, self.length - self.window) if self.window else 0
         own = [x[:, :, hidden : self.length] for x in self.own]
         columns = self.prompts[0].shape[2]
@@ -64,6 +84,9 @@ class GroupCache:
         mask: `[N, P]`; 0 for padding.
         which: `[B]`, the prompt of each row.
     """
+
+    dropped = 0.125
+    """Share of finished rows from which on they are dropped: copying the cache costs about as much as one step."""
 
     def __init__(self, layers: list[GroupLayer], mask: Tensor, which: Tensor) -> None:
         self.layers = layers
@@ -93,14 +116,32 @@ class GroupCache:
             layer.own = [x[kept] for x in layer.own]
         self._arrange()
 
+    def fix(self, columns: int) -> Room:
+        """Has passes have fixed shapes from here on, with so many columns of own tokens, until `loosen` is called."""
+        length, own = self.layers[0].length, self.layers[0].own[0]
+        bias = torch.full((columns,), -torch.inf, device=own.device)
+        bias[: length + 1] = 0.0
+        room = Room(torch.tensor([length], device=own.device), bias)
+        for layer in self.layers:
+            layer.room, filled = room, [x[:, :, :length] for x in layer.own]
+            layer.own = [torch.cat([x, x.new_zeros(*x.shape[:2], columns - length, x.shape[3])], 2) for x in filled]
+        return room
+
+    def loosen(self) -> None:
+        """Lets shapes grow with the number of tokens again."""
+        for layer in self.layers:
+            layer.room = None
+
     def next_logits(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         """`[b, V]` after the last token of each row of ids and mask `[b, P + t]`; where attention is named NAME."""
-        output = model(
-            input_ids=ids[:, -1:], position_ids=mask.sum(-1, keepdim=True) - 1, use_cache=False, group_cache=self,
-            logits_to_keep=1,
-        )  # fmt: skip
+        logits = self.logits(model, *last_tokens(ids, mask))
         if len({layer.length for layer in self.layers}) > 1 or not self.layers[0].length:
             raise NotShared("not all of its layers attend by the functions that transformers registers")
+        return logits
+
+    def logits(self, model: nn.Module, ids: Tensor, positions: Tensor) -> Tensor:
+        """`[b, V]` after one more token of each row, `[b, 1]`."""
+        output = model(input_ids=ids, position_ids=positions, use_cache=False, group_cache=self, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -118,6 +159,8 @@ class GroupCache:
         scores = scaled(scores, scaling, query.shape[3], softcap)
         if self._padding is not None and columns:
             scores[..., :columns] += self._padding[..., -columns:]
+        if layer.room is not None:
+            scores[..., columns:] += layer.room.bias
         weights = nn.functional.dropout(scores.softmax(-1), dropout)
         output = self._by_row(weights[..., :columns].to(values.dtype) @ values, heads)
         output += self._by_row(weights[..., columns:].to(values.dtype), heads) @ own_values
@@ -133,6 +176,11 @@ class GroupCache:
         """The inverse of `_by_prompt`."""
         x = x.unflatten(2, (-1, heads)).transpose(1, 2).flatten(0, 1)
         return x if self._slots is None else x[self._slots]
+
+
+def last_tokens(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and positions `[b, 1]` of the last tokens of rows; padding is not counted."""
+    return ids[:, -1:], mask.sum(-1, keepdim=True) - 1
 
 
 def attend(

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput
 
 from calibrant.errors import CalibrantError
+from calibrant.policy.graphs import note
 from calibrant.policy.logits import logps_of_logits
 
 CACHE = "cache" if "cache" in {f.name for f in fields(BaseModelOutputWithPast)} else "past_key_values"
@@ -195,7 +196,7 @@ def recording(module: nn.Module, column: int | None = None) -> Iterator[list[tup
     def record(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         device = arguments[0].device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        calls.append((arguments[0], autocast))
+        note(calls, (arguments[0], autocast))
         return arguments if column is None else (arguments[0][:1, column : column + 1], *arguments[1:])
 
     handle = module.register_forward_pre_hook(record)

@@ -21,6 +21,7 @@ from calibrant.policy.group_attention import GroupCache, GroupLayer
 from calibrant.policy.head import has_head, is_sharded
 from calibrant.policy.prompt_attention import PromptRow, prompt_row
 from calibrant.policy.prompts import distinct_rows
+from calibrant.policy.replays import ReplayedCache, replayable
 from calibrant.policy.routes import refusal
 from calibrant.policy.sharded import largest, together
 from calibrant.policy.verify import NotShared, assert_close, reason_of, record_of, short_prompts, warn_once
@@ -244,7 +245,8 @@ def prefilled(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, way: 
         cache = repeatable_cache(model, output)
     if way == REPEATED:
         return RepeatedCache(cache, prompts.which)
-    return GroupCache(_layers(cache, row), mask, prompts.which)
+    grouped = GroupCache(_layers(cache, row), mask, prompts.which)
+    return ReplayedCache(grouped) if replayable(model, grouped) else grouped
 
 
 def _row(ids: Tensor, mask: Tensor) -> PromptRow | None:
