@@ -3,9 +3,10 @@
     python benchmarks/real_step.py --model FOLDER --data fairytaleqa/train.jsonl.gz --kind reading
     python benchmarks/real_step.py --model FOLDER --data gsm8k/train.jsonl.gz --kind maths --max-new 256
     python benchmarks/real_step.py --model FOLDER --data fairytaleqa/train.jsonl.gz --gradients
+    python benchmarks/real_step.py --model FOLDER --data fairytaleqa/train.jsonl.gz --device cuda
 
-Each trainer runs in a process of its own, so that peak memory is its own (on a GPU the allocator's), after
-one step that is not timed; medians of `--steps`. TRL may be given smaller micro-batches (`--trl-micro-batch`): it holds
+On a CPU each trainer runs in a process of its own, so that peak memory is its own; on a GPU it is the allocator's. One
+step is not timed; medians of `--steps`. TRL may be given smaller micro-batches (`--trl-micro-batch`): it holds
 logits of every token of a micro-batch.
 
 Operations that a step cannot avoid: with F those of one forward pass over real tokens (each prompt once; weights,
@@ -20,6 +21,7 @@ norms and logits; rotary angles stay in float32, as in the model). One JSON line
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -197,6 +199,7 @@ def exact_norms(model: Any) -> None:
 def replay(trainer: Any, path: str) -> None:
     """Lets a trainer train on a saved batch in float64."""
     batch = torch.load(path, weights_only=True)["batch"]
+    batch = {name: x.to(trainer.accelerator.device) for name, x in batch.items()}
     double = {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
     trainer._generate_and_score_completions = lambda _: double
 
@@ -269,6 +272,16 @@ def unavoidable(
     }
 
 
+def measured(kind: str, options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
+    """What one trainer measures, on a CPU in a process of its own."""
+    if options.device == "cpu":
+        return in_process(kind, options, arguments)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return trained(kind, options)
+
+
 def in_process(kind: str, options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     """What one trainer measures in a process of its own."""
     command = [sys.executable, __file__, *arguments, "--only", kind]
@@ -331,12 +344,13 @@ def main() -> None:
     shown = ("model", "kind", "prompts", "rollouts", "max_new", "bf16", "dtype", "gradient_checkpointing", "beta")
     about = {"benchmark": "real_step"} | {name: getattr(options, name) for name in (*shown, "method", "device")}
     about["model"] = Path(options.model).name
-    about |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
+    about |= {"machine": machine, "torch": torch.__version__}
     about["threads"] = options.threads or torch.get_num_threads()
     if options.gradients:
         print(json.dumps(about | gradient_error(options, sys.argv[1:])))
         return
-    found = {kind: in_process(kind, options, sys.argv[1:]) for kind in ("calibrant", "trl")}
+    found = {kind: measured(kind, options, sys.argv[1:]) for kind in ("calibrant", "trl")}
     ratio = found["trl"]["seconds"] / found["calibrant"]["seconds"]
     print(json.dumps(about | found | {"ratio": round(ratio, 2)}))
 

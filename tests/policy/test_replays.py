@@ -62,7 +62,7 @@ def again(monkeypatch):
     return Again
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "granite"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "granite", "mistral", "qwen2-window", "gemma3"])
 def test_the_samples_of_generate(again, kind):
     model = build(kind)
     plain = sampled(model, *prompts())

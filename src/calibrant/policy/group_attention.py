@@ -10,8 +10,8 @@ Letters: N prompts, B rows, G rows per prompt at most, K heads of keys and value
 width, P columns of prompts (those of sliding attention hold the last ones alone), t tokens that a row has of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,32 @@ ROOM = 64
 """Own tokens for which room is made at a time."""
 
 
-class Room(NamedTuple):
-    """Of passes with fixed shapes, which attend to all columns of own tokens, filled or not."""
+class Room:
+    """Of passes with fixed shapes, which attend to all columns of prompts and own tokens, filled or not.
 
-    place: Tensor  # [1], the column that the next token is written to
-    bias: Tensor  # [room], of the scores: -inf where no token is
+    Attributes:
+        place: `[1]`, the column that the next own token is written to.
+        biases: of the scores, `[P + room]` by window: -inf where no token is, or none that its query sees.
+    """
+
+    def __init__(self, room: int, length: int, columns: Mapping[int | None, int], device: torch.device) -> None:
+        """For t = `length` own tokens so far; `columns`: P by window."""
+        self._length, self._columns = length, columns
+        self.place = torch.tensor([length], device=device)
+        self.biases = {window: torch.zeros(count + room, device=device) for window, count in columns.items()}
+        for window, count in columns.items():
+            self.biases[window][count + length + 1 :] = -torch.inf
+            self.biases[window][: max(0, count + length + 1 - window) if window else 0] = -torch.inf
 
     def advance(self) -> None:
         """Goes on to the next column."""
+        self._length += 1
         self.place.add_(1)
-        self.bias.index_fill_(0, self.place, 0.0)
+        for window, count in self._columns.items():
+            last = count + self._length
+            self.biases[window][last] = 0.0
+            if window and last >= window:
+                self.biases[window][last - window] = -torch.inf
 
 
 @dataclass
@@ -119,9 +135,8 @@ class GroupCache:
     def fix(self, columns: int) -> Room:
         """Has passes have fixed shapes from here on, with so many columns of own tokens, until `loosen` is called."""
         length, own = self.layers[0].length, self.layers[0].own[0]
-        bias = torch.full((columns,), -torch.inf, device=own.device)
-        bias[: length + 1] = 0.0
-        room = Room(torch.tensor([length], device=own.device), bias)
+        prompts = {layer.window: layer.prompts[0].shape[2] for layer in self.layers}
+        room = Room(columns, length, prompts, own.device)
         for layer in self.layers:
             layer.room, filled = room, [x[:, :, :length] for x in layer.own]
             layer.own = [torch.cat([x, x.new_zeros(*x.shape[:2], columns - length, x.shape[3])], 2) for x in filled]
@@ -160,7 +175,7 @@ class GroupCache:
         if self._padding is not None and columns:
             scores[..., :columns] += self._padding[..., -columns:]
         if layer.room is not None:
-            scores[..., columns:] += layer.room.bias
+            scores += layer.room.biases[layer.window]
         weights = nn.functional.dropout(scores.softmax(-1), dropout)
         output = self._by_row(weights[..., :columns].to(values.dtype) @ values, heads)
         output += self._by_row(weights[..., columns:].to(values.dtype), heads) @ own_values

@@ -2,8 +2,8 @@
 
 Costs are in forward passes of one token. A token costs 1 for the weights and `L / (6 D)` for attending to L columns,
 with D the width of the model: a layer of a transformer multiplies `24 D^2` numbers per token, and its attention
-`4 L D`. Attention is counted as computed, with the columns that the mask hides. Calibrated by measurement (c), see
-benchmarks/prefix.py.
+`4 L D`. Attention is counted as computed, with the columns that the mask hides; a pass costs s beside its tokens.
+Calibrated by measurement (c) on CPUs and one H200, see benchmarks/prefix.py.
 """
 
 import math
@@ -25,7 +25,8 @@ ROUTES = ("cached", "packed", "flat")
 """Those that share prompts."""
 
 TOKENS_TO_VERIFY = 16
-PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens
+PASS_TOKENS = 64.0  # what a further forward pass costs beside its tokens on a CPU, and on other devices at least
+LAUNCHES = 1.4e10  # on those: so many divided by D^2, as kernels are launched in about the same time for any width
 COPY = 0.03  # what it costs to repeat the keys and values of one prompt token for one row
 MARGIN = 0.9  # sharing has to cost less than this share of the plain forward: the estimate has errors
 
@@ -136,39 +137,49 @@ def possible(model: nn.Module, route: Route) -> list[str]:
 def cheapest(model: nn.Module, batch: Tokens, prompts: Prompts, routes: Iterable[str]) -> tuple[str, bool]:
     """The cheapest of some routes for a batch, and whether it is cheaper than the plain forward."""
     width, distinct, rows = text_config(model).hidden_size, len(prompts.first), len(prompts.which)
+    start = pass_cost(batch.prompt_ids.device, width)
     prompt, completion = batch.prompt_ids.shape[1], batch.completion_ids.shape[1]
     costs = {
-        "cached": cached_cost(prompt, distinct, rows, completion, width),
-        "packed": packed_cost(prompt, distinct, packed.longest_suffix(batch, prompts), width),
+        "cached": cached_cost(prompt, distinct, rows, completion, width, start),
+        "packed": packed_cost(prompt, distinct, packed.longest_suffix(batch, prompts), width, start),
         "flat": flat_cost(batch, prompts, width),
     }
     best = min(routes, key=costs.__getitem__)
-    return best, distinct < rows and costs[best] < MARGIN * plain_cost(prompt, rows, completion, width)
+    return best, distinct < rows and costs[best] < MARGIN * plain_cost(prompt, rows, completion, width, start)
 
 
-def plain_cost(prompt: int, rows: int, completion: int, width: int) -> float:
-    """Every row with its own copy of the prompt: `64 + rows c(P + T, P + T)` with `c(n, L) = n (1 + L / (6 D))`."""
-    return PASS_TOKENS + rows * _cost(prompt + completion, prompt + completion, width)
+def pass_cost(device: torch.device, width: int) -> float:
+    """What one forward pass costs beside its tokens."""
+    return PASS_TOKENS if device.type == "cpu" else max(PASS_TOKENS, LAUNCHES / width**2)
 
 
-def cached_cost(prompt: int, distinct: int, rows: int, completion: int, width: int) -> float:
-    """Prompts, then completions but their last tokens: `128 + N c(P, P) + 0.03 rows P + rows c(T - 1, P + T - 1)`."""
+def plain_cost(prompt: int, rows: int, completion: int, width: int, start: float = PASS_TOKENS) -> float:
+    """Every row with its own copy of the prompt: `s + rows c(P + T, P + T)` with `c(n, L) = n (1 + L / (6 D))`."""
+    return start + rows * _cost(prompt + completion, prompt + completion, width)
+
+
+def cached_cost(
+    prompt: int, distinct: int, rows: int, completion: int, width: int, start: float = PASS_TOKENS
+) -> float:
+    """Prompts, then completions but their last tokens: `2 s + N c(P, P) + 0.03 rows P + rows c(T - 1, P + T - 1)`."""
     prompts, suffix = distinct * _cost(prompt, prompt, width), completion - 1
     if suffix <= 0:
-        return PASS_TOKENS + prompts
-    return 2 * PASS_TOKENS + prompts + COPY * rows * prompt + rows * _cost(suffix, prompt + suffix, width)
+        return start + prompts
+    return 2 * start + prompts + COPY * rows * prompt + rows * _cost(suffix, prompt + suffix, width)
 
 
-def packed_cost(prompt: int, distinct: int, longest_suffix: int, width: int) -> float:
-    """One row per prompt with all of its completions, S tokens at most: `64 + N c(P + S, P + S)`."""
-    return PASS_TOKENS + distinct * _cost(prompt + longest_suffix, prompt + longest_suffix, width)
+def packed_cost(
+    prompt: int, distinct: int, longest_suffix: int, width: int, start: float = PASS_TOKENS
+) -> float:
+    """One row per prompt with all of its completions, S tokens at most: `s + N c(P + S, P + S)`."""
+    return start + distinct * _cost(prompt + longest_suffix, prompt + longest_suffix, width)
 
 
 def flat_cost(batch: Tokens, prompts: Prompts, width: int) -> float:
     """Real tokens once, p of a prompt and s of a completion: `64 + sum c(p, p / 2) + sum c(s, p + s)`.
 
     Infinite where padding is in unusual places, and on devices other than a CPU: its blocks are many small operations
-    there, and have not been measured.
+    there (c).
     """
     if batch.prompt_ids.device.type != "cpu" or not flat.is_flat(batch):
         return math.inf
