@@ -116,9 +116,9 @@ def test_what_cannot_be_captured_is_launched(again, monkeypatch):
     monkeypatch.setattr(replays, "Captured", fails)
     model = build()
     plain = sampled(model, *prompts())
-    with pytest.warns(UserWarning, match="RuntimeError: operation not permitted when stream is capturing") as caught:
-        with shared_prefill(model):
-            assert torch.equal(sampled(model, *prompts()), plain)
+    reason = "RuntimeError: operation not permitted when stream is capturing"
+    with pytest.warns(UserWarning, match=reason) as caught, shared_prefill(model):
+        assert torch.equal(sampled(model, *prompts()), plain)
     assert [str(w.message) for w in caught if LAUNCHES in str(w.message)] and again.made == 1
     with warnings.catch_warnings(), shared_prefill(model):
         warnings.simplefilter("error")

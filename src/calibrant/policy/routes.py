@@ -168,9 +168,7 @@ def cached_cost(
     return 2 * start + prompts + COPY * rows * prompt + rows * _cost(suffix, prompt + suffix, width)
 
 
-def packed_cost(
-    prompt: int, distinct: int, longest_suffix: int, width: int, start: float = PASS_TOKENS
-) -> float:
+def packed_cost(prompt: int, distinct: int, longest_suffix: int, width: int, start: float = PASS_TOKENS) -> float:
     """One row per prompt with all of its completions, S tokens at most: `s + N c(P + S, P + S)`."""
     return start + distinct * _cost(prompt + longest_suffix, prompt + longest_suffix, width)
 
