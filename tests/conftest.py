@@ -1,10 +1,12 @@
-"""What the tests share: one thread per worker, no hub, the embedded policy and a few of its questions."""
+"""What the tests share: one thread per worker, no hub, no GPU, the embedded policy and a few of its questions."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
+if not os.environ.get("CALIBRANT_TEST_GPU"):  # the tests compare with tensors on the CPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from collections.abc import Callable
 from pathlib import Path
