@@ -136,7 +136,7 @@ def test_a_replay_that_differs_is_not_used(again, monkeypatch):
     assert again.replays == 1
 
 
-def test_only_whole_attention_on_a_gpu_is_replayed():
+def test_only_passes_on_a_gpu_are_replayed():
     layers = [group_attention.GroupLayer([torch.zeros(1, 1, 1, 1)] * 2, None)]
     cache = group_attention.GroupCache(layers, torch.ones(1, 1), torch.tensor([0]))
     assert not replays.replayable(build(), cache)

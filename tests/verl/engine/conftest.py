@@ -17,6 +17,7 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
 }
 os.environ.update(SETTINGS)
+os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # the other tests hide GPUs; Ray refuses to count any then, real or not
 sys.path.insert(0, str(HERE))
 
 import pytest  # noqa: E402
