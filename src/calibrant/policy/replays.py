@@ -4,6 +4,8 @@ The pass has fixed shapes: rows attend to all columns that there is room for, of
 It is captured where decoding begins, where own tokens have filled the room, and where rows were dropped.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,14 @@ def replayable(model: nn.Module, cache: GroupCache) -> bool:
     return on_gpu and not is_sharded(model) and REPLAYED not in record_of(model).failed
 
 
+class FixedPass(NamedTuple):
+    """A captured pass, and what it reads anew in each replay."""
+
+    captured: Captured
+    given: tuple[Tensor, Tensor]  # ids and positions, `[b, 1]`
+    room: Room
+
+
 class ReplayedCache:
     """A cache whose passes are captured, and replayed for one token after the other."""
 
@@ -32,9 +42,7 @@ class ReplayedCache:
 
     def __init__(self, cache: GroupCache) -> None:
         self.cache = cache
-        self._room: Room | None = None
-        self._given: tuple[Tensor, Tensor] | None = None  # ids and positions `[b, 1]` that the captured pass reads
-        self._captured: Captured | None = None
+        self._fixed: FixedPass | None = None
 
     @property
     def rows(self) -> Tensor:
@@ -52,47 +60,47 @@ class ReplayedCache:
         if not layers[0].length or REPLAYED in record_of(model).failed:
             return self.cache.next_logits(model, ids, mask)
         given, columns = last_tokens(ids, mask), layers[0].own[0].shape[2]
-        if self._captured is None or layers[0].length == columns:
+        if self._fixed is None or layers[0].length == columns:
             logits = self._first(model, given)
         else:
-            logits = self._next(self._captured, given)
+            logits = _next(self._fixed, given)
         for layer in layers:
             layer.length += 1
-        return logits
-
-    def _next(self, captured: Captured, given: tuple[Tensor, Tensor]) -> Tensor:
-        """Replays the captured pass."""
-        assert self._room is not None and self._given is not None
-        self._room.advance()
-        for fixed, new in zip(self._given, given, strict=True):
-            fixed.copy_(new)
-        logits = captured.replay()
-        captured.pass_notes()
         return logits
 
     def _first(self, model: nn.Module, given: tuple[Tensor, Tensor]) -> Tensor:
         """Runs a pass with fixed shapes and captures it for those that follow, or says once why it cannot."""
         self._release()
         length, record = self.cache.layers[0].length, record_of(model)
-        self._room = self.cache.fix(length + min(max(ROOM, length), MOST_ROOM))
-        self._given = given[0].clone(), given[1].clone()
-        fixed = self._given
-        logits = self.cache.logits(model, *fixed)
+        room = self.cache.fix(length + min(max(ROOM, length), MOST_ROOM))
+        ids, positions = (x.clone() for x in given)
+        logits = self.cache.logits(model, ids, positions)
         try:
-            self._captured = Captured(lambda: self.cache.logits(model, *fixed), logits.device)
+            captured = Captured(lambda: self.cache.logits(model, ids, positions), logits.device)
             if REPLAYED not in record.verified:
-                _assert_same(self._captured.replay(), logits)
+                _assert_same(captured.replay(), logits)
                 record.verified.add(REPLAYED)
+            self._fixed = FixedPass(captured, (ids, positions), room)
         except Exception as error:  # of any model
             record.failed[REPLAYED] = reason_of(error)
             warn_once(model, record.failed[REPLAYED], LAUNCHES)
-            self._release()
+            self.cache.loosen()
         return logits
 
     def _release(self) -> None:
         """Gives the captured pass back, with its memory."""
-        self._captured = self._room = self._given = None
+        self._fixed = None
         self.cache.loosen()
+
+
+def _next(fixed: FixedPass, given: tuple[Tensor, Tensor]) -> Tensor:
+    """Replays a captured pass for one more token of each row."""
+    fixed.room.advance()
+    for read, new in zip(fixed.given, given, strict=True):
+        read.copy_(new)
+    logits = fixed.captured.replay()
+    fixed.captured.pass_notes()
+    return logits
 
 
 @torch.no_grad()
