@@ -1,8 +1,9 @@
-"""What several benchmarks share: rows of a file, times, and the surroundings of a vLLM on the same cores."""
+"""What several benchmarks share: rows of a file, times, the machine, and a vLLM on the same cores."""
 
 import gzip
 import json
 import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,11 @@ def json_rows(path: str | Path) -> list[dict[str, Any]]:
     opened = gzip.open if str(path).endswith(".gz") else open
     with opened(path, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def machine(device: str = "cpu") -> str:
+    """The name of a GPU, or of the kind of processor."""
+    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
 
 
 def vllm_environment() -> dict[str, str]:

@@ -12,7 +12,6 @@ each round. Medians of `--repeats` rounds; one JSON line. Answers differ between
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import json_rows, vllm_environment
+from common import json_rows, machine, vllm_environment
 
 from calibrant.evaluate.evaluation import evaluate_answers
 from calibrant.model_options import ModelOptions
@@ -119,8 +118,8 @@ def main() -> None:
     about |= {"data": Path(options.data).name if options.data else None}
     about |= {"vllm_eager": options.vllm_eager} if options.vllm_python else {}
     about |= {"prompt_tokens": sum(map(len, ids)), "not_shared": record_of(model).failed}
-    machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    print(json.dumps({"benchmark": "evaluation"} | about | machine | {"torch": torch.__version__} | results))
+    surroundings = {"machine": machine(), "threads": torch.get_num_threads()}
+    print(json.dumps({"benchmark": "evaluation"} | about | surroundings | {"torch": torch.__version__} | results))
 
 
 if __name__ == "__main__":

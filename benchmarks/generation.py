@@ -12,7 +12,6 @@ thread: threads that wait for each other count. One JSON line.
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import json_rows, vllm_environment
+from common import json_rows, machine, vllm_environment
 from memory import resident_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -189,12 +188,12 @@ def main() -> None:
         name: getattr(options, name)
         for name in ("model", "dtype", "autocast", "device", "prompts", "rollouts", "new_tokens")
     }
-    machine = {
-        "machine": platform.processor() or platform.machine(),
+    surroundings = {
+        "machine": machine(options.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    print(json.dumps({"benchmark": "generation"} | about | {"prompt_tokens": shape[0]} | machine | results))
+    print(json.dumps({"benchmark": "generation"} | about | {"prompt_tokens": shape[0]} | surroundings | results))
 
 
 if __name__ == "__main__":

@@ -162,6 +162,8 @@ def main() -> None:
         return
     if options.gradient_checkpointing:
         options.variants = [variant for variant in options.variants if variant != "cached"]
+    if options.attention != "sdpa":
+        options.variants = [variant for variant in options.variants if variant != "flat"]
     for shape in options.shapes:
         about = {name: getattr(options, name) for name in ("rollouts", "ragged", "attention", "device", "dtype")}
         about["gradient_checkpointing"] = options.gradient_checkpointing

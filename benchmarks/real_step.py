@@ -23,7 +23,6 @@ norms and logits; rotary angles stay in float32, as in the model). One JSON line
 import argparse
 import gc
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import json_rows
+from common import json_rows, machine
 from datasets import Dataset
 from memory import resident_peak
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -344,8 +343,7 @@ def main() -> None:
     shown = ("model", "kind", "prompts", "rollouts", "max_new", "bf16", "dtype", "gradient_checkpointing", "beta")
     about = {"benchmark": "real_step"} | {name: getattr(options, name) for name in (*shown, "method", "device")}
     about["model"] = Path(options.model).name
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or platform.machine()
-    about |= {"machine": machine, "torch": torch.__version__}
+    about |= {"machine": machine(options.device), "torch": torch.__version__}
     about["threads"] = options.threads or torch.get_num_threads()
     if options.gradients:
         print(json.dumps(about | gradient_error(options, sys.argv[1:])))

@@ -12,7 +12,6 @@ less. One JSON line.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import machine
 from transformers import TrainerCallback
 
 from calibrant.train.prepare import prepare
@@ -78,7 +78,7 @@ def main() -> None:
         for method in methods:
             times[method] += seconds(method, options.steps, given)
     about = {"benchmark": "signal_cost", "torch": torch.__version__, "threads": torch.get_num_threads()}
-    about |= {"machine": platform.processor() or platform.machine(), "rounds": options.rounds, "steps": options.steps}
+    about |= {"machine": machine(), "rounds": options.rounds, "steps": options.steps}
     clocks = ("clock",) if torch.cuda.is_available() else ("clock", "processor")
     found = {name: summary({m: [x[i] for x in ts] for m, ts in times.items()}) for i, name in enumerate(clocks)}
     print(json.dumps(about | given | found))

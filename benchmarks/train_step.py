@@ -9,7 +9,6 @@ is compared. Peak memory is that of a process of its own for each trainer (on a 
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import time
 from typing import Any
 
 import torch
+from common import machine
 from datasets import Dataset
 from memory import resident_peak
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -158,10 +158,10 @@ def main() -> None:
         run(options.only, shapes[0], options)
         print(torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident_peak())
         return
-    machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    surroundings = {"machine": machine(options.device), "threads": torch.get_num_threads()}
     results = {shape: compare(shape, options) for shape in shapes}
     about = {"benchmark": "train_step", "torch": torch.__version__, "method": options.method, "passes": options.passes}
-    print(json.dumps(about | machine | results))
+    print(json.dumps(about | surroundings | results))
 
 
 if __name__ == "__main__":
